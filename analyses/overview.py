@@ -16,9 +16,9 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analyses.study import HERE, save_figure
+from analyses.study import HERE
 from gradlens.methods import METHODS
-from gradlens.reporting.style import LOOK
+from gradlens.reporting.style import LOOK, save_figure
 from gradlens.runtime.errors import InputError
 
 FIGURES = HERE.parent / "figures"

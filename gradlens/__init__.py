@@ -1,12 +1,12 @@
-"""gradlens: train with backprop or a rule that replaces it, and measure how far the gradient it used is from the true one.
+"""Train with backprop or a learning rule that replaces it, and measure how far its gradient is from the true one.
 
-Everything a user imports is here and is loaded when it is first used: ``import gradlens`` imports no torch. The layout of modules inside
-is no interface.
+All public names are here and are imported when first used: ``import gradlens`` imports no torch. The layout of modules inside the
+package is not part of the interface.
 
 - measure in any code: ``compare``, ``Lens``, ``LensCallback`` (Lightning), ``measure``, ``cosine``
 - write a learning rule: ``Method``, ``Signal``, ``Pass``, ``Grad``, ``Update``, ``NetworkInfo``, ``top_signal``, ``relay``, ``seeded``;
   test it: ``check_method`` (raises ``CheckFailed``); ``METHODS`` holds the built-in ones
-- bring a network or data: ``ModelSpec``, ``Split``
+- use your own network or data: ``ModelSpec``, ``Split``
 - train and read runs: ``Config``, ``make_config``, ``RunContext``, ``train_run``, ``load`` (a run, or a ``Comparison`` with its ``runs``);
   ``comparison_table`` of several
 - analyse: ``probe_module``, ``represent`` of a ``frozen_module``, ``cka_matrix``, ``linear_cka``, ``rdm``, ``certify_separability``, …
@@ -55,11 +55,11 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.gradients.lens import Lens as Lens
     from gradlens.gradients.lightning import LensCallback as LensCallback
     from gradlens.gradients.method import Method as Method
-    from gradlens.gradients.method import NetworkInfo as NetworkInfo
     from gradlens.gradients.method import Signal as Signal
     from gradlens.gradients.method import Update as Update
     from gradlens.gradients.method import relay as relay
     from gradlens.gradients.method import top_signal as top_signal
+    from gradlens.gradients.network_info import NetworkInfo as NetworkInfo
     from gradlens.methods import METHODS as METHODS
     from gradlens.models.spec import ModelSpec as ModelSpec
     from gradlens.reporting.console import comparison_table as comparison_table
@@ -141,7 +141,7 @@ _HOME = {  # public name -> where it is defined
     "METHODS": "gradlens.methods:METHODS",
     "Method": "gradlens.gradients.method:Method",
     "ModelSpec": "gradlens.models.spec:ModelSpec",
-    "NetworkInfo": "gradlens.gradients.method:NetworkInfo",
+    "NetworkInfo": "gradlens.gradients.network_info:NetworkInfo",
     "Pass": "gradlens.gradients.block_pass:Pass",
     "RunContext": "gradlens.training.context:RunContext",
     "Signal": "gradlens.gradients.method:Signal",
@@ -184,22 +184,22 @@ _HOME = {  # public name -> where it is defined
 }
 _RENAMED = {"Place": "RunContext", "Plan": "ModelSpec", "Net": "NetworkInfo"}  # names of 0.1.0
 
-sys.meta_path.append(OldModules)  # asked last, and only of what is not there
+sys.meta_path.append(OldModules)  # tried last, and only for modules that do not exist
 
 
-if not TYPE_CHECKING:  # a type checker would take any name
+if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
-        """Import a public name when it is first asked for."""
+        """Import a public name when it is first used."""
         if name in _RENAMED:  # no AttributeError: ``from gradlens import`` would replace the sentence with its own
             raise ImportError(f"gradlens.{name} is called gradlens.{_RENAMED[name]} since version 0.2.0")
         if name not in _HOME:
             raise AttributeError(f"module 'gradlens' has no attribute {name!r}")
         module, attribute = _HOME[name].split(":")
-        found = globals()[name] = getattr(import_module(module), attribute)  # asked for once
+        found = globals()[name] = getattr(import_module(module), attribute)  # imported once
         return found
 
 
 def __dir__() -> list[str]:
-    """What completion shows."""
+    """List the public names, for completion."""
     return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -10,7 +10,8 @@ from torch import nn
 from gradlens.data.transforms import normalizer
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import LOSSES, slope
-from gradlens.gradients.method import Method, NetworkInfo, Options, Signal, Step, top_signal
+from gradlens.gradients.method import Method, Options, Signal, Step, top_signal
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS

@@ -47,7 +47,9 @@ def test_names_of_the_first_version_are_answered_with_the_new_one():
 
 def test_documents_import_only_what_is_exported():
     named = set()
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    made = {"changelog.md", "gallery.md", "contributing.md", "rules", "reference"}  # by tools.docs
+    pages = [p for p in (ROOT / "docs").rglob("*.md") if not made & set(p.relative_to(ROOT).parts)]
+    for page in (ROOT / "README.md", *pages):
         for snippet in re.findall(r"```python\n(.*?)```", page.read_text(), re.S):
             for node in ast.walk(ast.parse(snippet)):
                 if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "gradlens":

@@ -73,7 +73,7 @@ def settings_text(config: type[Config] = Config) -> str:
 
 def lists_text() -> str:
     """``lists.py``, as it should be."""
-    said = "The rows of `gradlens list`, the first of each its heading, and the rest of each rule"
+    said = "The rows of `gradlens list`, the first of each its heading, and the details of each rule"
     head = f'"""{said}. {SAYS}"""\n\nfrom __future__ import annotations\n\n'
     lines = [head, "ROWS: dict[str, tuple[tuple[str, ...], ...]] = {\n"]
     for what, rows in LISTS.items():

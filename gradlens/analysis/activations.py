@@ -1,4 +1,4 @@
-"""What a frozen network's blocks give for some images: one pass over them, pooled to one number of features at every depth.
+"""Activations of a frozen network's blocks on some images: one pass over them, pooled to one number of features at every depth.
 
 Everything that looks at what was learned (probes, CKA, class separation) reads activations here, from a run directory at any of its
 saved steps or from any ``nn.Module``. Nothing is changed by it: eval mode, no gradients, weights, buffers and modes as they were.
@@ -36,16 +36,16 @@ class FrozenModel:
 
     names: list[str]  # the blocks', bottom first
     read: Callable[[Tensor], Iterable[Tensor]]  # [N, *in] -> each block's output [N, *out], bottom first
-    modules: Sequence[nn.Module]  # whose modes and buffers must stay as they are
+    modules: Sequence[nn.Module]  # their modes and buffers must not change
     to_input: Callable[[Tensor], Tensor]  # images [N, C, H, W] uint8 -> what the network reads
     step: int = 0  # updates it had been trained for
     trained: bool = True  # False: the untrained control
 
     def block(self, name: str) -> int:
-        """A block's place.
+        """Return a block's place.
 
         Raises:
-            InputError: no block of that name; the known ones are listed.
+            InputError: no block of that name; the message lists the known ones.
 
         """
         if name not in self.names:
@@ -54,19 +54,19 @@ class FrozenModel:
 
 
 def last_step(run: Run) -> int:
-    """How many updates the weights of a run's checkpoint have had; only an unfinished run must read it for that."""
+    """Count the updates of the weights in a run's checkpoint; only an unfinished run must read it for that."""
     return int(run.summary["updates"] if "updates" in run.summary else run.checkpoint()["step"])
 
 
 def _saved(run: Run) -> list[tuple[int, Path]]:
-    """(step, file) of each set of weights that a run kept, in order; the checkpoint last."""
+    """Return (step, file) of each set of weights that a run kept, in order; the checkpoint last."""
     last = last_step(run)
     kept = [(int(path.stem.split("-")[1]), path) for path in run.snapshots()]
     return [*((step, path) for step, path in kept if step != last), (last, run.path / "checkpoint.pt")]
 
 
 def checkpoint_digest(run: Run) -> str:
-    """16 hex digits of the bytes of a run's checkpoint file, so that results of a run that was trained anew are not taken for its own.
+    """Return 16 hex digits of the bytes of a run's checkpoint file; they show whether a stored result is of the present weights.
 
     Raises:
         InputError: no checkpoint, or one that cannot be read.
@@ -77,7 +77,7 @@ def checkpoint_digest(run: Run) -> str:
 
 
 def load_snapshots(run: Run, context: RunContext, which: str = "last") -> Iterator[FrozenModel]:
-    """A run's network as it was at the end (``last``), at every saved step (``all``), or before training (``untrained``).
+    """Yield a run's network as it was at the end (``last``), at every saved step (``all``), or before training (``untrained``).
 
     Raises:
         InputError: a run without checkpoint, or weights that do not fit its config.
@@ -93,7 +93,7 @@ def load_snapshots(run: Run, context: RunContext, which: str = "last") -> Iterat
 
 
 def _frozen(run: Run, data: Data, context: RunContext, step: int, file: Path | None) -> FrozenModel:
-    """The network of a file of weights; None: as it was before training."""
+    """Load the network of a file of weights; None: as it was before training."""
     if file is not None:
         model, method = load_model_and_method(run, data.shape, len(data.classes), context.device, file)
     else:
@@ -109,7 +109,7 @@ def _frozen(run: Run, data: Data, context: RunContext, step: int, file: Path | N
 
 
 def freeze_module(model: nn.Module, layers: Sequence[str] | None = None, to_input: Callable[[Tensor], Tensor] = lambda x: x) -> FrozenModel:
-    """The same for any module: the outputs of its named layers (default: its direct children, or itself), read by hooks.
+    """Return the same for any module: the outputs of its named layers (default: its direct children, or itself), read by hooks.
 
     Args:
         model: any module.
@@ -118,7 +118,7 @@ def freeze_module(model: nn.Module, layers: Sequence[str] | None = None, to_inpu
         to_input: from what :func:`collect_activations` is given to what the model reads.
 
     Raises:
-        InputError: a path that is no module of the model (the known ones are listed).
+        InputError: a path that is no module of the model (the message lists the known ones).
 
     """
     outputs = LayerOutputs(model, layers, to_input)
@@ -127,7 +127,7 @@ def freeze_module(model: nn.Module, layers: Sequence[str] | None = None, to_inpu
 
 @contextmanager
 def frozen_eval_mode(frozen: FrozenModel) -> Iterator[None]:
-    """Eval mode inside; modes, buffers and random streams as they were after it."""
+    """Set eval mode inside; restore modes, buffers and random streams after it."""
     with preserve_buffers_and_rng(list(frozen.modules)), torch.no_grad(), eval_mode(*frozen.modules):
         yield
 
@@ -140,7 +140,7 @@ def collect_activations(
     blocks: Sequence[str] | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Tensor]:
-    """Each block's activations [N, d] float32 for some images [N, C, H, W], all blocks in one pass, on the images' device.
+    """Return each block's activations [N, d] float32 for some images [N, C, H, W], all blocks in one pass, on the images' device.
 
     Args:
         frozen: from :func:`load_snapshots` or :func:`freeze_module`.
@@ -175,7 +175,7 @@ def collect_activations(
 
 
 def _flattened(name: str, h: Tensor, budget: int | None, step: int) -> Tensor:
-    """A block's output [N, *out] as float32 features [N, d]."""
+    """Return a block's output [N, *out] as float32 features [N, d]."""
     if not h.numel():
         raise InputError(f"{name} gives no numbers: its output is {list(h.shape)}")
     part = (h.flatten(1) if budget is None else pooled(h, budget)).float()

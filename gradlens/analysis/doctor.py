@@ -1,7 +1,7 @@
-"""What may have gone wrong in a run, read from its directory: one small check for each way of failing, thresholds with their reasons.
+"""Diagnosis of a run from its directory: one small check for each way of failing, thresholds with their reasons.
 
 A finding is *wrong* where the run does not do what its rule is meant to do, and something to *watch* where it may be meant so. A check
-that lacks what it needs says why; one that does not concern the rule (bp has no synthesiser) is left out.
+that lacks what it needs gives the reason; one that does not concern the rule (bp has no synthesiser) is left out.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ RESULT = "doctor"  # the name it is stored under in a run directory
 
 
 class Finding(NamedTuple):
-    """A symptom with what its check wanted and advises."""
+    """A symptom, with its check's threshold and advice."""
 
     check: str  # a check's name
     severity: str
@@ -75,7 +75,7 @@ class Finding(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """What :func:`examine` found out about one run."""
+    """What :func:`examine` found in one run."""
 
     findings: list[Finding]  # the wrong ones first
     made: list[str]  # checks that were made
@@ -89,11 +89,11 @@ class Diagnosis(NamedTuple):
 
 
 class Check(NamedTuple):
-    """One way of failing."""
+    """One check: a way in which a run can fail."""
 
     name: str
     look: Callable[[RunView], list[Symptom] | None]  # None: it does not concern this rule
-    threshold: str  # what is wanted, in words
+    threshold: str  # what is expected, in words
     advice: str  # one sentence
     why: str  # one sentence: what it does to the run
 
@@ -103,35 +103,35 @@ CHECKS: tuple[Check, ...] = (
         "unfinished",
         unfinished,
         "all updates made",
-        "If it is not running any more, --resume goes on with it; if its loss became infinite, a lower --lr is what helps.",
+        "If it is not running any more, continue it with --resume; if its loss became infinite, lower --lr.",
         "What is missing was never trained, so its numbers stand beside those of finished runs unfairly.",
     ),
     Check(
         "not finite",
         not_finite,
         "no loss or norm NaN or infinite",
-        "Lower --lr or warm up (--warmup), and look for the layer whose norm went first.",
-        "From there on every number that depends on it means nothing.",
+        "Lower --lr or warm up (--warmup), and look for the layer whose norm was not finite first.",
+        "From there on every number that depends on it is meaningless.",
     ),
     Check(
         "at chance",
         at_chance,
         f"accuracy above 1/classes by more than {CHANCE_ERRORS:g} standard errors",
         "Try another --lr and more --epochs; if the training accuracy is high, the labels or the test images are not what they should be.",
-        "The network answers no better than by guessing.",
+        "The network predicts no better than by guessing.",
     ),
     Check(
         "dead local head",
         dead_head,
         f"a local loss below {DEAD_SHARE:g} of that of guessing (of several terms: below its first value), mean over the last epoch",
-        "This head teaches its block nothing: see whether it is trained at all, then try another --lr or kind of head.",
-        "The block learns from this loss alone, and a loss that does not fall hands it no direction.",
+        "This head gives its block no useful gradient: check that it is trained at all, then try another --lr or kind of head.",
+        "The block learns from this loss alone, and a loss that does not fall gives it no direction.",
     ),
     Check(
         "silent layer",
         silent,
         "not exactly zero at every recorded step of the last epoch",
-        "Nothing reaches this layer: a dead activation above it (a lower --lr keeps them alive), a head of zeros, or a rule that skips it.",
+        "No gradient reaches this layer: a dead activation above it (a lower --lr avoids that), a head of zeros, or a rule that skips it.",
         "A gradient of zero changes no weight: this layer stays as it was.",
     ),
     Check(
@@ -153,9 +153,8 @@ CHECKS: tuple[Check, ...] = (
         "feedback drift",
         feedback_drift,
         f"norm ratio less than {DRIFT_WATCH:g} times farther from 1 than at first (wrong from {DRIFT_WRONG:g})",
-        "The weights outgrow the feedback, or die away: --weight-decay, a lower --lr, or kp, whose feedback follows the weights.",
-        "What comes back through the feedback has no longer the size that it would have through the weights, and that "
-        "multiplies from layer to layer.",
+        "The weights grow larger than the feedback, or shrink: --weight-decay, a lower --lr, or kp, whose feedback follows the weights.",
+        "The error signal has no longer the size that it would have through the weights, and that multiplies from layer to layer.",
     ),
     Check(
         "vanishing block",
@@ -175,8 +174,8 @@ CHECKS: tuple[Check, ...] = (
         "collapsed features",
         collapse,
         f"effective rank of a block's activations {RANK_WATCH:g} or more (wrong below {RANK_WRONG:g}) on {IMAGES} held-out images",
-        "This block tells images apart in one direction only: a lower --lr, normalisation, or less pull from its local loss.",
-        "Blocks above cannot tell apart what this one makes alike.",
+        "This block's activations vary in one direction only: a lower --lr, normalisation, or less weight on its local loss.",
+        "Blocks above cannot distinguish what this one maps to the same activations.",
     ),
     Check(
         "stale replay",
@@ -198,7 +197,7 @@ CHECKS: tuple[Check, ...] = (
         overfitting,
         f"test loss below {OVERFIT_WATCH:g} times its best (wrong from {OVERFIT_WRONG:g} and {100 * OVERFIT_GAP:g} points of accuracy)",
         "More images, --augment, --weight-decay, or fewer epochs: the best epoch is the one to quote.",
-        "The network learns the training images by heart.",
+        "The network memorizes the training images.",
     ),
 )
 
@@ -230,12 +229,12 @@ def examine(run: Run, context: RunContext | None = None, progress: Progress = no
 
 
 def diagnosis_json(diagnosis: Diagnosis) -> dict[str, Any]:
-    """A diagnosis as JSON knows it."""
+    """Convert a diagnosis to what JSON can hold."""
     return {"wrong": diagnosis.wrong, **diagnosis._asdict(), "findings": [finding._asdict() for finding in diagnosis.findings]}
 
 
 def diagnosis_line(diagnosis: Diagnosis) -> str:
-    """One line: how much is wrong, how much to watch, how many checks were made, and why others could not be."""
+    """Sum up in one line: how much is wrong, how much to watch, how many checks were made, and why others could not be."""
     wrong, watch = (sum(f.severity == severity for f in diagnosis.findings) for severity in (WRONG, WATCH))
     text = f"{wrong or 'nothing'} wrong" + f", {watch} to watch" * bool(watch) + f": {len(diagnosis.made)} checks"
     named: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""A run as the doctor's checks look at it, and what a check says."""
+"""A run as the doctor's checks read it, and the result of a check."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MissingEvidence(Exception):
 
 
 class Symptom(NamedTuple):
-    """What a check saw."""
+    """Finding of a check."""
 
     severity: str  # wrong, watch
     where: str  # a block, a layer, a split, or run
@@ -37,7 +37,7 @@ Series = list[tuple[int, float]]  # (updates made before, value), in order
 
 @dataclass(frozen=True)
 class RunView:
-    """A run as the checks look at it."""
+    """A run as the checks read it."""
 
     run: Run
     context: RunContext
@@ -51,7 +51,7 @@ class RunView:
         return found
 
     def of(self, kind: str, quantity: str) -> dict[str, Series]:
-        """layer -> series, bottom first."""
+        """Return a dict layer -> series, bottom first."""
         return {layer: series for (layer, k, q), series in self.series.items() if (k, q) == (kind, quantity)}
 
     @cached_property
@@ -60,24 +60,24 @@ class RunView:
         return list(self.of("parameters", "norm"))
 
     def evaluated(self) -> list[Metric]:
-        """The rows of the test or validation images, one an epoch, without the untrained network's."""
+        """Return the rows of the test or validation images, one an epoch, without the untrained network's."""
         rows = [m for m in self.run.metrics if m.split not in (TRAIN, TRAIN_EVAL) and m.epoch > 0]
         if not rows:
             raise MissingEvidence("no epoch has been evaluated yet")
         return rows
 
     def epochs(self, split: str) -> list[Metric]:
-        """The rows of a split, one an epoch, without the untrained network's."""
+        """Return the rows of a split, one an epoch, without the untrained network's."""
         return [m for m in self.run.metrics if m.split == split and m.epoch > 0]
 
     def need_gradients(self) -> None:
-        """A check of gradients needs some, of as many steps as "the end" is made of: from the untrained network nothing follows."""
+        """Raise MissingEvidence unless gradients were recorded at as many steps as "the end" needs, not of the untrained network only."""
         if not self.run.gradients:
             raise MissingEvidence("no gradients were recorded" + " (--record-every 0)" * (not self.run.config.record.every))
         need_steps(len({row.step for row in self.run.gradients}))
 
     def live(self) -> dict[str, Series]:
-        """block -> norms of its gradient, but for exact zeros: a stage or the rule leaves a block alone there."""
+        """Return a dict block -> norms of its gradient, but for exact zeros: a stage or the rule leaves a block alone there."""
         nonzero = {
             block: [(s, v) for s, v in series if math.isfinite(v) and v > 0] for block, series in self.of("parameters", "norm").items()
         }
@@ -104,11 +104,11 @@ class RunView:
         try:
             return self.run.num_classes
         except (InputError, IndexError) as error:
-            raise MissingEvidence("the number of classes is not known without a checkpoint") from error
+            raise MissingEvidence("the number of classes is unknown without a checkpoint") from error
 
     @property
     def guessing(self) -> float:
-        """The loss of the best answer that is the same for every image, of C classes that are equally frequent.
+        """Compute the loss of the best prediction that is the same for every image, for C classes that are equally frequent.
 
         ce: ln C; bce: C · H(1/C), with H(p) in nats; mse: ½ (1 − 1/C).
         """
@@ -117,37 +117,37 @@ class RunView:
         return {"ce": -math.log(p), "bce": self.classes * entropy, "mse": 0.5 * (1 - p)}[self.run.config.loss]
 
     def late(self, series: Series) -> Series:
-        """The end of a series: what it has of the last epoch that recorded it, LATE values at least."""
+        """Return the end of a series: what it has of the last epoch that recorded it, LATE values at least."""
         ends = sorted({m.step for m in self.run.metrics if m.split == TRAIN})  # the step equal to an end belongs to the epoch after it
         last = series[-1][0]
         begins = max((end for end in ends if end <= last), default=0)
         return max([p for p in series if p[0] >= begins], series[-LAST_STEPS:], key=len)
 
     def late_median(self, series: Series) -> tuple[Series, float]:
-        """The end of a series, and the median of its finite values (NaN without any)."""
+        """Return the end of a series, and the median of its finite values (NaN without any)."""
         end = self.late(series)
         return end, median(values(end) or [math.nan])
 
 
 def need_steps(records: int, wanted: int = LAST_STEPS) -> None:
-    """A check needs so many recorded steps."""
+    """Raise MissingEvidence unless there are so many recorded steps."""
     if records < wanted:
         what = f"{records} record{'s' * (records != 1)}"
-        raise MissingEvidence(f"too short to judge: {what}, wanted {wanted} (a lower --record-every makes more)")
+        raise MissingEvidence(f"too short to evaluate: {what}, expected {wanted} (a lower --record-every makes more)")
 
 
 def values(series: Series) -> list[float]:
-    """The finite values of a series."""
+    """Return the finite values of a series."""
     return [value for _, value in series if math.isfinite(value)]
 
 
 def step_range(series: Series) -> str:
-    """In words, what a number was taken over."""
+    """Name the steps that a number was taken over."""
     return f"{len(series)} recorded steps, {series[0][0]} to {series[-1][0]}"
 
 
 def graded(value: float, watch: float, wrong: float) -> tuple[str, float] | None:
-    """(severity, the limit crossed) of a number that is the worse the further it lies from ``watch`` towards ``wrong``; None if it is well.
+    """Grade a number that is the worse the further it is from ``watch`` towards ``wrong``: (severity, the limit crossed), or None.
 
     A number that is not finite is wrong.
 

@@ -23,7 +23,9 @@ from gradlens.gradients.layer_names import is_norm
 DEAD_SHARE = 0.97  # of the loss of guessing: live heads stood at 0.81 or below within an epoch of 6,000 images, dead ones at 1.00
 SYNTH_WATCH = 0.0  # explained variance of a synthesiser: at 0 the batch's mean gradient would do as well
 SYNTH_WRONG = -0.05  # … and here worse: synthesisers at zero scattered by 0.01 about it from seed to seed
-SYNTH_BAND = 10.0  # norm ratio of a synthesised gradient, either way: the documents' own dni, at 14 to 320, learned by its top alone
+SYNTH_BAND = (
+    10.0  # norm ratio of a synthesised gradient, either way: the reference study's dni, at 14 to 320, learned by its output block alone
+)
 DRIFT_WATCH = 3.0  # feedback / weights, farther from 1 than at first: through four such layers a message is 81 times off; fa came to 2.2
 DRIFT_WRONG = 10.0  # … and 10,000 times; fa at ten times a good learning rate came to 6 and still learned
 SPREAD_WATCH = 100.0  # longest / shortest gradient of a run's blocks: of 18 rules on CIFAR-10 all but fa stayed below 30
@@ -36,7 +38,7 @@ STARVED_SHARE = 0.5  # of the recorded rounds in which a unit had a turn
 
 
 def dead_head(seen: RunView) -> list[Symptom] | None:
-    """Every local loss has fallen, and where it is the plain loss of a classifier, below that of guessing."""
+    """Check that every local loss has fallen, and where it is the plain loss of a classifier, below that of guessing."""
     rule = seen.run.config.rule
     if not rule.has_local_losses or seen.untrained or seen.run.config.data.label_noise:  # random labels are learned late
         return None
@@ -45,7 +47,9 @@ def dead_head(seen: RunView) -> list[Symptom] | None:
     for block, series in seen.of("rule", "loss").items():
         end, first = fmean(values(seen.late(series)) or [math.nan]), series[0][1]
         limit = DEAD_SHARE * seen.guessing if rule.plain_local_loss else first  # predsim's and infopro's are sums of several losses
-        if block == seen.blocks[-1] or end < limit or len(series) < LAST_STEPS:  # the top has no head; a loss before training says nothing
+        if (
+            block == seen.blocks[-1] or end < limit or len(series) < LAST_STEPS
+        ):  # the output block has no head; a loss before training is no evidence
             continue
         against = f"guessing gives {seen.guessing:.3g}" if rule.plain_local_loss else f"it began at {first:.3g}"
         text = f"the local loss of {block} is {end:.3g} at the end ({step_range(seen.late(series))}); {against}"
@@ -54,7 +58,7 @@ def dead_head(seen: RunView) -> list[Symptom] | None:
 
 
 def silent(seen: RunView) -> list[Symptom] | None:
-    """No layer that the rule trains has a gradient of exactly zero all the time."""
+    """Check that no layer that the rule trains has a gradient of exactly zero all the time."""
     if seen.untrained:
         return None
     seen.need_gradients()
@@ -72,7 +76,7 @@ def silent(seen: RunView) -> list[Symptom] | None:
 
 
 def _explained(seen: RunView) -> dict[str, Series] | None:
-    """block -> how much of its target the block's synthesiser explained; None for rules without, and untrained runs."""
+    """Return a dict block -> how much of its target the block's synthesiser explained; None for rules without, and untrained runs."""
     if not seen.synthetic or seen.untrained:
         return None
     seen.need_gradients()
@@ -80,7 +84,7 @@ def _explained(seen: RunView) -> dict[str, Series] | None:
 
 
 def lagging(seen: RunView) -> list[Symptom] | None:
-    """Synthesisers explain some of the gradient they predict."""
+    """Check that synthesisers explain some of the gradient they predict."""
     if (explained_by_block := _explained(seen)) is None:
         return None
     found = []
@@ -93,7 +97,7 @@ def lagging(seen: RunView) -> list[Symptom] | None:
 
 
 def out_of_scale(seen: RunView) -> list[Symptom] | None:
-    """A synthesiser's gradient has the size of the true one, within a factor."""
+    """Check that a synthesiser's gradient has the size of the true one, within a factor."""
     if (explained_by_block := _explained(seen)) is None:
         return None
     found = []
@@ -106,7 +110,7 @@ def out_of_scale(seen: RunView) -> list[Symptom] | None:
 
 
 def feedback_drift(seen: RunView) -> list[Symptom] | None:
-    """Feedback keeps its size relative to the weights it stands for."""
+    """Check that feedback keeps its size relative to the weights it replaces."""
     if not seen.run.config.rule.has_feedback:
         return None
     seen.need_gradients()
@@ -126,7 +130,7 @@ def feedback_drift(seen: RunView) -> list[Symptom] | None:
 
 
 def vanishing(seen: RunView) -> list[Symptom] | None:
-    """No block's gradient is shorter than another's by orders of magnitude."""
+    """Check that no block's gradient is shorter than another's by orders of magnitude."""
     if seen.untrained:
         return None
     seen.need_gradients()
@@ -142,7 +146,7 @@ def vanishing(seen: RunView) -> list[Symptom] | None:
 
 
 def exploding(seen: RunView) -> list[Symptom] | None:
-    """No block's gradient grows by orders of magnitude."""
+    """Check that no block's gradient grows by orders of magnitude."""
     if seen.untrained:
         return None
     seen.need_gradients()
@@ -159,7 +163,7 @@ def exploding(seen: RunView) -> list[Symptom] | None:
 
 
 def stale_replay(seen: RunView) -> list[Symptom] | None:
-    """Units that read buffers get batches that are not long out of date, and have their turn often."""
+    """Check that units that read buffers get batches that are not long out of date, and have their turn often."""
     if "staleness" not in seen.run.config.rule.method_quantities or seen.untrained:
         return None
     seen.need_gradients()

@@ -33,11 +33,11 @@ OVERFIT_WATCH = 1.1  # test loss over its best, with the training loss still fal
 OVERFIT_WRONG = 1.5  # bp on 6,000 images of CIFAR-10 came to 1.2 in five epochs
 OVERFIT_GAP = 0.2  # … and training accuracy ahead by 20 points: a test loss that rises alone is only overconfidence
 IMAGES = 400  # for the activations' rank
-PURE_NOISE = 0.9  # share of random labels from which chance on the test images is what one should see
+PURE_NOISE = 0.9  # share of random labels from which chance accuracy on the test images is expected
 
 
 def unfinished(seen: RunView) -> list[Symptom]:
-    """The run reached its last update."""
+    """Check that the run reached its last update."""
     config = seen.run.config
     if seen.run.finished:
         return []
@@ -48,7 +48,7 @@ def unfinished(seen: RunView) -> list[Symptom]:
 
 
 def not_finite(seen: RunView) -> list[Symptom]:
-    """Losses and norms are numbers. (A cosine is NaN where a gradient is exactly zero: that is another check's.)"""
+    """Check that losses and norms are numbers. (A cosine is NaN where a gradient is exactly zero: that is another check's.)"""
     rows = [(m.split, "loss", m.step, m.loss) for m in seen.run.metrics]
     sized = ("norm", "true_norm", "loss", "measured_change", "predicted_change")
     rows += [(row.layer, row.quantity, row.step, row.value) for row in seen.run.gradients if row.quantity in sized]
@@ -61,7 +61,7 @@ def not_finite(seen: RunView) -> list[Symptom]:
 
 
 def at_chance(seen: RunView) -> list[Symptom] | None:
-    """The network answers better than guessing."""
+    """Check that the network predicts better than guessing."""
     if seen.untrained or seen.run.config.data.label_noise >= PURE_NOISE:
         return None
     last, p = seen.evaluated()[-1], 1 / seen.classes
@@ -71,7 +71,7 @@ def at_chance(seen: RunView) -> list[Symptom] | None:
     if last.accuracy > limit:
         return []
     if last.step < CHANCE_UPDATES:
-        raise MissingEvidence(f"too short to judge: {last.step} updates, wanted {CHANCE_UPDATES}")
+        raise MissingEvidence(f"too short to evaluate: {last.step} updates, expected {CHANCE_UPDATES}")
     text = f"{last.split} accuracy is {last.accuracy:.1%} after epoch {last.epoch}; guessing among {seen.classes} classes gives {p:.1%}"
     return [Symptom(WRONG, last.split, last.step, last.accuracy, limit, text)]
 
@@ -83,7 +83,7 @@ def effective_rank_of_rows(x: Tensor) -> float:
 
 
 def collapse(seen: RunView) -> list[Symptom]:
-    """Every block below the top tells images apart in more than one direction."""
+    """Check that the activations of every block below the output block vary in more than one direction."""
     run = seen.run
     try:
         data = run.data(context=seen.context)
@@ -95,7 +95,7 @@ def collapse(seen: RunView) -> list[Symptom]:
     try:
         activations = collect_activations(
             frozen, chosen.to(seen.context.device), blocks=frozen.names[:-1]
-        )  # the top gives as many as there are classes
+        )  # the output block gives as many as there are classes
     except InputError as error:  # numbers that are not finite, the block named
         return [Symptom(WRONG, "run", frozen.step, math.nan, RANK_WRONG, str(error))]
     found = []
@@ -108,7 +108,7 @@ def collapse(seen: RunView) -> list[Symptom]:
 
 
 def jumps(series: Series, material: float) -> Iterator[tuple[int, float, float]]:
-    """(place, value, baseline) of the values that stand out above the median of those before them, only the peak of neighbours.
+    """Yield (place, value, baseline) of values far above the median of those before them, only the peak of neighbours.
 
     Out means by ``material`` and by SPIKE_DEVIATIONS of the noise, which is the scaled median absolute deviation of the changes from one
     value to the next, over √2: a falling trend is no noise.
@@ -127,7 +127,7 @@ def jumps(series: Series, material: float) -> Iterator[tuple[int, float, float]]
 
 
 def _moved(seen: RunView, step: int) -> str:
-    """Which layer's gradient jumped most at a step, against the median of the steps before it."""
+    """Return which layer's gradient jumped most at a step, against the median of the steps before it."""
     factors = {}
     for layer, series in seen.of("weight", "norm").items():
         before = [v for s, v in series if s < step and math.isfinite(v)][-SPIKE_WIDTH:]
@@ -135,13 +135,13 @@ def _moved(seen: RunView, step: int) -> str:
         if here and before and median(before) > 0 and math.isfinite(here[0]) and not is_norm(layer):
             factors[layer] = here[0] / median(before)
     if not factors:
-        return "no layer's gradient is known there"
+        return "no layer's gradient can be compared there"
     layer = max(factors, key=lambda name: factors[name])
-    return f"most moved: {layer}, whose gradient was {factors[layer]:.3g} times its usual length"
+    return f"largest change: {layer}, its gradient was {factors[layer]:.3g} times its usual length"
 
 
 def spikes(seen: RunView) -> list[Symptom] | None:
-    """The loss does not jump up: from epoch to epoch, and from recorded step to recorded step at the block that answers."""
+    """Check that the loss does not jump up: from epoch to epoch, and from recorded step to recorded step at the output block."""
     if seen.untrained:
         return None
     material = SPIKE_MATERIAL * seen.guessing
@@ -159,7 +159,7 @@ def spikes(seen: RunView) -> list[Symptom] | None:
 
 
 def _epoch_spikes(split: str, rows: Sequence[Metric], material: float) -> Iterator[Symptom]:
-    """Epochs whose loss stands above both neighbours, and a training loss that ends far above its best; rows without epoch 0."""
+    """Find epochs with a loss far above both neighbours, and a training loss that ends far above its best; rows without epoch 0."""
 
     def high(m: Metric, base: float) -> bool:
         return m.loss > SPIKE_EPOCH * base and m.loss - base > material
@@ -176,7 +176,7 @@ def _epoch_spikes(split: str, rows: Sequence[Metric], material: float) -> Iterat
 
 
 def overfitting(seen: RunView) -> list[Symptom] | None:
-    """The test loss does not rise from its best while the training loss falls."""
+    """Check that the test loss does not rise from its best while the training loss falls."""
     if seen.untrained or seen.run.config.data.label_noise >= PURE_NOISE:
         return None
     test = seen.evaluated()

@@ -18,19 +18,19 @@ LUMINANCE, RED_GREEN, YELLOW_BLUE = (
 
 
 def energies(filters: Array) -> Array:
-    """Each filter's squared norm, [F]."""
+    """Return each filter's squared norm, [F]."""
     squares: Array = np.square(filters).sum((1, 2, 3))
     return squares
 
 
 def luminance(filters: Array) -> Array:
-    """The filters' part along (1, …, 1)/√C in colour space: [F, C, k, k] -> [F, k, k]."""
+    """Return the filters' part along (1, …, 1)/√C in colour space: [F, C, k, k] -> [F, k, k]."""
     grey: Array = np.tensordot(filters, np.full(filters.shape[1], filters.shape[1] ** -0.5), (1, 0))
     return grey
 
 
 def colour_shares(filters: Array) -> Array:
-    """Each filter's share of energy along the two colour axes, red−green and yellow−blue, orthogonal to luminance: [F].
+    """Return each filter's share of energy along the two colour axes, red−green and yellow−blue, orthogonal to luminance: [F].
 
     NaN for a filter of zeros. Noise that is alike in all three channels' variances has 2/3.
     """
@@ -39,7 +39,7 @@ def colour_shares(filters: Array) -> Array:
 
 
 def hues(filters: Array) -> Array:
-    """The direction of each filter's mean colour in degrees: 0 red, 90 yellow, 180 green, 270 blue; [F], from [0, 360).
+    """Return the direction of each filter's mean colour in degrees: 0 red, 90 yellow, 180 green, 270 blue; [F], from [0, 360).
 
     NaN where the mean has no colour but rounding.
     """
@@ -52,7 +52,7 @@ def hues(filters: Array) -> Array:
 
 
 def spectra(filters: Array) -> tuple[Array, Array]:
-    """The filters' normalised power spectra without their mean, and the frequencies they are over.
+    """Return the filters' normalised power spectra without their mean, and the frequencies they are over.
 
     Power is that of the k×k discrete Fourier transform (no padding), summed over channels; u and −u, which are equal in a real filter, are
     one frequency.
@@ -75,21 +75,21 @@ def spectra(filters: Array) -> tuple[Array, Array]:
 
 
 def frequency_entropies(filters: Array) -> Array:
-    """Entropy of each filter's spectrum (:func:`spectra`) in bits: 0 for a grating of the k×k grid, log2 n at most; [F]."""
+    """Return the entropy of each filter's spectrum (:func:`spectra`) in bits: 0 for a grating of the k×k grid, log2 n at most; [F]."""
     shares, _ = spectra(filters)
     entropies: Array = -(shares * np.log2(np.where(shares > 0, shares, 1))).sum(1)
     return entropies if shares.shape[1] else np.full(len(filters), np.nan)  # a 1×1 filter is all mean
 
 
 def frequencies(filters: Array) -> Array:
-    """Centroid of each filter's spectrum (:func:`spectra`) in cycles a pixel; [F]."""
+    """Return the centroid of each filter's spectrum (:func:`spectra`) in cycles a pixel; [F]."""
     shares, over = spectra(filters)
     centroids: Array = shares @ over
     return centroids if shares.shape[1] else np.full(len(filters), np.nan)
 
 
 def filters_effective_rank(filters: Array) -> float:
-    """exp of the entropy of the normalised singular values of the matrix [F, C·k·k] (Roy & Vetterli 2007, definition 1).
+    """Compute exp of the entropy of the normalised singular values of the matrix [F, C·k·k] (Roy & Vetterli 2007, definition 1).
 
     Each filter is scaled to norm 1 first, filters of zeros are left out: 1 for filters that are all alike, F for orthogonal ones; NaN if
     nothing is left.
@@ -104,14 +104,14 @@ def filters_effective_rank(filters: Array) -> float:
 
 
 def dead(filters: Array, silent: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
-    """Which filters do nothing: norm at most 1 % of the median norm, or said to be silent; [F]."""
+    """Find the inactive filters: norm at most 1 % of the median norm, or given as silent; [F]."""
     norms = np.sqrt(energies(filters))
     faint: NDArray[np.bool_] = norms <= FAINT * np.median(norms)
     return faint if silent is None else faint | silent
 
 
 def order(filters: Array) -> list[int]:
-    """The filters' places in a picture: those mostly of luminance by frequency, low first, then those mostly of colour by hue.
+    """Return the filters' places in a picture: those mostly of luminance by frequency, low first, then those mostly of colour by hue.
 
     Colour is more than half of the energy; only images of three channels have it. Filters of zeros come last.
     """
@@ -122,6 +122,6 @@ def order(filters: Array) -> list[int]:
 
 
 def _share(part: Array, whole: Array) -> Array:
-    """part / whole, NaN where the whole is nothing."""
+    """Return part / whole, NaN where the whole is nothing."""
     shares: Array = np.divide(part, whole, out=np.full(np.broadcast_shapes(part.shape, whole.shape), np.nan), where=whole > 0)
     return shares

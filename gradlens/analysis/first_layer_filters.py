@@ -1,4 +1,4 @@
-"""What the first convolution of a network looks for: its filters, put in order, and numbers that say how they look.
+"""The filters of a network's first convolution, ordered, and numbers that describe them.
 
 Every number stands beside the same number for the untrained stem of the same seed and for filters drawn at random: small filters look
 like something by chance. Filters are [F, C, k, k] in float64; but for ``moved`` and ``dead_share``, no number depends on a filter's
@@ -37,7 +37,9 @@ from gradlens.runtime.rng import generator
 from gradlens.training.context import RunContext
 from gradlens.training.run_directory import Run
 
-DECIDES = 7  # pixels: on smaller kernels noise is fitted too (at 5x5 one patch in four, at 3x3 nearly all), and a Gabor share says nothing
+DECIDES = (
+    7  # pixels: on smaller kernels noise is fitted too (at 5x5 one patch in four, at 3x3 nearly all), and a Gabor share is meaningless
+)
 WELL = 0.5  # R² from which on a filter is well fitted
 IMAGES = 500  # on which a filter must change its block's output once, or it is dead
 RANDOM = 128  # random filters that the null is taken from, at least
@@ -59,7 +61,7 @@ FilterStatistics = dict[str, float | None]  # None: undecided, or not defined fo
 
 
 def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
-    """The first ``Conv2d`` in the order of ``named_modules``, with its dotted name.
+    """Return the first ``Conv2d`` in the order of ``named_modules``, with its dotted name.
 
     Raises:
         InputError: there is none, or its kernel is not square.
@@ -70,11 +72,11 @@ def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
             if module.kernel_size[0] != module.kernel_size[1]:
                 raise InputError(f"{name} has kernels of {'x'.join(map(str, module.kernel_size))} and not square ones")
             return name, module
-    raise InputError("this network has no convolution, and so no filters to look at")
+    raise InputError("this network has no convolution, and therefore no filters")
 
 
 def filters_of(model: nn.Module) -> Array:
-    """A copy of the first convolution's weights, [F, C, k, k] in float64.
+    """Return a copy of the first convolution's weights, [F, C, k, k] in float64.
 
     Raises:
         InputError: no such convolution, or weights that are not finite.
@@ -88,7 +90,7 @@ def filters_of(model: nn.Module) -> Array:
 
 
 def fit_gabors(filters: Array) -> list[Gabor | None]:
-    """The Gabor nearest to each filter's luminance; None where a filter has none, as a filter of pure colour."""
+    """Return the Gabor nearest to each filter's luminance; None where a filter has none, as a filter of pure colour."""
     grey, energy = luminance(filters), energies(filters)
     return [fit_gabor(patch) if np.square(patch).sum() > NOTHING * whole else None for patch, whole in zip(grey, energy, strict=True)]
 
@@ -107,11 +109,11 @@ def filter_statistics(
     start: Array | None = None,
     gabors: Sequence[Gabor | None] | None = None,
 ) -> FilterStatistics:
-    """The numbers of NUMBERS for filters [F, C, k, k].
+    """Return the numbers of NUMBERS for filters [F, C, k, k].
 
     Args:
         filters: the filters.
-        silent: [F], those that never change their block's output; default: not known.
+        silent: [F], those that never change their block's output; default: unknown.
         start: the filters before training, for ``moved``.
         gabors: from :func:`fit_gabors`, where they are there already.
 
@@ -143,7 +145,7 @@ def _random(count: int, channels: int, k: int) -> Mapping[str, float | None]:
 
 
 def random_filter_statistics(count: int, channels: int, k: int) -> FilterStatistics:
-    """What chance gives: the mean numbers of sets of ``count`` gaussian filters, 128 filters or more in all, always the same."""
+    """Return what chance gives: the mean numbers of sets of ``count`` gaussian filters, 128 filters or more in all, always the same."""
     return dict(_random(count, channels, k))
 
 
@@ -151,7 +153,7 @@ def random_filter_statistics(count: int, channels: int, k: int) -> FilterStatist
 
 
 def _silent(frozen: FrozenModel, images: Tensor, count: int) -> NDArray[np.bool_] | None:
-    """Which channels of the first convolution's block give one number at all pixels of all images; None if it has other channels."""
+    """Return which channels of the first convolution's block give one number at all pixels of all images; None if it has other channels."""
     name, _ = first_convolution(frozen.modules[0])
     block = frozen.block(name.split(".")[0])
     lows, highs = [], []
@@ -167,14 +169,14 @@ def _silent(frozen: FrozenModel, images: Tensor, count: int) -> NDArray[np.bool_
 
 
 def _images(run: Run, context: RunContext) -> Tensor:
-    """Up to 500 held-out images of a run, always the same ones."""
+    """Return up to 500 held-out images of a run, always the same ones."""
     images = run.data(context=context).test.images
     chosen = torch.randperm(len(images), generator=generator(0, "filters", len(images)))[:IMAGES]
     return images[chosen].to(context.device)
 
 
 def _rounded(filters: Array) -> list[Any]:
-    """Nested lists of four significant digits."""
+    """Return nested lists of four significant digits."""
     return [[[[float(f"{w:.4g}") for w in row] for row in channel] for channel in one] for one in filters.tolist()]
 
 
@@ -199,16 +201,16 @@ def _filter_protocol(filters: Array, images: int, watched: bool) -> dict[str, An
 
 
 class FilterDescription(NamedTuple):
-    """A network's filters at one moment, and what there is to say of them."""
+    """A network's filters at one moment, and the numbers that describe them."""
 
     filters: Array  # [F, C, k, k]
     gabors: list[Gabor | None] | None  # None where the kernel is too small to decide
     numbers: FilterStatistics
-    watched: bool  # whether the filters' outputs on images were looked at
+    watched: bool  # whether the filters' outputs on images were measured
 
 
 def describe_filters(frozen: FrozenModel, images: Tensor, start: Array | None = None) -> FilterDescription:
-    """The first-layer filters of a network and their numbers.
+    """Return the first-layer filters of a network and their numbers.
 
     Args:
         frozen: from :func:`gradlens.analysis.activations.load_snapshots`.
@@ -242,7 +244,7 @@ def must_have_filters(run: Run, context: RunContext) -> None:
 
 
 def filters_run(run: Run, context: RunContext, over_time: bool = False, progress: Progress = no_progress) -> dict[str, Any]:
-    """Look at a run's first-layer filters.
+    """Measure a run's first-layer filters.
 
     Args:
         run: of a network that :func:`must_have_filters`.
@@ -254,7 +256,7 @@ def filters_run(run: Run, context: RunContext, over_time: bool = False, progress
         ``protocol``; ``layer``, ``kernel``, ``filters``, ``channels``, ``step``; ``numbers`` as name -> {trained, change, untrained,
         random}, each a number or None, ``change`` being of what training added; ``gabor``, one fit a filter, or None where the kernel
         is too small to decide; ``order`` and ``untrained_order`` of all filters; ``weights`` and ``untrained_weights`` of the first 64;
-        ``over_time``, a list of {step, numbers}, where asked for.
+        ``over_time``, a list of {step, numbers}, where requested.
 
     Raises:
         InputError: no checkpoint, a network without convolution, weights that are not finite.
@@ -283,7 +285,7 @@ def filters_run(run: Run, context: RunContext, over_time: bool = False, progress
 
 
 def _filter_result(layer: str, step: int, last: FilterDescription, control: FilterDescription, chance: FilterStatistics) -> dict[str, Any]:
-    """What a result says of the last filters, beside the untrained ones (``control``) and random ones."""
+    """Collect a result's numbers of the last filters, beside the untrained ones (``control``) and random ones."""
     count, channels, k, _ = control.filters.shape
     change = filter_statistics(last.filters - control.filters) | {"dead_share": None}
     return {

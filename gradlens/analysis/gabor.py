@@ -32,7 +32,7 @@ class Gabor(NamedTuple):
 
 
 def bounds(k: int) -> tuple[Array, Array]:
-    """Lower and upper ends of x, y, frequency, σ_u, σ_v at kernel k.
+    """Return lower and upper ends of x, y, frequency, σ_u, σ_v at kernel k.
 
     The centre is inside the kernel, the wave has half a cycle to k/2 cycles in k pixels, each σ is k/8 to k/2: an envelope that is neither
     one pixel nor a plane.
@@ -43,13 +43,13 @@ def bounds(k: int) -> tuple[Array, Array]:
 
 @lru_cache(maxsize=8)
 def _grid(k: int) -> tuple[Array, Array]:
-    """x and y of the k·k pixels."""
+    """Return x and y of the k·k pixels."""
     y, x = np.divmod(np.arange(k * k), k)
     return x - (k - 1) / 2, y - (k - 1) / 2
 
 
 def _waves(k: int, angle: Array, within: Array) -> tuple[Array, ...]:
-    """u, v, and the even and the odd wave under the envelope, each [..., k·k], of angles [...] and values [..., 5] within bounds."""
+    """Return u, v, and the even and the odd wave under the envelope, each [..., k·k], of angles [...] and values [..., 5] within bounds."""
     px, py = _grid(k)
     x, y, frequency, along, across = np.moveaxis(within, -1, 0)[..., None]
     cos, sin = np.cos(angle)[..., None], np.sin(angle)[..., None]
@@ -60,7 +60,7 @@ def _waves(k: int, angle: Array, within: Array) -> tuple[Array, ...]:
 
 @lru_cache(maxsize=8)
 def _dictionary(k: int) -> tuple[Array, Array, Array]:
-    """Where fits begin: angles [n], values within bounds [n, 5], and an orthonormal basis of each even–odd pair [n, k·k, 2]."""
+    """Return where fits begin: angles [n], values within bounds [n, 5], and an orthonormal basis of each even–odd pair [n, k·k, 2]."""
     centres = np.linspace(-(k - 1) / 4, (k - 1) / 4, 5)
     axes = (centres, centres, np.arange(8) * np.pi / 8, [0.1, 0.17, 0.25, 0.35, 0.45], [k / 6, k / 3])
     x, y, angle, frequency, sigma = (axis.ravel() for axis in np.meshgrid(*axes, indexing="ij"))
@@ -70,7 +70,7 @@ def _dictionary(k: int) -> tuple[Array, Array, Array]:
 
 
 def _starts(patch: Array, k: int) -> Iterator[tuple[float, Array]]:
-    """The best entries of the dictionary for a patch [k·k] of norm 1, no two of the same wave."""
+    """Yield the best entries of the dictionary for a patch [k·k] of norm 1, no two of the same wave."""
     angle, within, bases = _dictionary(k)
     fit = np.square(np.tensordot(bases, patch, (1, 0))).sum(1)
     taken: set[tuple[float, float]] = set()
@@ -95,7 +95,7 @@ class _Misfit:
         return inside
 
     def free(self, angle: float, within: Array) -> Array:
-        """Where the fit begins: amplitudes by linear least squares; not on a bound, where slopes vanish."""
+        """Return where the fit begins: amplitudes by linear least squares; not on a bound, where slopes vanish."""
         _, _, even, odd = _waves(self.k, np.array(angle), within)
         amplitudes = np.linalg.lstsq(np.stack([even, odd], 1), self.patch, rcond=None)[0]
         inside = np.clip(2 * (within - self.low) / (self.high - self.low) - 1, -0.98, 0.98)
@@ -119,7 +119,7 @@ class _Misfit:
 
 
 def fit_gabor(patch: Array) -> Gabor | None:
-    """The Gabor function nearest to a patch [k, k] in least squares, within :func:`bounds`; None where the patch is flat.
+    """Return the Gabor function nearest to a patch [k, k] in least squares, within :func:`bounds`; None where the patch is flat.
 
     Levenberg-Marquardt (``scipy.optimize.least_squares``) over all eight parameters, from the three best of 2,000 dictionary entries
     (orientation × frequency × centre × width). There is no offset: a Gabor function has none.

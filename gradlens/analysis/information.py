@@ -22,7 +22,7 @@ DECODER_BATCH, HEAD_BATCH = 16, 32  # images in an update; each image is a thous
 
 
 def _standard(fit: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-    """Both parts of activations [N, C, ...] with each channel's mean and deviation over the first; constant channels are only shifted."""
+    """Standardise both parts of activations [N, C, ...] by each channel's statistics over the first; constant channels are only shifted."""
     dims = [d for d in range(fit.ndim) if d != 1]
     mean, std = fit.mean(dims, keepdim=True), fit.std(dims, keepdim=True, unbiased=False)
     std = torch.where(std > 1e-6 * mean.abs(), std, 1.0)
@@ -52,14 +52,14 @@ def _answers(reader: nn.Module, h: Tensor) -> Tensor:
 
 
 def _made(build: Callable[[], nn.Module], purpose: str, like: Tensor) -> nn.Module:
-    """A reader, drawn from a stream of its own, where the activations are."""
+    """Build a decoder or head with its own random stream, on the activations' device."""
     with seeded(0, purpose):
         layout: Any = {"device": like.device, "memory_format": torch.channels_last}
         return build().to(**layout)
 
 
 class Reconstruction(NamedTuple):
-    """How well images come back from activations, on images the decoder has not seen."""
+    """Measure how well a decoder reconstructs images from activations, on images that it was not trained on."""
 
     r2: float  # 1 − Σ (x − D(h))² / Σ (x − m)², m the mean image of those it was fitted on: 0 is no better than m; NaN: all images alike
     mse: float  # mean (x − D(h))², pixels in [0, 1] if they were uint8
@@ -69,7 +69,7 @@ def reconstruct(h: Tensor, x: Tensor, held_h: Tensor, held_x: Tensor, steps: int
     """Train a decoder on frozen activations and measure it on held-out ones: the I(h, x) of InfoPro (Wang et al. 2021, §3.3 and app. D).
 
     Theirs is the negative loss of such a decoder, a lower bound up to a constant: I(h, x) = H(x) − H(x|h) ≥ H(x) − E[−log q(x|h)], here
-    with q a Gaussian about D(h). It says what *this* decoder finds in so many steps, so blocks of one shape can be compared between
+    with q a Gaussian about D(h). It measures what *this* decoder finds in so many steps, so blocks of one shape can be compared between
     networks and a block without space (a linear decoder) cannot be compared with one that has it (a convolutional one).
 
     Args:
@@ -94,12 +94,12 @@ def reconstruct(h: Tensor, x: Tensor, held_h: Tensor, held_x: Tensor, steps: int
 
 
 def _numbers(images: Tensor, like: Tensor) -> Tensor:
-    """Images as float32 where the activations are, uint8 ones in [0, 1]."""
+    """Convert images to float32 on the activations' device, uint8 ones to [0, 1]."""
     return images.to(like.device).float() / (255 if images.dtype == torch.uint8 else 1)
 
 
 class LabelInformation(NamedTuple):
-    """What a head finds of the label, on images it has not seen."""
+    """Measure what a head finds of the label, on images that it was not trained on."""
 
     bits: float  # H(y) − cross-entropy, of the held-out images
     accuracy: float  # share

@@ -1,4 +1,4 @@
-"""What context encoders put where pixels were dropped: pictures, and the error beside that of the mean patch."""
+"""Inpainting of dropped pixels by context encoders: pictures, and the error beside that of the mean patch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Inpainted(NamedTuple):
 
 
 def inpaint(network: ModelAndMethod, images: Tensor, to_input: ToInput, step: int = SHOWN) -> Inpainted:
-    """Corrupt images as the rule does, and let the network say what was there; nothing is trained.
+    """Corrupt images as the rule does, and let the network predict the original; nothing is trained.
 
     Args:
         network: a network and its context encoder; their modes are put back.
@@ -59,21 +59,21 @@ def inpaint(network: ModelAndMethod, images: Tensor, to_input: ToInput, step: in
 
 
 def must_inpaint(method: Method) -> Method:
-    """The rule, if it makes images.
+    """Return the rule, if it makes images.
 
     Raises:
         InputError: it is not.
 
     """
     if not method.inpaints:
-        raise InputError(f"only runs of {INPAINTING} say what is in a dropped region")
+        raise InputError(f"only runs of {INPAINTING} predict dropped regions")
     return method
 
 
 def errors(
     network: ModelAndMethod, test: Split, mean: Tensor, to_input: ToInput, batch: int, progress: Progress = no_progress
 ) -> dict[str, Any]:
-    """Mean absolute and squared error (of grey scale 0 … 1) on all dropped pixels of held-out images, and their PSNR in dB.
+    """Return mean absolute and squared error (of grey scale 0 … 1) on all dropped pixels of held-out images, and their PSNR in dB.
 
     The masks are those that training evaluates with, where ``batch`` is its batch size.
 
@@ -107,7 +107,7 @@ def errors(
 
 
 def drops_no_pixels(run: Run) -> str | None:
-    """What a run lacks to be shown, as a sentence: a rule that drops pixels."""
+    """Return what a run lacks to be drawn, as a sentence: a rule that drops pixels."""
     if run.config.rule.inpaints:
         return None
     return f"{run.path}: {run.config.method} drops no pixels; {INPAINTING} do"
@@ -117,7 +117,7 @@ def must_have_images(run: Run, images: int, context: RunContext) -> None:
     """Check, before anything costly, that a run's data are there and are so many.
 
     Raises:
-        InputError: a checkpoint that cannot be read, other data than the run's, fewer images than asked for.
+        InputError: a checkpoint that cannot be read, other data than the run's, fewer images than requested.
 
     """
     run.checkpoint()
@@ -127,7 +127,7 @@ def must_have_images(run: Run, images: int, context: RunContext) -> None:
 
 
 def inpaint_run(run: Run, context: RunContext, images: int = 8, progress: Progress = no_progress) -> dict[str, Any]:
-    """What a run's network makes of held-out images: a few pictures, and the errors on all of them.
+    """Return what a run's network makes of held-out images: a few pictures, and the errors on all of them.
 
     Args:
         run: of a context encoder, one that :func:`must_have_images`.
@@ -167,6 +167,6 @@ def _packed(images: Tensor) -> str:
 
 
 def unpacked(result: Mapping[str, Any], name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The stored ``original``, ``corrupted`` or ``output`` images, [K, C, H, W] uint8."""
+    """Return the stored ``original``, ``corrupted`` or ``output`` images, [K, C, H, W] uint8."""
     images: np.ndarray[Any, np.dtype[np.uint8]] = np.frombuffer(base64.b64decode(result[name]), np.uint8).reshape(result["shape"])
     return images

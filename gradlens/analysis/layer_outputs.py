@@ -1,4 +1,4 @@
-"""What named layers of any module give for some inputs, as one float tensor a layer with the inputs along its first axis."""
+"""Outputs of named layers of any module for some inputs, as one float tensor a layer with the inputs along its first axis."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PLACE = re.compile(r"(#\d+)?(\[[^\]]*\])*$")  # behind a path: which call of th
 
 
 def layer_names(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
-    """The layers asked for; default: the direct children, of lists of modules (never called themselves) their entries, else the module.
+    """List requested layers; default: the direct children, of lists of modules (never called themselves) their entries, else the module.
 
     Raises:
         InputError: an empty list, or a text instead of a list.
@@ -51,7 +51,7 @@ class LayerOutputs:
         to_input: from what is given here to what the model reads.
 
     Raises:
-        InputError: a path that is no module of the model (the known ones are listed).
+        InputError: a path that is no module of the model (the message lists the known ones).
 
     """
 
@@ -64,7 +64,7 @@ class LayerOutputs:
         self._axes: dict[str, int] = {}
 
     def __call__(self, inputs: Tensor) -> Iterator[Tensor]:
-        """Each layer's output, in the order in which they were named.
+        """Yield each layer's output, in the order in which they were named.
 
         Raises:
             InputError: a forward pass that fails; a layer (named) that was not called or gave no tensor, several tensors, or one
@@ -84,7 +84,7 @@ class LayerOutputs:
             yield h[:, None] if h.ndim == 1 else h
 
     def _outputs(self, inputs: Tensor) -> dict[str, Tensor]:
-        """What each layer gives, axes as they come."""
+        """Return what each layer gives, axes as they come."""
         x = self.to_input(inputs)
         with Lens(self.model, self._paths) as lens:
             try:
@@ -103,7 +103,7 @@ def _said(name: str) -> str:
 
 
 def _named(name: str, outputs: Mapping[str, Tensor]) -> Tensor:
-    """The tensor of that name, or the only one in the container of that name."""
+    """Return the tensor of that name, or the only one in the container of that name."""
     inside = [name] if name in outputs else [label for label in outputs if label.startswith(f"{name}[")]
     if len(inside) > 1:
         raise InputError(f"{_said(name)} gives {len(inside)} tensors: name one of them, {', '.join(inside)}")
@@ -113,7 +113,7 @@ def _named(name: str, outputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def _numbers(name: str, h: Tensor) -> Tensor:
-    """A plain tensor of float32 or float64."""
+    """Return a plain tensor of float32 or float64."""
     if h.is_nested:
         raise InputError(f"{_said(name)} gives sequences of different lengths (a nested tensor), which have no one number of features")
     h = h.dequantize() if h.is_quantized else h
@@ -123,7 +123,7 @@ def _numbers(name: str, h: Tensor) -> Tensor:
 
 
 def _axis(name: str, shape: Sequence[int], n: int, other: Sequence[int], m: int) -> int:
-    """The axis that counts the inputs: it was n long for n of them and m for m, and no other axis changed."""
+    """Return the axis that counts the inputs: it was n long for n of them and m for m, and no other axis changed."""
     changed = [axis for axis, (a, b) in enumerate(zip(shape, other, strict=False)) if a != b]
     if len(shape) != len(other) or len(changed) != 1 or (shape[changed[0]], other[changed[0]]) != (n, m):
         said = f"{_said(name)} gives {list(shape)} for {n} inputs and {list(other)} for {m}"

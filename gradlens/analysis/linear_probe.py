@@ -7,7 +7,7 @@ penalties first; the grid is left once accuracy is two standard errors below the
 images take part in nothing but the last number.
 
 Controls. The same on raw pixels and on the untrained network: what a block's features give without training. And with the training
-labels permuted, at the l2 of the true ones: test accuracy is then chance, and training accuracy says how much of any labelling so many
+labels permuted, at the l2 of the true ones: test accuracy is then chance, and training accuracy shows how much of any labelling so many
 features can hold. Whether some training images are *strictly* separable is decided with a certificate (:mod:`.linear_separability`).
 """
 
@@ -55,7 +55,7 @@ ProbeCache = dict[
 
 
 class ProbeResult(NamedTuple):
-    """What one block gave."""
+    """Results of one block."""
 
     rows: list[ProbeRecord]
     separability: list[ProbeRecord]
@@ -82,7 +82,7 @@ def probe_network(
         options: what is probed.
         seed: of the permuted labels.
         progress: called with (done, in all, what).
-        known: what was found for some features; given to several runs, what they have in common is computed once.
+        known: results for some features; given to several runs, what they have in common is computed once.
 
     Raises:
         InputError: an unknown block, activations that are NaN (the block is named), one class only, fewer images than classes.
@@ -113,7 +113,7 @@ def _read(frozen: FrozenModel, half: Split, blocks: Sequence[str], features: int
 def probe_pixels(
     train: Split, test: Split, classes: int, options: ProbeOptions = FULL_PROBE, seed: int = 0, known: ProbeCache | None = None
 ) -> ProbeResult:
-    """The same on raw pixels under the same feature budget; arguments as :func:`probe_network`."""
+    """Measure the same on raw pixels under the same feature budget; arguments as :func:`probe_network`."""
     start = time.monotonic()
     x, z = (
         torch.cat([pooled(part.float() / 255, options.features) for part in torch.split(half.images, FORWARD_BATCH)])
@@ -171,7 +171,7 @@ def probe_module(
 
 
 def _labelled(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: int | None) -> tuple[tuple[Split, Split], int]:
-    """Both halves with labels from 0 to classes − 1, and how many classes there are."""
+    """Return both halves with labels from 0 to classes − 1, and how many classes there are."""
     halves = []
     for half, (x, y) in (("train", train), ("test", test)):
         if y.ndim != 1 or len(x) != len(y) or not len(y):
@@ -187,7 +187,7 @@ def _labelled(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes
     elif seen[0] < 0 or seen[-1] >= classes:
         raise InputError(f"labels from {int(seen[0])} to {int(seen[-1])} do not fit {classes} classes: they count from 0")
     if len(of_train := torch.unique(train[1])) < 2:
-        raise InputError(f"a probe tells classes apart, but all {len(train[1])} training labels are {of_train.item()}")
+        raise InputError(f"a probe needs two classes or more, but all {len(train[1])} training labels are {of_train.item()}")
     return (halves[0], halves[1]), classes
 
 
@@ -195,16 +195,14 @@ def _labelled(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes
 
 
 def _chosen(split: Split, images: int | None, half: str, seed: int, classes: int = 0) -> Split:
-    """So many images of a split in a seeded random order."""
+    """Choose so many images of a split in a seeded random order."""
     count = len(split) if images is None else images
     if not 1 <= count <= len(split):
         raise InputError(f"--{half}-images {count}: there are {len(split)} of them")
     if classes and count < HELD_OUT:
         raise InputError(f"{count} training images are too few: one in {HELD_OUT} is held out to choose l2 on")
     if (fitted := count - count // HELD_OUT) < classes:
-        raise InputError(
-            f"{fitted} training images (a fifth of {count} is held out) are fewer than the {classes} classes they are to be told apart into"
-        )
+        raise InputError(f"{fitted} training images (a fifth of {count} is held out) are fewer than the {classes} classes")
     order = torch.randperm(len(split), generator=generator(seed, f"probe {half}"))[:count]
     return split.take(order.to(split.labels.device))
 
@@ -230,7 +228,7 @@ def _halves(run: Run, data: Data, options: ProbeOptions) -> tuple[Split, Split]:
 
 
 def probe_protocol(run: Run, context: RunContext, options: ProbeOptions) -> ProbeRecord:
-    """How a run's numbers are made, as stored with them; a stored result of another protocol does not count."""
+    """Return how a run's numbers are made, as stored with them; a stored result of another protocol does not count."""
     data = run.data(context=context)
     train, test = _halves(run, data, options)
     held = len(train) // HELD_OUT
@@ -270,8 +268,8 @@ def probe_run(
         run: one that :func:`must_be_probeable`.
         context: device and data folder.
         options: what is probed.
-        result: what is known already, and its ``protocol`` from :func:`probe_protocol`; what has rows is not computed again.
-        keep: called with the result as soon as a block's rows are known.
+        result: what is computed already, and its ``protocol`` from :func:`probe_protocol`; what has rows is not computed again.
+        keep: called with the result as soon as a block's rows are computed.
         progress: called with (done, in all, what).
         known: see :func:`probe_network`.
 
@@ -318,7 +316,7 @@ def _add(result: ProbeRecord, probed: ProbeResult, names: Sequence[str]) -> None
 
 
 def _missing(frozen: FrozenModel, rows: Sequence[ProbeRecord], options: ProbeOptions) -> tuple[str, ...]:
-    """The blocks of a network that are to be probed and have no row yet."""
+    """Return the blocks of a network that are to be probed and have no row yet."""
     wanted = {frozen.block(name) for name in options.blocks} or set(range(len(frozen.names)))
     network = TRAINED if frozen.trained else UNTRAINED
     done = {row["block"] for row in rows if (row["network"], row["step"]) == (network, frozen.step)}

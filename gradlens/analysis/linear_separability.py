@@ -1,12 +1,12 @@
-"""Is a labelled set strictly linearly separable, decided as the convex problem it is, with a certificate that is a proof.
+"""Strict linear separability of a labelled set, decided as a convex problem, with a certificate that is a proof.
 
 The question. Points x_i in R^d with labels y_i are strictly separable when there are a_k in R^d and b_k with
-(a_y − a_j)·x_i + b_y − b_j > 0 for every i and every other label j. Affine maps of x do not change the answer, so it is asked of
+(a_y − a_j)·x_i + b_y − b_j > 0 for every i and every other label j. Affine maps of x do not change the verdict, so it is decided on
 x~ = (x − centre) / scale, with scale the largest ‖x_i − centre‖. The bias b is free; a separator's *margin* is the least of those
 numbers when ‖A‖_F = 1, in units of scale. For two classes it is √2 times the geometric margin of a hard-margin support vector machine.
 
 The two sides. With v_ij = (e_y − e_j) ⊗ (x~_i, 1), Gordan's theorem of the alternative (Boyd & Vandenberghe, Convex Optimization,
-example 2.21 and §5.8; for margins it is the duality of §8.6.1) says: either some W has W·v_ij > 0 for all i, j, or some λ ≥ 0 with
+example 2.21 and §5.8; for margins it is the duality of §8.6.1): either some W has W·v_ij > 0 for all i, j, or some λ ≥ 0 with
 Σ λ = 1 has Σ λ_ij v_ij = 0, never both. And any λ bounds every margin: margin ≤ ‖Σ λ_ij (e_y − e_j) ⊗ x~_i‖ + √2 ‖Σ λ_ij (e_y − e_j)‖₁,
 where the second term pays for the free bias (a separator with ‖A‖ = 1 has |b_y − b_j| ≤ √2, since |x~| ≤ 1).
 
@@ -20,9 +20,9 @@ What is proven. Floating-point numbers are compared with the bound of their roun
 - *not separable*: an exact λ exists. Either one point carries two labels; or the given λ is one in rational arithmetic (small
   supports); or one lies beside the given λ > 0: with M = Σ λ v vᵀ ⪰ m I (proven by a Cholesky factorisation, Rump 2006) and residual
   r = Σ λ v, the numbers λ_ij (1 − v_ij·M⁻¹r) are an exact witness as soon as max ‖v‖ ‖r‖ < m. They are what is handed out, as floats.
-- *undecided*: neither; ``margin`` and ``bound`` say between what the largest margin lies.
+- *undecided*: neither; the largest margin lies between ``margin`` and ``bound``.
 
-No witness is handed out whose residual, computed anew from what is handed out, has an entry above 1e-12.
+A witness is returned only if its residual, computed anew from what is returned, has no entry above 1e-12.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Certificate:
     any_labels: bool  # the points are affinely independent, proven: every labelling of them is separable
 
     def margins(self, x: Tensor, y: Tensor) -> Tensor:
-        """(a_y − a_j)·x~_i + b_y − b_j of every point and class [n, classes], infinite at the own class; float64, from W alone.
+        """Return (a_y − a_j)·x~_i + b_y − b_j of every point and class [n, classes], infinite at the own class; float64, from W alone.
 
         Raises:
             InputError: this certificate holds no W.
@@ -86,7 +86,7 @@ class Certificate:
         return (z[own][:, None] - z).masked_fill(own, torch.inf)
 
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
-        """Σ λ_ij (e_y − e_j) ⊗ (x~_i, 1) [classes, d + 1], float64, from the witness alone: zero up to rounding.
+        """Return Σ λ_ij (e_y − e_j) ⊗ (x~_i, 1) [classes, d + 1], float64, from the witness alone: zero up to rounding.
 
         Raises:
             InputError: this certificate holds no witness.
@@ -100,7 +100,7 @@ class Certificate:
 
 
 def cover_probability(n: int, features: int) -> float:
-    """The share of all two-class labellings of n points in general position that a hyperplane with bias separates.
+    """Return the share of all two-class labellings of n points in general position that a hyperplane with bias separates.
 
     C(n, d + 1) / 2ⁿ with C(n, D) = 2 Σ_{k<D} binom(n − 1, k) (Cover 1965, theorem 1): a binomial tail, ½ at the capacity n = 2 (d + 1).
     """
@@ -108,7 +108,7 @@ def cover_probability(n: int, features: int) -> float:
 
 
 def row_of(certificate: Certificate, **beside: Any) -> dict[str, Any]:
-    """A certificate as one row of a table, the counts that put it in proportion beside it.
+    """Return a certificate as one row of a table, the counts that put it in proportion beside it.
 
     Few points in many dimensions are separable whatever their labels: ``cover_probability`` is the share of two-class labellings that
     would be (for more classes: of one class against the rest), ``cover_capacity`` the number of points at which that is a half.
@@ -138,7 +138,7 @@ def certify_separability(x: Tensor, y: Tensor, classes: int | None = None, secon
         x: [n, d] features; they count as the exact numbers that they are.
         y: [n] labels.
         classes: how many classes there are meant to be; None: those that occur. Those that do not occur do not matter.
-        seconds: after about so long the best interval found is the answer.
+        seconds: after about so long the best interval found is returned.
         tolerance: a separator's margin is improved until it is within this share of the bound on all margins, where time allows.
 
     Raises:
@@ -188,25 +188,25 @@ def _search(s: Array, own: Array, best: Best, deadline: float, tolerance: float)
 
 
 def _checked(x: Tensor, y: Tensor, classes: int | None) -> tuple[Array, Array, tuple[int, ...]]:
-    """The points [n, d] and the one-hot labels [n, classes] as float64, and which labels these are."""
+    """Return the points [n, d] and the one-hot labels [n, classes] as float64, and which labels these are."""
     if x.ndim != 2 or y.shape != x.shape[:1] or 0 in x.shape:
-        raise InputError(f"separability is asked of features [n, d] and labels [n], not of {list(x.shape)} and {list(y.shape)}")
+        raise InputError(f"separability needs features [n, d] and labels [n], not {list(x.shape)} and {list(y.shape)}")
     points, given = x.detach().cpu().double().numpy(), y.detach().cpu().numpy()
     if not np.isfinite(points).all():
         raise InputError("separability cannot be decided: the features hold NaN or infinite numbers")
     labels = tuple(int(label) for label in np.unique(given))
     if len(labels) < 2:
-        raise InputError(f"separability is a question about two classes or more; all {len(points)} points are of class {labels[0]}")
+        raise InputError(f"separability needs two classes or more; all {len(points)} points are of class {labels[0]}")
     if classes is not None and len(points) < classes:
-        raise InputError(f"{len(points)} points are fewer than the {classes} classes they are to be separated into")
+        raise InputError(f"{len(points)} points are fewer than the {classes} classes")
     return points, (given[:, None] == np.array(labels)).astype(np.float64), labels
 
 
 def _frame(points: Array) -> tuple[Array, float]:
-    """The mean, exact in columns that are constant, and the largest distance from it."""
+    """Return the mean, exact in columns that are constant, and the largest distance from it."""
     lowest, highest = points.min(0), points.max(0)
     centre = np.where(lowest == highest, lowest, points.mean(0))
-    with np.errstate(over="ignore"):  # said below
+    with np.errstate(over="ignore"):  # refused below
         peak = np.abs(points - centre).max()
         scale = float(np.linalg.norm((points - centre) / peak, axis=1).max() * peak) if peak else 1.0
     if not np.isfinite(scale):
@@ -215,7 +215,7 @@ def _frame(points: Array) -> tuple[Array, float]:
 
 
 def _one_point_two_labels(points: Array, own: Array) -> Array | None:
-    """The exact witness that one point with two labels is, if there is one."""
+    """Return the exact witness that one point with two labels is, if there is one."""
     seen: dict[bytes, int] = {}
     for i, row in enumerate(points + 0.0):  # −0 becomes 0
         k = seen.setdefault(row.tobytes(), i)
@@ -239,7 +239,7 @@ def _softmax(s: Array, own: Array, w: Array) -> tuple[float, Array]:
 
 
 def _path(s: Array, own: Array, deadline: float) -> Iterator[tuple[Array, Array]]:
-    """(W, λ) as μ falls, each minimised by L-BFGS from the one before."""
+    """Yield (W, λ) as μ falls, each minimised by L-BFGS from the one before."""
     q, reduced = np.eye(0), s
     if len(s) < s.shape[1]:  # A is a combination of the points: as many numbers as there are points are enough
         q, r = np.linalg.qr(s.T)
@@ -270,7 +270,7 @@ def _path(s: Array, own: Array, deadline: float) -> Iterator[tuple[Array, Array]
 
 
 def _program(s: Array, own: Array, seconds: float) -> tuple[Array, Array] | None:
-    """(W, λ) from max t with W·v_ij ≥ t, a linear program, where it is small; λ is the basic solution of its dual.
+    """Return (W, λ) from max t with W·v_ij ≥ t, a linear program, where it is small; λ is the basic solution of its dual.
 
     |W| ≤ 1 where each feature is measured in units of its largest value, so that features of very different sizes all count.
     """

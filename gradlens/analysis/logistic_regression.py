@@ -1,4 +1,4 @@
-"""Multinomial logistic regression at its optimum, with a proof of how near: the solver behind the linear probes.
+"""Multinomial logistic regression at its optimum, with a bound on the distance to it: the solver of the linear probes.
 
 The objective, of weights W [k, d] and biases b [k] on n points x_i with labels y_i:
 
@@ -48,12 +48,12 @@ class Standard(NamedTuple):
 
     @staticmethod
     def of(x: Tensor) -> Standard:
-        """The statistics of features [N, d]."""
+        """Return the statistics of features [N, d]."""
         spread = x.std(0, correction=0)
         return Standard(x.mean(0), torch.where(spread > 1e-6 * x.abs().amax(0), 1 / spread, 0))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Features [M, d] by these statistics."""
+        """Standardise features [M, d] by these statistics."""
         return (x - self.mean).mul_(self.factor)
 
 
@@ -75,15 +75,15 @@ class LogisticProbe:
         return self.gradient_norm**2 / (2 * self.l2)
 
     def scores(self, x: Tensor) -> Tensor:
-        """Features [N, d] -> logits [N, k] float64."""
+        """Compute logits [N, k] float64 of features [N, d]."""
         return (x @ self.weight.T).double() + self.bias
 
     def answers(self, x: Tensor) -> Tensor:
-        """Features [N, d] -> labels [N]."""
+        """Predict labels [N] of features [N, d]."""
         return self.scores(x).argmax(1)
 
     def accuracy(self, x: Tensor, y: Tensor) -> float:
-        """Share of right answers on features [N, d] with labels [N]."""
+        """Compute the accuracy on features [N, d] with labels [N]."""
         return float((self.answers(x) == y).double().mean())
 
 
@@ -112,7 +112,7 @@ class Fitting:
         self.passes = 0
 
     def solve(self, l2: float, tolerance: float = TOLERANCE, most: int = MOST_PASSES) -> LogisticProbe:
-        """The minimiser for one l2, from where the last one ended.
+        """Return the minimiser for one l2, from where the last one ended.
 
         Args:
             l2: penalty, above 0.
@@ -134,7 +134,7 @@ class Fitting:
             enough /= 2
 
     def value_and_gradient(self, theta: Tensor, l2: float) -> tuple[float, Tensor]:
-        """The objective and its gradient [k, d + 1], in one pass."""
+        """Return the objective and its gradient [k, d + 1], in one pass."""
         self.passes += 1
         weight, bias = theta[:, :-1], theta[:, -1:]
         gradient = torch.zeros_like(theta)
@@ -150,7 +150,7 @@ class Fitting:
         return loss / len(self.x) + l2 / 2 * float(weight.square().sum()), gradient
 
     def _descend(self, l2: float, enough: float, most: int) -> bool:
-        """L-BFGS until the gradient's norm is small enough, or as small as the precision lets it become; whether that was a step."""
+        """Run L-BFGS until the gradient's norm is small enough, or as small as the precision allows; return whether it made a step."""
         theta, precondition = self.theta, self._preconditioner(l2)
         value, gradient = self.value_and_gradient(theta, l2)
         steps: list[LBFGSStep] = []
@@ -163,7 +163,7 @@ class Fitting:
                 new = theta + t * direction
                 new_value, new_gradient = self.value_and_gradient(new, l2)
                 ahead = float((new_gradient * direction).sum())
-                # downhill still, so lower by convexity; or lower by Armijo's rule; or as low as the precision can tell, and flatter
+                # downhill still, so lower by convexity; or lower by Armijo's rule; or as low as the precision resolves, and flatter
                 if ahead <= 0 or new_value <= value + 1e-4 * t * slope or (new_value <= value + noise * abs(value) and ahead <= -slope / 2):
                     moved = True
                     break
@@ -180,7 +180,7 @@ class Fitting:
         return arrived
 
     def _preconditioner(self, l2: float) -> Callable[[Tensor], Tensor]:
-        """The inverse of the Hessian at W = 0, approximately; of the biases' part too."""
+        """Return the inverse of the Hessian at W = 0, approximately; of the biases' part too."""
         k = len(self.present)
         inverse = self.curvature.plus(l2 * k)
 
@@ -195,7 +195,7 @@ class Fitting:
         return Nystrom.of(self.x)
 
     def _certified(self, l2: float, before: int) -> LogisticProbe:
-        """The weights reached, with the biases that are best for them, and loss and gradient of both in float64."""
+        """Return the weights reached, with the biases that are best for them, and loss and gradient of both in float64."""
         n, theta = len(self.x), self.theta.double()
         z = torch.cat([theta[:, :-1] @ part.T.double() for part in self.parts], 1)
         onehot = torch.cat(self.onehot, 1).double()
@@ -217,7 +217,7 @@ class Fitting:
 
 
 class LBFGSStep(NamedTuple):
-    """What L-BFGS remembers of a step."""
+    """What L-BFGS stores of a step."""
 
     s: Tensor
     change: Tensor  # of the gradient
@@ -225,7 +225,7 @@ class LBFGSStep(NamedTuple):
 
 
 def quasi_newton(gradient: Tensor, steps: Sequence[LBFGSStep], precondition: Callable[[Tensor], Tensor]) -> Tensor:
-    """The two loops of L-BFGS (Liu & Nocedal 1989) around a preconditioner: an estimate of Hessian⁻¹ · gradient."""
+    """Run the two loops of L-BFGS (Liu & Nocedal 1989) around a preconditioner: an estimate of Hessian⁻¹ · gradient."""
     q = gradient.clone()
     shares = []
     for s, change, inverse in reversed(steps):
@@ -238,7 +238,7 @@ def quasi_newton(gradient: Tensor, steps: Sequence[LBFGSStep], precondition: Cal
 
 
 def best_bias(z: Tensor, onehot: Tensor, start: Tensor) -> Tensor:
-    """The biases [k] that minimise the cross-entropy of scores z [k, n] + biases, to the end of float64's precision.
+    """Return the biases [k] that minimise the cross-entropy of scores z [k, n] + biases, to the end of float64's precision.
 
     Newton's method; where its step does not flatten the slope, one of generalized iterative scaling (Darroch & Ratcliff 1972), which
     never ascends, however far the start.
@@ -264,7 +264,7 @@ def best_bias(z: Tensor, onehot: Tensor, start: Tensor) -> Tensor:
 
 
 def _factor(symmetric: Tensor, shift: float) -> Tensor:
-    """The Cholesky factor of a matrix that is positive semidefinite but for rounding, with the least shift of a few that makes it so."""
+    """Factorise (Cholesky) a matrix that is positive semidefinite but for rounding, with the least shift of a few that makes it so."""
     while True:
         shifted = symmetric.clone()
         shifted.diagonal().add_(shift)
@@ -284,7 +284,7 @@ class Nystrom(NamedTuple):
 
     @staticmethod
     def of(x: Tensor) -> Nystrom:
-        """From features [n, d], of which enough evenly spaced rows are read."""
+        """Build the preconditioner from features [n, d], of which enough evenly spaced rows are read."""
         x = x[:: max(1, len(x) // ROWS)]
         n, d = x.shape
         chosen = torch.randperm(d, generator=generator(0, "nystrom", d))[:COLUMNS].to(x.device)
@@ -297,7 +297,7 @@ class Nystrom(NamedTuple):
         return Nystrom(b, b @ b.T, max(0.0, rest))
 
     def plus(self, shift: float) -> Callable[[Tensor], Tensor]:
-        """(G + shift · I)⁻¹ as a function of rows [m, d], by Woodbury's identity."""
+        """Return (G + shift · I)⁻¹ as a function of rows [m, d], by Woodbury's identity."""
         base = shift + self.rest
         inner = self.bbt.clone()
         inner.diagonal().add_(base)
@@ -312,7 +312,7 @@ class Nystrom(NamedTuple):
 def fit_logistic_regression(
     x: Tensor, y: Tensor, l2: float, classes: int | None = None, tolerance: float = TOLERANCE, most: int = MOST_PASSES
 ) -> LogisticProbe:
-    """Multinomial logistic regression: the minimiser of mean cross-entropy + l2/2 ‖W‖² (biases free), with a bound on its distance.
+    """Fit a multinomial logistic regression: the minimiser of mean cross-entropy + l2/2 ‖W‖² (biases free), with a bound on its distance.
 
     Args:
         x: [N, d] features, float32 or float64, best standardised (:class:`Standard`).
@@ -331,19 +331,19 @@ def fit_logistic_regression(
 
 
 def _checked(x: Tensor, y: Tensor, classes: int | None) -> int:
-    """How many classes there are, after a look at what is given."""
+    """Check features and labels, and return the number of classes."""
     if x.ndim != 2 or y.shape != x.shape[:1] or 0 in x.shape:
         raise InputError(f"a probe is fitted to features [N, d] and labels [N], not to {list(x.shape)} and {list(y.shape)}")
     if x.dtype not in (torch.float32, torch.float64) or y.is_floating_point():
-        raise InputError(f"a probe wants float32 or float64 features and integer labels, not {x.dtype} and {y.dtype}")
+        raise InputError(f"a probe needs float32 or float64 features and integer labels, not {x.dtype} and {y.dtype}")
     lowest, highest = int(y.min()), int(y.max())
     classes = highest + 1 if classes is None else classes
     if lowest < 0 or highest >= classes:
         raise InputError(f"labels from {lowest} to {highest} do not fit {classes} classes")
     if lowest == highest:
-        raise InputError(f"a probe tells classes apart; all {len(y)} points are of class {lowest}")
+        raise InputError(f"a probe needs two classes or more; all {len(y)} points are of class {lowest}")
     if len(x) < classes:
-        raise InputError(f"{len(x)} points are fewer than the {classes} classes they are to be told apart into")
-    if not math.isfinite(float(x.sum())) and not bool(x.isfinite().all()):  # the sum is quicker to look at, and enough
+        raise InputError(f"{len(x)} points are fewer than the {classes} classes")
+    if not math.isfinite(float(x.sum())) and not bool(x.isfinite().all()):  # the sum is faster to check, and sufficient
         raise InputError("a probe cannot be fitted: the features hold NaN or infinite numbers")
     return classes

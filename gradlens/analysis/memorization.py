@@ -31,8 +31,8 @@ from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 from gradlens.training.run_directory import Run
 
 DEFAULT_METHODS = DEFAULT_COMPARISON[:2]  # backpropagation and a local rule
-NOISE = 1.0  # where the user says nothing
-HALF, MOST = 0.5, 0.9  # training accuracies whose epoch is reported
+NOISE = 1.0  # the default
+HALF, MOST = 0.5, 0.9  # training accuracies; the epoch that reaches them is reported
 
 Curve = Sequence[tuple[int, float]]  # (epoch, accuracy as a share) with epochs rising
 
@@ -41,12 +41,12 @@ Curve = Sequence[tuple[int, float]]  # (epoch, accuracy as a share) with epochs 
 
 
 def curve_of(run: Run) -> list[tuple[int, float]]:
-    """(epoch, accuracy of the training images in eval mode) from before the first epoch to the last."""
+    """Return (epoch, accuracy of the training images in eval mode) from before the first epoch to the last."""
     return [(m.epoch, m.accuracy) for m in run.metrics if m.split == TRAIN_EVAL]
 
 
 def area(curve: Curve) -> float:
-    """Area under the curve by the trapezoid rule over the epochs it spans: the mean accuracy, 0 … 1; of one point its value.
+    """Return the area under the curve by the trapezoid rule over the epochs it spans: the mean accuracy, 0 … 1; of one point its value.
 
     >>> area([(0, 0.0), (2, 1.0)])
     0.5
@@ -58,7 +58,7 @@ def area(curve: Curve) -> float:
 
 
 def epochs_to(curve: Curve, share: float) -> float | None:
-    """When the curve first reaches a share, linear between its points; None: it does not.
+    """Return when the curve first reaches a share, linear between its points; None: it does not.
 
     >>> epochs_to([(0, 0.1), (1, 0.4), (2, 0.6)], 0.5), epochs_to([(0, 0.1), (1, 0.4)], 0.5)
     (1.5, None)
@@ -75,19 +75,19 @@ def epochs_to(curve: Curve, share: float) -> float | None:
 
 
 def wanted(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The typed flags with what memorizing needs: random labels, the training images evaluated, nothing recorded unless asked for.
+    """Add to the typed flags what memorizing needs: random labels, the training images evaluated, nothing recorded unless requested.
 
-    A config file's label noise counts unless it is zero, as every config says that does not mention noise.
+    A config file's label noise counts unless it is zero, as in every config that does not set noise.
 
     Raises:
-        InputError: flags or a file that ask for augmentation, or for no evaluation of the training images.
+        InputError: flags or a file that set augmentation, or no evaluation of the training images.
 
     """
     file = read_config_file(given["config"]) if "config" in given else {}
     if given.get("augment", file.get("augment")):
         raise InputError("memorize trains on the same images in every epoch, so augmentation must be off (--no-augment)")
     if given.get("evaluate_train") is False:
-        raise InputError("memorize is about the training images' accuracy in eval mode: leave --no-evaluate-train out")
+        raise InputError("memorize measures the training images' accuracy in eval mode: leave --no-evaluate-train out")
     noise = given.get("label_noise", file.get("label_noise") or NOISE)
     return {"record_every": 0, **given, "label_noise": noise, "evaluate_train": True}
 
@@ -100,7 +100,7 @@ def must_be_memorizable(config: Config, context: RunContext) -> None:
 
     """
     if not config.rule.classifies:
-        raise InputError(f"memorize asks how labels are learned by heart, and {config.method} reads none")
+        raise InputError(f"memorize needs a method that uses labels; {config.method} does not")
     data = load_data(config, context)
     if len(data.classes) < 2:
         raise InputError(f"memorize needs two classes or more: {config.data.name} has {len(data.classes)}")
@@ -111,11 +111,11 @@ def must_be_memorizable(config: Config, context: RunContext) -> None:
 
 
 def not_memorizable(run: Run) -> str | None:
-    """What a run lacks for its memorization to be read from it, as a sentence; None: nothing."""
+    """Return what a run lacks for its memorization to be read from it, as a sentence; None: nothing."""
     if not run.finished:
         return f"{run.path} is unfinished: its curve has no end yet; train it on with --resume"
     if run.config.data.augment:
-        return f"{run.path} was trained with augmentation and never saw an image twice: it says nothing of memorization"
+        return f"{run.path} was trained with augmentation and no image was shown twice unchanged: it cannot show memorization"
     if not curve_of(run):
         return f"{run.path} was trained without --evaluate-train: its training images were never evaluated in eval mode"
     return None
@@ -138,13 +138,13 @@ class Noise(NamedTuple):
 
 
 def noise_of(config: Config, context: RunContext) -> Noise:
-    """The labels of a config with and without its noise: every draw has its own name, so that without noise the rest stays as it is."""
+    """Load the labels of a config with and without its noise: every draw has its own random stream, so that the rest stays the same."""
     noisy, clean = (load_data(c, context).train for c in (config, config.replace(label_noise=0.0)))
     return Noise(noisy.images, noisy.labels, clean.labels)
 
 
 def _networks_own(run: Run, data: Data, noise: Noise, context: RunContext) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The network's accuracy at the end on images whose label was changed, by given and by true label, and on the others."""
+    """Compute the network's final accuracy on images with a changed label, by given and by true label, and on the others."""
     network = load_model_and_method(run, data.shape, len(data.classes), context.device)
     to_input = input_of(run.config.data.normalize, data, context.device)
 
@@ -161,7 +161,7 @@ def _networks_own(run: Run, data: Data, noise: Noise, context: RunContext) -> tu
 
 
 def memorization_protocol(run: Run) -> dict[str, Any]:
-    """What the numbers are, beside them."""
+    """Return what the numbers are, beside them."""
     said: dict[str, Any] = {
         "accuracy": "of the training images in eval mode, without augmentation, before the first and after each epoch",
         "labels": f"replaced with probability {run.config.data.label_noise:g} by a uniform draw over all classes, once for all",
@@ -174,24 +174,24 @@ def memorization_protocol(run: Run) -> dict[str, Any]:
 
 
 def _is_partial(run: Run) -> bool:
-    """Whether some labels are true and some random, so that blocks are probed."""
+    """Return whether some labels are true and some random, so that blocks are probed."""
     return 0 < run.config.data.label_noise < 1
 
 
 def method_parameters(run: Run, data: Data) -> tuple[int, int]:
-    """(of the rule's own modules, of the network): numbers that are trained."""
+    """Return (of the rule's own modules, of the network): numbers that are trained."""
     config = run.config.replace(init_from=None, keep_head=0, compile=False)
     model, method = build_model_and_method(config, data.shape, len(data.classes), RunContext().device)
     return sum(p.numel() for p in method.parameters()), sum(p.numel() for p in model.parameters())
 
 
 def memorized(run: Run, context: RunContext, result: Result, progress: Progress = no_progress) -> Result:
-    """What a finished run memorized.
+    """Return what a finished run memorized.
 
     Args:
         run: one that is not :func:`not_memorizable`.
         context: device and data folder.
-        result: what is known already, and its ``protocol`` from :func:`memorization_protocol`; one of the same curve is returned as it is.
+        result: what is computed already, and its ``protocol`` from :func:`memorization_protocol`; one of the same curve is returned.
         progress: called with (done, in all, what).
 
     Returns:
@@ -233,7 +233,7 @@ L2 = 1e-3  # half of it times the squared weights is added to the mean cross-ent
 
 
 def noisy_probe_protocol() -> dict[str, Any]:
-    """How the blocks are read."""
+    """Return how the blocks are read."""
     return {
         "what": "multinomial logistic regression on a block's output in eval mode, fitted to the training labels as given",
         "features": f"pooled to {FEATURES} at most, standardised by the training images", "l2": L2,
@@ -243,12 +243,12 @@ def noisy_probe_protocol() -> dict[str, Any]:
 
 
 def _share(answers: Tensor, labels: Tensor) -> float | None:
-    """Share of right answers; None where there are none."""
+    """Compute the accuracy; None where there are no images."""
     return float((answers == labels).double().mean()) if len(labels) else None
 
 
 def _probed(train: Tensor, test: Tensor, noise: Noise, held_out: Tensor, classes: int) -> dict[str, float | None]:
-    """A probe's accuracies on one block's features, [N, d] of the training images and [M, d] of held-out ones."""
+    """Return a probe's accuracies on one block's features, [N, d] of the training images and [M, d] of held-out ones."""
     standard, changed = Standard.of(train), noise.changed
     x, z = standard(train), standard(test)
     probe = fit_logistic_regression(x, noise.given.to(x.device), L2, classes)
@@ -271,7 +271,7 @@ def by_block(
     context: RunContext,
     progress: Progress = no_progress,
 ) -> list[dict[str, Any]]:
-    """A linear probe on every block, fitted to the labels as given: what of them can be read there, and what of the true ones.
+    """Fit a linear probe on every block to the labels as given: what of them can be read there, and what of the true ones.
 
     Args:
         frozen: a network.

@@ -1,4 +1,4 @@
-"""How alike the blocks of two networks are.
+"""Similarity of the blocks of two networks.
 
 By linear CKA (Kornblith et al. 2019) with the unbiased HSIC₁ (Song et al. 2012; in batches: Nguyen et al. 2021), and by the rank
 correlation of dissimilarity matrices (Kriegeskorte et al. 2008; as a figure: Czarnecki et al. 2017).
@@ -32,7 +32,7 @@ from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import run_labels as labels_of
 
 COMPARED = 200  # held-out images in the dissimilarity matrices that are compared
-FOLD = 500  # images in a batch of HSIC₁, whose Gram matrices are made
+FOLD = 500  # images in a batch of HSIC₁, the size of its Gram matrices
 
 
 class Signature(NamedTuple):
@@ -44,7 +44,7 @@ class Signature(NamedTuple):
 
 
 def signature(frozen: FrozenModel, shown: Split, unbiased: bool = True, batch: int = FOLD, progress: Progress = no_progress) -> Signature:
-    """All blocks' centred Gram matrices for CKA and their dissimilarity matrices, one batch of images in memory at a time.
+    """Return all blocks' centred Gram matrices for CKA and their dissimilarity matrices, one batch of images in memory at a time.
 
     Raises:
         InputError: fewer than 4 images in a batch (biased: 2), a block that gives NaN or infinite numbers (named).
@@ -65,7 +65,7 @@ def signature(frozen: FrozenModel, shown: Split, unbiased: bool = True, batch: i
 
 
 def aligned(a: Signature, b: Signature) -> Tensor:
-    """Linear CKA [blocks of a, blocks of b] of two networks on the same images: HSICs averaged over batches first, then divided."""
+    """Return linear CKA [blocks of a, blocks of b] of two networks on the same images: HSICs averaged over batches first, then divided."""
     total = [torch.zeros(size, dtype=torch.float64) for size in ((len(a.names), len(b.names)), (len(a.names),), (len(b.names),))]
     for k, j in zip(a.kernels, b.kernels, strict=True):
         k, j = k.flatten(1), j.flatten(1)
@@ -76,7 +76,7 @@ def aligned(a: Signature, b: Signature) -> Tensor:
 
 
 def cka_matrix(a: FrozenModel, b: FrozenModel, shown: Split, unbiased: bool = True, batch: int = FOLD) -> Tensor:
-    """Linear CKA [blocks of a, blocks of b] of two networks shown the same images.
+    """Return linear CKA [blocks of a, blocks of b] of two networks shown the same images.
 
     Args:
         a: from :func:`gradlens.analysis.activations.load_snapshots` or :func:`gradlens.analysis.activations.freeze_module`.
@@ -97,7 +97,7 @@ def _rdm_correlations(a: Signature, b: Signature) -> list[list[float]]:
 
 
 def _who(run: Run, rival: Run, label: str, weights: str) -> dict[str, Any]:
-    """Who is compared with a run: itself stands for its untrained network."""
+    """Name the network compared with a run: the run itself stands for its untrained network."""
     config = rival.config
     twin = config.seed != run.config.seed and config.replace(seed=run.config.seed) == run.config
     network = UNTRAINED if label == UNTRAINED else TRAINED
@@ -105,7 +105,7 @@ def _who(run: Run, rival: Run, label: str, weights: str) -> dict[str, Any]:
 
 
 def comparison_protocol(run: Run, context: RunContext, options: RepresentationOptions) -> dict[str, Any]:
-    """How a run is compared with any other."""
+    """Return how a run is compared with any other."""
     shown = pictures_of(run, context, options.images).held
     return {
         "estimator": f"linear CKA by unbiased HSIC, averaged over batches of at most {FOLD} images",
@@ -137,7 +137,7 @@ def compare_run(
         others: the runs it is compared with.
         context: device and data folder.
         options: images.
-        result: what is known already, and its ``protocol`` from :func:`comparison_protocol`; what has an entry is not computed again.
+        result: what is computed already, and its ``protocol`` from :func:`comparison_protocol`; what has an entry is not computed again.
         keep: called with the result, also of earlier others, as soon as there is an entry more.
         progress: called with (networks done, in all, what comes next).
 

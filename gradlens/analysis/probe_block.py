@@ -28,11 +28,11 @@ class L2Choice(NamedTuple):
     l2: float
     accuracy: float  # on the split
     tried: list[tuple[float, float]]  # (l2, accuracy), strong to weak
-    theta: Tensor  # the weights there, to go on from
+    theta: Tensor  # the weights there, to continue from
 
 
 def choose_l2(x: Tensor, y: Tensor, held: Tensor, y_held: Tensor, classes: int, grid: Sequence[float] = GRID) -> L2Choice:
-    """The l2 of a grid with the best accuracy on held-out images, the strongest of equals.
+    """Return the l2 of a grid with the best accuracy on held-out images, the strongest of equals.
 
     Args:
         x: [N, d] features to fit to.
@@ -77,19 +77,19 @@ class ProbeFeatures(NamedTuple):
         return len(self.y) - len(self.y) // HELD_OUT
 
     def digest(self) -> str:
-        """16 hex digits of everything here."""
+        """Return 16 hex digits of everything here."""
         digest = hashlib.sha256(repr((self.classes, self.seed)).encode())
         for tensor in self[:4]:
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def permuted(self) -> Tensor:
-        """The training labels, dealt to other images."""
+        """Return the training labels, permuted over images."""
         return self.y[torch.randperm(len(self.y), generator=generator(self.seed, "permuted labels")).to(self.y.device)]
 
 
 def probe_block(given: ProbeFeatures, grid: Sequence[float] = GRID, controls: bool = True) -> list[ProbeRecord]:
-    """A block's rows: with true labels, and (a control) with permuted ones at the same l2.
+    """Return a block's rows: with true labels, and (a control) with permuted ones at the same l2.
 
     Raises:
         InputError: as :class:`gradlens.analysis.logistic_regression.Fitting`.
@@ -129,7 +129,7 @@ def _row(
 
 
 def certificates(given: ProbeFeatures, images: int, controls: bool = True) -> list[ProbeRecord]:
-    """Whether the first training images are strictly separable by this block's features, with true labels and with permuted ones."""
+    """Return whether the first training images are strictly separable by this block's features, with true labels and with permuted ones."""
     n = min(images, len(given.y))
     x = Standard.of(given.train)(given.train[:n])
     labels = {TRUE: given.y, **({PERMUTED: given.permuted()} if controls else {})}

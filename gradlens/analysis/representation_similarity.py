@@ -1,4 +1,4 @@
-"""Numbers of feature matrices [N, d]: how alike two of them are, how spread one is, how separable its classes are.
+"""Measures of feature matrices [N, d]: similarity of two, effective rank of one, separation of its classes.
 
 Linear CKA (Kornblith et al. 2019) by the unbiased HSIC₁ (Song et al. 2012; in batches: Nguyen et al. 2021), dissimilarity matrices
 (Kriegeskorte et al. 2008) and their rank correlation, effective rank (Roy & Vetterli 2007) and participation ratio, and the scatter
@@ -25,18 +25,18 @@ DIGITS = 40  # bits of a dissimilarity that count in a rank correlation: what di
 
 
 def centred(x: Tensor, what: str) -> Tensor:
-    """Features [N, p] in float64 on the CPU with centred columns; constant ones become exactly zero.
+    """Return the features [N, p] in float64 on the CPU with centred columns; constant ones become exactly zero.
 
     Args:
         x: features [N, p].
-        what: asks for them, for the error.
+        what: the name of the measure, for the error.
 
     Raises:
         InputError: other shapes, or numbers that are not finite.
 
     """
     if x.ndim != 2:
-        raise InputError(f"{what} wants features [N, p], got {list(x.shape)}: flatten them")
+        raise InputError(f"{what} needs features [N, p], got {list(x.shape)}: flatten them")
     if not x.isfinite().all():
         raise InputError(f"{what}: the features hold NaN or infinite numbers")
     x = x.detach().cpu().double()
@@ -45,12 +45,12 @@ def centred(x: Tensor, what: str) -> Tensor:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Features divided by a power of two near their largest, so that squares of squares neither overflow nor vanish; no digit changes."""
+    """Divide features by a power of two near their largest: squares of squares neither overflow nor vanish, and no digit changes."""
     return x / power_of_two(x)
 
 
 def u_centred(gram: Tensor) -> Tensor:
-    """A Gram matrix [n, n] without its diagonal, centred so that ⟨Ã, B̃⟩ / (n(n−3)) is HSIC₁ (Székely & Rizzo 2014, eq. 2.1)."""
+    """Return a Gram matrix [n, n] without its diagonal, centred so that ⟨Ã, B̃⟩ / (n(n−3)) is HSIC₁ (Székely & Rizzo 2014, eq. 2.1)."""
     n = len(gram)
     a = gram.clone().fill_diagonal_(0)
     rows = a.sum(0) / (n - 2)
@@ -70,7 +70,7 @@ def must_be_enough(n: int, unbiased: bool) -> None:
 
 
 def _hsics_of_grams(k: Tensor, j: Tensor, unbiased: bool) -> Tensor:
-    """(xy, xx, yy) of the centred Gram matrices K and J [n, n]."""
+    """Return (xy, xx, yy) of the centred Gram matrices K and J [n, n]."""
     n = len(k)
     if unbiased:
         k, j = u_centred(k), u_centred(j)
@@ -79,7 +79,7 @@ def _hsics_of_grams(k: Tensor, j: Tensor, unbiased: bool) -> Tensor:
 
 
 def _hsic_of_features(x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
-    """HSIC of centred features [n, p] and [n, q] without an n × n matrix: tr(K̃L̃) = ‖XᵀY‖² − Σ |x_i|² |y_i|² and so on."""
+    """Return HSIC of centred features [n, p] and [n, q] without an n × n matrix: tr(K̃L̃) = ‖XᵀY‖² − Σ |x_i|² |y_i|² and so on."""
     n = len(x)
     if not unbiased:
         return (x.T @ y).square().sum() / (n - 1) ** 2
@@ -90,7 +90,7 @@ def _hsic_of_features(x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
 
 
 def _hsics(x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
-    """(HSIC(x, y), HSIC(x, x), HSIC(y, y)) by features or by Gram matrices, whichever takes fewer products."""
+    """Return (HSIC(x, y), HSIC(x, x), HSIC(y, y)) by features or by Gram matrices, whichever takes fewer products."""
     (n, p), q = x.shape, y.shape[1]
     if p * q + p * p + q * q < n * (p + q):
         found = torch.stack([_hsic_of_features(a, b, unbiased) for a, b in ((x, y), (x, x), (y, y))])
@@ -101,13 +101,13 @@ def _hsics(x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
 
 
 def folds(n: int, batch: int | None) -> list[slice]:
-    """The fewest batches of at most so many, equal but for one."""
+    """Return the fewest batches of at most so many, equal but for one."""
     parts = torch.arange(n).tensor_split(max(1, math.ceil(n / batch)) if batch else 1)
     return [slice(int(part[0]), int(part[-1]) + 1) for part in parts if len(part)]
 
 
 def linear_cka(x: Tensor, y: Tensor, unbiased: bool = True, batch: int | None = None) -> float:
-    """Linear centred kernel alignment HSIC(x, y) / √(HSIC(x, x) HSIC(y, y)) of two representations of the same N samples.
+    """Return linear centred kernel alignment HSIC(x, y) / √(HSIC(x, x) HSIC(y, y)) of two representations of the same N samples.
 
     Biased: ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖) with centred columns (Kornblith et al. 2019), in [0, 1], about p/N or more for independent features.
     Unbiased: with HSIC₁ (Song et al. 2012, eq. 5), at most 1, about 0 for independent features and then also below it. It does not
@@ -138,7 +138,7 @@ def linear_cka(x: Tensor, y: Tensor, unbiased: bool = True, batch: int | None = 
 
 
 def alignment(xy: float, xx: float, yy: float) -> float:
-    """CKA of (averaged) HSICs, in [-1, 1], exactly 1 of a side with itself; NaN where a side is constant."""
+    """Return CKA of (averaged) HSICs, in [-1, 1], exactly 1 of a side with itself; NaN where a side is constant."""
     return max(-1.0, min(1.0, xy / yy / math.sqrt(xx / yy))) if xx > 0 and yy > 0 else math.nan
 
 
@@ -146,7 +146,7 @@ def alignment(xy: float, xx: float, yy: float) -> float:
 
 
 def rdm(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """Representational dissimilarity matrix [N, N]: 1 − Pearson's correlation of two samples' activation vectors.
+    """Return the representational dissimilarity matrix [N, N]: 1 − Pearson's correlation of two samples' activation vectors.
 
     Symmetric, in [0, 2], zero on the diagonal and for equal samples; a sample's vector may be shifted and scaled (by a positive number).
     Small ones are computed from the difference of the two vectors, 1 − cos = ½ |u − v|² of unit vectors, and keep their digits.
@@ -175,9 +175,9 @@ def rdm(x: Tensor, y: Tensor | None = None) -> Tensor:
 
 
 def rdm_correlation(a: Tensor, b: Tensor) -> float:
-    """Spearman's rank correlation of two dissimilarity matrices' entries above the diagonal; NaN where one has no variance.
+    """Return Spearman's rank correlation of two dissimilarity matrices' entries above the diagonal; NaN where one has no variance.
 
-    Pairs of samples that one of them has no number for are left out. Entries that differ by rounding only (12 digits agree) are ties.
+    Pairs of samples without a number in one of them are left out. Entries that differ by rounding only (12 digits are equal) are ties.
 
     Raises:
         InputError: matrices of different sizes.
@@ -193,7 +193,7 @@ def rdm_correlation(a: Tensor, b: Tensor) -> float:
 
 
 def _without_rounding(x: Tensor) -> Tensor:
-    """Numbers to 12 significant digits."""
+    """Round numbers to 12 significant digits."""
     mantissa, exponent = torch.frexp(x.double())
     return torch.from_numpy(np.ldexp((mantissa * 2.0**DIGITS).round().numpy(), exponent.numpy() - DIGITS))
 
@@ -202,7 +202,7 @@ def _without_rounding(x: Tensor) -> Tensor:
 
 
 def spectrum(x: Tensor) -> Tensor:
-    """Singular values of features [N, d] with centred columns, largest first, float64.
+    """Return singular values of features [N, d] with centred columns, largest first, float64.
 
     They are roots of eigenvalues of the smaller Gram matrix; what is below its rounding error, some 1e-6 of the largest, is exactly zero.
 
@@ -221,7 +221,7 @@ def spectrum(x: Tensor) -> Tensor:
 
 
 def effective_rank(singular: Tensor) -> float:
-    """exp of the entropy of σ / Σσ (Roy & Vetterli 2007), from 1 to how many are not 0: r for r equal ones; 0 where all are zero."""
+    """Compute exp of the entropy of σ/Σσ (Roy & Vetterli 2007), from 1 to how many are not 0: r for r equal ones; 0 where all are zero."""
     count = int((singular > 0).sum())
     if not count:
         return 0.0
@@ -230,7 +230,7 @@ def effective_rank(singular: Tensor) -> float:
 
 
 def participation_ratio(singular: Tensor) -> float:
-    """(Σσ²)² / Σσ⁴: over how many directions the variance is spread, from 1 to their count; 0 where there is none."""
+    """Return (Σσ²)² / Σσ⁴: over how many directions the variance is spread, from 1 to their count; 0 where there is none."""
     count = int((singular > 0).sum())
     if not count:
         return 0.0
@@ -239,7 +239,7 @@ def participation_ratio(singular: Tensor) -> float:
 
 
 def fisher_ratio(x: Tensor, y: Tensor, classes: int | None = None) -> float:
-    """Scatter between classes over scatter within them: Σ n_c |m_c − m|² / Σ |x_i − m_{y_i}|², the traces of Fisher's two matrices.
+    """Compute scatter between classes over scatter within: Σ n_c |m_c − m|² / Σ |x_i − m_{y_i}|², the traces of Fisher's two matrices.
 
     Not bounded above (infinite where each class is one point). N samples in K classes that are all alike give (K − 1) / (N − K) on
     average, so only numbers from the same count of samples can be compared. It changes under maps that are not orthogonal.
@@ -255,9 +255,9 @@ def fisher_ratio(x: Tensor, y: Tensor, classes: int | None = None) -> float:
     """
     found, first, at = (torch.from_numpy(a) for a in np.unique(y.cpu().numpy(), return_index=True, return_inverse=True))
     if len(found) < 2:
-        raise InputError(f"class separation is asked of two classes or more; all {len(y)} samples are of one")
+        raise InputError(f"class separation needs two classes or more; all {len(y)} samples are of one")
     if len(y) < (classes or len(found)):
-        raise InputError(f"{len(y)} samples are fewer than the {classes} classes whose separation is asked")
+        raise InputError(f"{len(y)} samples are fewer than the {classes} classes")
     c = _unit(centred(x, "class separation"))
     inside = c - c[first][at]  # exactly zero in a class that is one point
     sums = torch.zeros(len(found), c.shape[1], dtype=torch.float64).index_add_(0, at, inside)

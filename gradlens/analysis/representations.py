@@ -1,12 +1,12 @@
-"""What the blocks of a frozen network represent: how spread and separable their activations are, what they still hold of the images.
+"""What the blocks of a frozen network represent: rank and class separation of their activations, information on the images.
 
 Spread: effective rank (Roy & Vetterli 2007) and participation ratio. Separable: between-class over within-class scatter (Fisher).
 Held: how well a small decoder gives the image back and a small head the label (:mod:`gradlens.analysis.information`). How alike two
 networks are: :mod:`gradlens.analysis.network_similarity`.
 
 All numbers of a run are of its data set's test images, whatever it was trained on: two thirds fit decoder and head, the rest are held
-out and everything is measured on them. The network is fixed for both parts alike, so a part of its own training images would not do:
-what was learned by heart there would be held against the head, and runs of other seeds would have seen others.
+out and everything is measured on them. The network is fixed for both parts alike, so a part of its own training images cannot be used:
+what was memorized there would be attributed to the head, and runs of other seeds were trained on others.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class Pictures:
     classes: int
 
     def digest(self) -> str:
-        """16 hex digits of the images and labels."""
+        """Return 16 hex digits of the images and labels."""
         parts = (self.fit.images, self.fit.labels, self.held.images, self.held.labels)
         return digest_of(*parts)
 
 
 def digest_of(*tensors: Tensor) -> str:
-    """16 hex digits of what tensors hold."""
+    """Return 16 hex digits of what tensors hold."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -64,7 +64,7 @@ def digest_of(*tensors: Tensor) -> str:
 
 
 def pictures(split: Split, classes: int, count: int) -> Pictures:
-    """A seeded choice of labelled images, as many of each class as there are, a third of each class held out.
+    """Return a seeded choice of labelled images, as many of each class as there are, a third of each class held out.
 
     Raises:
         InputError: fewer held-out images than classes.
@@ -87,13 +87,13 @@ def pictures(split: Split, classes: int, count: int) -> Pictures:
 
 
 def _shapes(frozen: FrozenModel, images: Tensor) -> dict[str, tuple[int, ...]]:
-    """Each block's output shape, without the batch."""
+    """Return each block's output shape, without the batch."""
     with frozen_eval_mode(frozen):
         return {name: tuple(h.shape[1:]) for name, h in zip(frozen.names, frozen.read(frozen.to_input(images)), strict=True)}
 
 
 def _unflattened(flat: Tensor, shape: Sequence[int]) -> Tensor:
-    """What :func:`gradlens.models.feature_pooling.pooled` gave for activations of a shape, with its space again."""
+    """Return what :func:`gradlens.models.feature_pooling.pooled` gave for activations of a shape, with its space again."""
     if len(shape) != 3:
         return flat
     s = side(shape, FEATURES)
@@ -106,7 +106,7 @@ RepresentationRecord = dict[str, Any]  # one block's row
 
 
 def _numbers_of(h: Tensor, held_h: Tensor, shown: Pictures, options: RepresentationOptions) -> RepresentationRecord:
-    """Everything that is measured of one block's activations [N, *shape]."""
+    """Measure everything of one block's activations [N, *shape]."""
     flat = held_h.flatten(1)
     singular = spectrum(flat)
     found: RepresentationRecord = {
@@ -129,7 +129,7 @@ def represent(
     options: RepresentationOptions = FULL_REPRESENTATIONS,
     known: MutableMapping[str, RepresentationRecord] | None = None,
 ) -> Iterator[tuple[RepresentationRecord, Tensor]]:
-    """One network's blocks, bottom first: a row of numbers and the activations [N, d] of the held-out images.
+    """Yield one network's blocks, bottom first: a row of numbers and the activations [N, d] of the held-out images.
 
     Rows: block, features, effective_rank, participation_ratio, fisher, and unless ``options.steps`` is 0 reconstruction_r2,
     reconstruction_mse, information_y_bits, head_accuracy. Blocks are read one after the other, so that one block's activations fit
@@ -167,13 +167,13 @@ UNTRAINED, TRAINED = "untrained", "trained"
 
 
 def _whole(run: Run, context: RunContext) -> Data:
-    """A run's data set, all of it, labels clean."""
+    """Return a run's data set, all of it, labels clean."""
     run.data(context=context)  # what was chosen from it is what the run was trained on
     return load_data(run.located().replace(limit=None, limit_test=None, label_noise=0.0, validation=0.0), context)
 
 
 def pictures_of(run: Run, context: RunContext, count: int) -> Pictures:
-    """The test images that a run's network is shown: the same for every run of a data set.
+    """Return the test images that a run's network is shown: the same for every run of a data set.
 
     Raises:
         InputError: see :func:`pictures`; data that cannot be loaded.
@@ -185,12 +185,12 @@ def pictures_of(run: Run, context: RunContext, count: int) -> Pictures:
 
 
 def read_as() -> str:
-    """How a block's output becomes features, in words."""
+    """Return how a block's output becomes features, in words."""
     return f"a block's whole output, averaged over space to the largest square of at most {FEATURES} features where it has more"
 
 
 def representation_protocol(run: Run, context: RunContext, options: RepresentationOptions) -> dict[str, Any]:
-    """What a run's numbers depend on beside its weights, and these by their digest."""
+    """Return what a run's numbers depend on beside its weights, and these by their digest."""
     shown = pictures_of(run, context, options.images)
     information = {
         "steps": options.steps,
@@ -237,8 +237,8 @@ def represent_run(
         run: one with a checkpoint.
         context: device and data folder.
         options: what is measured.
-        result: what is known already, and its ``protocol`` from :func:`representation_protocol`; what has a row is not computed again.
-        keep: called with the result as soon as a row is known.
+        result: what is computed already, and its ``protocol`` from :func:`representation_protocol`; what has a row is not computed again.
+        keep: called with the result as soon as a row is computed.
         progress: called with (blocks done, in all, what comes next).
         known: see :func:`represent`; given to several runs, what they have in common is computed once.
 
@@ -303,7 +303,7 @@ def must_show_the_same(first: Run, other: Run, context: RunContext) -> None:
 
     """
     mine, theirs = first.config.data.name, other.config.data.name
-    named_sets = mine in DATASETS and theirs in DATASETS  # two of these differ, and need not be there to know it
+    named_sets = mine in DATASETS and theirs in DATASETS  # two of these differ, which needs no files
     if mine != theirs and (named_sets or not torch.equal(_whole(first, context).test.images, _whole(other, context).test.images)):
         raise InputError(
             f"{other.path} was trained on {Path(theirs).name} and {first.path} on {Path(mine).name}:"

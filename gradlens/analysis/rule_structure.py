@@ -36,8 +36,8 @@ class RuleModule:
         label: what it is, in words.
         block: the block with which it is trained.
         reads: what its output depends on: "output" (of its block), "image", "labels".
-        gives: what is made of its output: "input" (of the block above), "loss", "error signal"; "" where nothing is seen.
-        target: what it is trained towards, beside a loss of its own: "message" (from the block above), "output" (of its block), "".
+        gives: what is made of its output: "input" (of block k+1), "loss", "error signal"; "" where nothing is found.
+        target: what it is trained towards, beside a loss of its own: "message" (of block k+1), "output" (of its block), "".
 
     """
 
@@ -60,7 +60,7 @@ class BlockSignal:
         loss: whether a loss is computed at its output.
         loss_reads: what that loss depends on beside the block's output: "labels", "image", "teacher".
         error_signal: what its error signal is made of: "message", "loss", "module", "output error".
-        sends: number of messages to the block below.
+        sends: number of messages to block k−1.
         feedback: whether these are carried down otherwise than by the transposed weights.
 
     """
@@ -104,7 +104,7 @@ def rule_structure(name: str, rule: type[Method], options: Mapping[str, Any] | N
         name: the rule's.
         rule: its class.
         options: of the rule; those left out have their defaults.
-        depth: number of convolutional blocks, 1 to 4; a top comes above them.
+        depth: number of convolutional blocks, 1 to 4; an output block follows.
 
     Raises:
         InputError: options that the rule or the network refuses.
@@ -126,7 +126,7 @@ def rule_structure(name: str, rule: type[Method], options: Mapping[str, Any] | N
 
 
 def _observed_step(rule: type[Method], options: Any, depth: int) -> tuple[Method, Step, list[str]]:
-    """A step with all graphs kept, after two forward passes that fill what a rule keeps from step to step; the blocks' names."""
+    """Run a step with all graphs kept, after two forward passes that fill what a rule keeps from step to step; the blocks' names."""
     read = rule.input_shape(SHAPE, options)
     model = build(NETWORK, ModelSpec(read, CLASSES, width=4, depth=depth), seed=1).double()
     net = make_network_info(model, read, CLASSES, cross_entropy, 3, depth + 1)
@@ -147,7 +147,7 @@ def _observed_step(rule: type[Method], options: Any, depth: int) -> tuple[Method
 
 
 def _windows(method: Method) -> tuple[tuple[int, int], ...]:
-    """The first and last block that each local loss trains, where there are several and one trains more than its own block."""
+    """Return the first and last block that each local loss trains, where there are several and one trains more than its own block."""
     reach = getattr(method, "reach", None)
     if reach is None or len(reach.windows) < 2 or all(w.first == w.last for w in reach.windows):
         return ()
@@ -156,7 +156,7 @@ def _windows(method: Method) -> tuple[tuple[int, int], ...]:
 
 
 class _Unit(NamedTuple):
-    """A module of the rule's own, before it is known what it does."""
+    """A module of the rule's own, before its use is found."""
 
     name: str
     label: str
@@ -164,7 +164,7 @@ class _Unit(NamedTuple):
 
 
 def _modules(method: Method) -> Iterator[_Unit]:
-    """The rule's own modules that compute something: members of its lists and dictionaries one by one."""
+    """Yield the rule's own modules that compute something: members of its lists and dictionaries one by one."""
     for name, child in method.named_children():
         members = child.named_children() if isinstance(child, nn.ModuleList | nn.ModuleDict) else [("", child)]
         for key, module in members:
@@ -183,10 +183,10 @@ class _Probe:
         self.passes = {p.k: p for p in step.passes}
         self.plain = {k: self._asked(k) for k in step.updates}
 
-    # -------------------------------------------------------------------------------------------------- asked once more
+    # -------------------------------------------------------------------------------------------------- second calls
 
     def _asked(self, k: int, passes: Mapping[int, Pass] | None = None, received: tuple[Tensor, ...] | None = None) -> dict[str, Tensor]:
-        """Block k's error signal ("delta"), loss ("loss") and gradients of the rule's own modules, by name."""
+        """Return block k's error signal ("delta"), loss ("loss") and gradients of the rule's own modules, by name."""
         update, passes = self.step.updates[k], passes or self.passes
         received = update.received if received is None else received
         seed_global(0)
@@ -196,7 +196,7 @@ class _Probe:
         return {name: t.detach().clone() for name, t in named.items() if t is not None}
 
     def _changed(self, k: int, **asked: Any) -> set[str]:
-        """Names of what block k gives otherwise when it is asked with these arguments."""
+        """List the names of block k's outputs that change with these arguments."""
         before, after = self.plain[k], self._asked(k, **asked)
         return {name for name, t in before.items() if name not in after or not torch.equal(t, after[name])}
 
@@ -231,7 +231,7 @@ class _Probe:
     # ------------------------------------------------------------------------------------------------------ what is found
 
     def block(self, k: int, name: str, modules: Sequence[RuleModule]) -> BlockSignal:
-        """What block k was given, uses and sends."""
+        """Return what block k was given, uses and sends."""
         update, p = self.step.updates.get(k), self.passes.get(k)
         if update is None or p is None:
             return BlockSignal(name, self._input(p) if p else "", False, False, (), (), 0, False)
@@ -246,7 +246,7 @@ class _Probe:
         if p.src is not None:
             return "module"
         if p.k and "replay_buffer" in self.method.depends_on and self.method.can_split_after(p.k - 1):
-            return "replay buffer"  # whose newest batch may be this step's
+            return "replay buffer"  # its newest batch may be this step's
         return "block below" if p.k else "image"
 
     def _loss_reads(self, k: int) -> tuple[str, ...]:
@@ -269,13 +269,13 @@ class _Probe:
         return tuple(name for name, found in made_of.items() if found)
 
     def _is_replaced(self, update: Update) -> bool:
-        """Whether messages went down otherwise than by the transposed weights."""
+        """Return whether messages went down otherwise than by the transposed weights."""
         sent, got = update.signal.messages_below, update.grad.below
         exact = pull_back(update.p, None, sent, keep=True).below if got else ()
         return any(not torch.allclose(a, b, rtol=1e-9, atol=0) for a, b in zip(got, exact, strict=True))
 
     def module(self, unit: _Unit) -> RuleModule:
-        """What a module of the rule's own reads and gives."""
+        """Return what a module of the rule's own reads and gives."""
         name, label, module = unit
         k = self.method.block_of(name)
         above = self.passes.get(k + 1)
@@ -294,7 +294,7 @@ class _Probe:
         return RuleModule(name, label, k, tuple(what for what, found in reads.items() if "delta" in found), "error signal", target)
 
     def _input_reads(self, k: int) -> tuple[str, ...]:
-        """What the synthetic input of block k depends on."""
+        """Return what the synthetic input of block k depends on."""
 
         def synthetic(x: Tensor, y: Tensor) -> Tensor:
             seed_global(0)
@@ -309,7 +309,7 @@ class _Probe:
 
 
 def _other(t: Tensor) -> Tensor:
-    """Other values of the same kind: labels turned by one, numbers scaled and moved by noise."""
+    """Return other values of the same kind: labels turned by one, numbers scaled and moved by noise."""
     if not t.is_floating_point():
         return (t + 1) % CLASSES
     noise = torch.randn(t.shape, generator=torch.Generator().manual_seed(7), dtype=t.dtype)
@@ -317,11 +317,11 @@ def _other(t: Tensor) -> Tensor:
 
 
 def _reaches(output: Tensor, module: nn.Module) -> bool:
-    """Whether a tensor was made with a module's parameters."""
+    """Return whether a tensor was made with a module's parameters."""
     got = torch.autograd.grad(output.sum(), list(module.parameters()), retain_graph=True, allow_unused=True)
     return any(g is not None for g in got)
 
 
 def _any_of(unit: str, names: set[str]) -> bool:
-    """Whether one of these parameters is the unit's."""
+    """Return whether one of these parameters is the unit's."""
     return any(name.startswith(f"{unit}.") for name in names)

@@ -1,4 +1,4 @@
-"""What is proven of separability in floating-point numbers: margins, bounds and witnesses, as :mod:`.linear_separability` says."""
+"""Proofs of separability in floating-point numbers: margins, bounds and witnesses, as defined in :mod:`.linear_separability`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ LARGEST_SUPPORT = 100  # of a witness that is checked in rational arithmetic
 
 
 def signed_weights(own: Array, lam: Array) -> Array:
-    """Σ_j λ_ij (e_y − e_j) for every i: [n, classes]."""
+    """Return Σ_j λ_ij (e_y − e_j) for every i: [n, classes]."""
     signed: Array = own * lam.sum(1, keepdims=True) - lam
     return signed
 
 
 def difference_vectors(s: Array, own: Array) -> Array:
-    """All v_ij as rows [n · (classes − 1), (classes − 1) · (d + 1)], the last class's part left out: the parts sum to zero."""
+    """Return all v_ij as rows [n · (classes − 1), (classes − 1) · (d + 1)], the last class's part left out: the parts sum to zero."""
     n, classes = own.shape
     signs = own[:, None, :] - np.eye(classes)[None]  # [n, j, classes]: e_y − e_j
     full = np.hstack([s, np.ones((n, 1))])
@@ -32,7 +32,7 @@ def difference_vectors(s: Array, own: Array) -> Array:
 
 
 def _gamma(m: int) -> float:
-    """γ_m, doubled so that the rounding of the bounds themselves is paid for."""
+    """Return γ_m, doubled so that the rounding of the bounds themselves is paid for."""
     m *= 2
     u = float(np.finfo(np.float64).eps) / 2
     return m * u / (1 - m * u)
@@ -46,7 +46,7 @@ class Best:
         self.W: Array | None = None
 
     def see(self, s: Array, own: Array, w: Array, lam: Array) -> bool:
-        """Look at another w and λ; whether either is better than what was there."""
+        """Try another w and λ; return whether either is better than the best so far."""
         margin, bound = proven_margin(s, own, w), proven_bound(s, own, lam)
         better = margin > self.margin or bound < self.bound
         if margin > self.margin:
@@ -56,7 +56,7 @@ class Best:
 
 
 def proven_margin(s: Array, own: Array, w: Array) -> float:
-    """A number that the exact margin of w on s [n, d] is not below."""
+    """Return a number that the exact margin of w on s [n, d] is not below."""
     length = float(np.linalg.norm(w[:, :-1]))
     if length == 0 or not np.isfinite(length):
         return -np.inf
@@ -69,14 +69,14 @@ def proven_margin(s: Array, own: Array, w: Array) -> float:
 
 
 def proven_bound(s: Array, own: Array, lam: Array) -> float:
-    """A number that no margin on s [n, d] is above, from λ [n, classes] with sum 1."""
+    """Return a number that no margin on s [n, d] is above, from λ [n, classes] with sum 1."""
     signed = signed_weights(own, lam)
     error = _gamma(own.size + 8) * 4
     return (float(np.linalg.norm(signed.T @ s)) + 2**0.5 * float(np.abs(signed.sum(0)).sum())) * (1 + 1e-9) + error
 
 
 def _positive_definite(m: Array, floor: float, error: float) -> bool:
-    """Whether the exact matrix, known up to ``error`` in norm, is proven ⪰ floor · I: its Cholesky factorisation, shifted, succeeds.
+    """Return whether the exact matrix, known up to ``error`` in norm, is proven ⪰ floor · I: its Cholesky factorisation, shifted, succeeds.
 
     If it does, the matrix that was factorised is ⪰ −γ_{n+1} / (1 − γ_{n+1}) · trace (Higham 2002, theorem 10.3; Rump, BIT 46, 2006).
     """
@@ -90,7 +90,7 @@ def _positive_definite(m: Array, floor: float, error: float) -> bool:
 
 
 def affinely_independent(s: Array) -> bool:
-    """Whether the points are proven affinely independent: the Gram matrix of (x~, 1) is positive definite."""
+    """Return whether the points are proven affinely independent: the Gram matrix of (x~, 1) is positive definite."""
     n, d = s.shape
     if n > d + 1:
         return False
@@ -99,23 +99,23 @@ def affinely_independent(s: Array) -> bool:
 
 
 def residual(s: Array, own: Array, lam: Array) -> Array:
-    """Σ λ_ij (e_y − e_j) ⊗ (x~_i, 1): [classes, d + 1]."""
+    """Return Σ λ_ij (e_y − e_j) ⊗ (x~_i, 1): [classes, d + 1]."""
     left: Array = signed_weights(own, lam).T @ np.hstack([s, np.ones((len(s), 1))])
     return left
 
 
 def is_witness(s: Array, own: Array, lam: Array) -> bool:
-    """Whether λ [n, classes] is handed out: not negative, 0 at the own class, sum 1, no entry of the residual above ``RESIDUAL``."""
+    """Return whether λ [n, classes] is handed out: not negative, 0 at the own class, sum 1, no entry of the residual above ``RESIDUAL``."""
     proper = lam.min() >= 0 and not (lam * own).any() and abs(lam.sum() - 1) <= RESIDUAL
     return bool(proper and np.abs(residual(s, own, lam)).max() <= RESIDUAL)
 
 
 def exact_beside(s: Array, own: Array, lam: Array) -> Array | None:
-    """λ > 0 corrected to a residual at rounding level, if an exact witness is proven to lie beside it; see the module.
+    """Return λ > 0 corrected to a residual at rounding level, if an exact witness is proven to lie beside it; see the module.
 
     The correction is exact but for rounding. It is made again where M is so ill-conditioned that rounding is much.
     """
-    full = np.hstack([s[:, s.any(0)], np.ones((len(s), 1))])  # constant columns say what the bias says
+    full = np.hstack([s[:, s.any(0)], np.ones((len(s), 1))])  # constant columns duplicate the bias
     full = full / np.sqrt((full**2).mean(0))  # any scaling of columns does: this one keeps M well conditioned
     (n, classes), rows = own.shape, (own.shape[1] - 1) * full.shape[1]
     if rows > LARGEST_MATRIX or n * (classes - 1) <= rows:
@@ -142,7 +142,7 @@ def exact_beside(s: Array, own: Array, lam: Array) -> Array | None:
 
 
 def _moments(full: Array, own: Array, lam: Array, signed: Array) -> Array:
-    """M = Σ λ_ij v_ij v_ijᵀ, without the last class's part."""
+    """Return M = Σ λ_ij v_ij v_ijᵀ, without the last class's part."""
     classes = own.shape[1] - 1
     blocks = [[np.empty(0)] * classes for _ in range(classes)]
     for a in range(classes):
@@ -154,7 +154,7 @@ def _moments(full: Array, own: Array, lam: Array, signed: Array) -> Array:
 
 
 def rational_witness(points: Array, own: Array, lam: Array) -> Array | None:
-    """λ on the support of a basic solution, solved and checked in rational arithmetic; None if it is no exact witness."""
+    """Return λ on the support of a basic solution, solved and checked in rational arithmetic; None if it is no exact witness."""
     used = np.argwhere(lam > 1e-9)
     if len(used) > LARGEST_SUPPORT:
         return None
@@ -174,14 +174,14 @@ def rational_witness(points: Array, own: Array, lam: Array) -> Array | None:
 
 
 def _spread(mask: Array, values: list[float]) -> Array:
-    """The values where the mask is set."""
+    """Return the values where the mask is set."""
     spread = np.zeros_like(mask)
     spread[mask > 0] = values
     return spread
 
 
 def _null_vector(rows: list[list[Fraction]]) -> list[Fraction] | None:
-    """The vector with last entry 1 that k independent equations in k + 1 unknowns leave; None if they are not independent."""
+    """Return the vector with last entry 1 that k independent equations in k + 1 unknowns leave; None if they are not independent."""
     k, rows = len(rows), [list(row) for row in rows]
     for c in range(k):
         pivot = next((i for i in range(c, k) if rows[i][c]), None)

@@ -1,4 +1,4 @@
-"""The commands that look at what finished runs have learned: one for each analysis of the registry, and those that are no analysis."""
+"""The commands that analyse finished runs: one for each analysis of the registry, and those that are no analysis."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _aside(text: str) -> None:
 def _shown(
     analysis: Analysis, runs: Sequence[Run], results: Sequence[Result], folder: Path, form: str, figure_format: Sequence[str] | None
 ) -> None:
-    """Print the tables of an analysis, draw its figures into a folder, and say where everything is."""
+    """Print the tables of an analysis, draw its figures into a folder, and print all paths."""
     from gradlens.reporting.aggregate import runs_title
     from gradlens.reporting.analysis_report import save_figures
     from gradlens.reporting.console import with_heading
@@ -66,7 +66,7 @@ def _parameter(name: str, type_: Any, info: Any, default: Any = inspect.Paramete
 
 
 def _printed() -> list[inspect.Parameter]:
-    """The flags of what a command prints and draws."""
+    """Return the flags of what a command prints and draws."""
     return [
         inspect.Parameter("form", inspect.Parameter.KEYWORD_ONLY, default="text", annotation=TableFormat),
         inspect.Parameter("figure_format", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=FigureFormat),
@@ -74,7 +74,7 @@ def _printed() -> list[inspect.Parameter]:
 
 
 def _flag(field: dataclasses.Field[Any], type_: Any, full: Any) -> inspect.Parameter:
-    """The flag of a field that :func:`gradlens.analysis.of_runs.interface.option` made; ``full``: its value under --full, None as ever."""
+    """Make a field's flag, see :func:`gradlens.analysis.of_runs.interface.option`; ``full``: its value under --full, None: the same."""
     name = field.metadata["flag"] or field.name.replace("_", "-")
     forms = f"--{name}/--no-{name}" if field.default is True else f"--{name}"
     repeatable = field.default == ()
@@ -130,10 +130,12 @@ def add_command(analysis: Analysis) -> None:
     flags = [_flag(field, types[name], getattr(analysis.full, name, None)) for name, field in fields.items()]
     if analysis.full is not None:
         flags.append(
-            _parameter("full", bool, typer.Option("--full", help="what is to be quoted, in place of a first look: minutes"), False)
+            _parameter(
+                "full", bool, typer.Option("--full", help="settings for numbers to report, instead of a quick look: takes minutes"), False
+            )
         )
     if "overwrite" not in fields:
-        flags.append(_parameter("overwrite", bool, typer.Option("--overwrite", help="draw into a folder that holds other things"), False))
+        flags.append(_parameter("overwrite", bool, typer.Option("--overwrite", help="draw into a folder that holds other files"), False))
     out = _parameter("out", Path | None, typer.Option("--out", help=f"{analysis.drawn} {IN_COMPARISON}"), None)
     data = _parameter("data", str | None, data_given(), None)
     of = f" of {' or '.join(RULES_READ[analysis.command])}" if analysis.command in RULES_READ else ""
@@ -206,7 +208,9 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="the page [report.html in the comparison folder, else in this one]")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a file that is there; a page of the same runs is anyway")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace an existing file; a page of the same runs is always replaced")
+    ] = False,
 ) -> None:
     """Write one self-contained page of all that runs hold: a verdict first, then curves, cosines, costs, settings and what was measured."""
     from gradlens.reporting.html.page import write_page
@@ -215,7 +219,7 @@ def report(
     compared = home()
     page = out or (compared.path if compared and compared.made_by else Path()) / "report.html"
     path = write_page([load_run(run_dir) for run_dir in run_dirs], page, overwrite)
-    say(f"open {shell_command(path)} ({max(path.stat().st_size, 1e5) / 1e6:.1f} MB; it needs no network)")
+    say(f"open {shell_command(path)} ({max(path.stat().st_size, 1e5) / 1e6:.1f} MB; it works offline)")
 
 
 @learned.command()
@@ -228,7 +232,7 @@ def doctor(
     *,
     given: dict[str, Any],
 ) -> None:
-    """Say what went wrong in runs: dead heads, lagging synthesisers, drift, collapse, spikes…; exit status 1 if anything did."""
+    """Diagnose what went wrong in runs: dead heads, lagging synthesisers, drift, collapse, spikes…; exit status 1 if anything did."""
     import json
 
     from gradlens.analysis.doctor import RESULT, diagnosis_json, examine

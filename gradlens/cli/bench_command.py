@@ -1,4 +1,4 @@
-"""The command that times rules; ``main.py`` takes it in. A thin shell, like it."""
+"""The command that times rules; ``main.py`` registers it. A thin shell."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ def bench(
     methods: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help=default_help("bench"))] = None,
     rounds: Annotated[
         int | None,
-        typer.Option("--rounds", min=1, help=f"interleaved; medians are printed (default {ROUNDS[False]}, with --full {ROUNDS[True]})"),
+        typer.Option(
+            "--rounds", min=1, help=f"interleaved rounds; medians are printed (default {ROUNDS[False]}, with --full {ROUNDS[True]})"
+        ),
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="what is to be quoted, in place of a first look")] = False,
+    full: Annotated[bool, typer.Option("--full", help="settings for numbers to report, instead of a quick look")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the rows to this file too")] = None,
     form: TableFormat = "text",
     *,
     given: dict[str, Any],
 ) -> None:
-    """Time, memory and multiply-adds of a plain PyTorch loop, each method, and each method with recording, in one run.
+    """Measure time, memory and multiply-adds of a plain PyTorch loop, each method, and each method with recording, in one run.
 
     Under torchrun: what several ranks gain over one process.
     """

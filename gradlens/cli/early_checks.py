@@ -1,6 +1,6 @@
-"""What can be known to be wrong of a command before torch is imported: names, paths, numbers, flags that contradict each other.
+"""Checks of a command before torch is imported: names, paths, numbers, flags that contradict each other.
 
-A name is refused here only where the registries are as they were when ``settings.py`` was written; of names added since, the command tells.
+A name is refused here only if the registries are unchanged since ``settings.py`` was written; the command itself checks later names.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ CHOICES = {flag.name.replace("-", "_"): flag for flag in SETTINGS if flag.choice
 
 
 def is_current(kind: str) -> bool:
-    """Whether the files of a kind of names (``REGISTRIES``) are as they were when what is known of them was written."""
+    """Return whether the files of a kind of names (``REGISTRIES``) are unchanged since their names were written."""
     return all(digest(file) == DIGESTS.get(file) for file in REGISTRIES[kind])
 
 
 def _is_in_a_file(name: str) -> bool:
-    """Whether a word names something in a Python file, or a file whose name was forgotten."""
+    """Return whether a word names something in a Python file, or a file whose name was forgotten."""
     return name.partition(":")[0].endswith(".py")
 
 
 def _is_elsewhere(name: str) -> bool:
-    """Whether a word is no bare name: a file or what is in it, a folder, ``torchvision:NAME``. Whether it is there is seen later."""
+    """Return whether a word is no bare name: a file or a name in it, a folder, ``torchvision:NAME``; existence is checked later."""
     return ":" in name or "/" in name or Path(name).suffix in (".py", ".npz") or is_there(name)
 
 
@@ -51,7 +51,7 @@ def check_given(rules: Sequence[str], given: Mapping[str, Any], *, or_runs: bool
         needed: whether there must be a rule, or a config file that names one.
 
     Raises:
-        InputError: the first thing that is wrong.
+        InputError: something is wrong; the first error.
 
     """
     check_run_flags(given)
@@ -75,12 +75,12 @@ def check_given(rules: Sequence[str], given: Mapping[str, Any], *, or_runs: bool
 
 
 def _own(file: Mapping[str, Any]) -> set[str]:
-    """The names of a user's rule and network that a config file knows."""
+    """List the names of a user's rule and network in a config file."""
     return {str(file.get(kind)) for kind in file["own"]} if isinstance(file.get("own"), dict) else set()
 
 
 def _check_file(file: Mapping[str, Any]) -> None:
-    """The names of settings in a config file, and those of their values that are names."""
+    """Check the names of settings in a config file, and those of their values that are names."""
     own = _own(file)
     if isinstance(file.get("method"), str):
         _check_rule(file["method"], own, or_runs=False)
@@ -113,7 +113,7 @@ def _check_options(pairs: Sequence[str], rules: Sequence[str]) -> None:
     for pair in pairs:
         typed, sign, _ = pair.partition("=")
         if not sign or not typed:
-            raise InputError(f"--set {pair!r}: wanted name=value or method.name=value")
+            raise InputError(f"--set {pair!r}: expected name=value or method.name=value")
         rule, dot, option = typed.rpartition(".")
         if dot and rule not in METHODS:
             if not _is_elsewhere(rule) and is_current("methods"):
@@ -131,7 +131,7 @@ def check_choices(settings: Mapping[str, Any], own: Collection[str] = ()) -> Non
 
     Args:
         settings: by name, with underscores.
-        own: names of a user's rule and network that are known besides.
+        own: names of a user's rule and network that are known, too.
 
     Raises:
         InputError: a value that is none of them.
@@ -161,7 +161,7 @@ def check_choices(settings: Mapping[str, Any], own: Collection[str] = ()) -> Non
 
 
 def numbers_of(flag: str) -> Callable[[str | None], str | None]:
-    """A callback that refuses a flag's text unless it is a list of numbers, :func:`gradlens.training.typed_flags.parse_numbers`."""
+    """Return a callback that refuses a flag's text unless it is a list of numbers, :func:`gradlens.training.typed_flags.parse_numbers`."""
 
     def check(text: str | None) -> str | None:
         if text is not None:
@@ -175,7 +175,7 @@ def check_study(path: Path) -> None:
     """Check a study file: its form, its rules and flags, and the values that have choices.
 
     Raises:
-        InputError: the first thing that is wrong.
+        InputError: something is wrong; the first error.
 
     """
     current = is_current("methods") and is_current("settings")
@@ -207,12 +207,12 @@ def check_quantities(run_dir: Path, names: Sequence[str]) -> None:
 
 
 def _in_a_rule(pattern: str) -> bool:
-    """Whether the file of a rule holds a quantity or an option of its own, which may have been added since the names were written."""
+    """Return whether the file of a rule holds a quantity or an option of its own, perhaps added since the names were written."""
     return any(re.search(pattern, path.read_text(encoding="utf-8")) for path in (PACKAGE / "methods").rglob("*.py"))
 
 
 def only_place(name: str | None) -> str | None:
-    """The path of data, at which there is something.
+    """Return the path of data, at which there is something.
 
     Raises:
         InputError: it is the name of a data set, or nothing is there.
@@ -221,7 +221,7 @@ def only_place(name: str | None) -> str | None:
     if name is None:
         return None
     if name in DATASETS:
-        raise InputError(f"--data {name}: a named data set has no path that changes; --data-dir says where its files lie")
+        raise InputError(f"--data {name}: a named data set has no path that changes; set --data-dir to the folder of its files")
     if not (_is_in_a_file(name) or name.endswith(".npz")):
         must_be_folder(name)
     elif not is_there(name.rpartition(":")[0] if _is_in_a_file(name) and ":" in name else name):

@@ -1,4 +1,4 @@
-"""The command that writes the comparison of runs for papers and programs; ``main.py`` takes it in. A thin shell, like it."""
+"""The command that writes the comparison of runs for papers and programs; ``main.py`` registers it. A thin shell."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ exported = typer.Typer()
 def export(
     run_dirs: Annotated[list[Path], runs_given("run directories, of one method or several, or a comparison folder")],
     form: Annotated[str, typer.Option("--format", callback=one_of_formats, help=f"{', '.join(FORMATS)}")] = "md",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="a file, replaced where it is there [stdout]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="a file, replaced if it exists [stdout]")] = None,
 ) -> None:
     """Write the comparison of runs for a paper: cosine of each layer, accuracy best and final, lr, seeds, intervals."""
     from gradlens.reporting.console import comparison_tables

@@ -1,4 +1,4 @@
-"""What a flag is, and the flags that say how and where runs are made. Those of settings are in ``settings.py``, written from ``Config``."""
+"""The type of a flag, and the flags on how and where runs are made. Those of settings are in ``settings.py``, written from ``Config``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Flag(NamedTuple):
     type: Any
     help: str  # with the default, where there is one
     panel: str  # one of PANELS
-    choices: tuple[str, ...] = ()  # the names that are known; of a model and of data others may be given
+    choices: tuple[str, ...] = ()  # the known names; of a model and of data others may be given
     paired: bool = False  # whether there is a --no- form
     synonyms: tuple[str, ...] = ()  # what others call it: suggested when it is typed
 
@@ -53,9 +53,9 @@ RUN_FLAGS = (
         synonyms=("output", "output-dir", "out-dir", "save-dir", "logdir"),
     ),
     Flag("run-name", str, "name of the run directory (default <method>-<data>-<model>-s<seed>-<config>)", "Records", synonyms=("name",)),
-    Flag("resume", bool, "go on with an interrupted run", "Records", synonyms=("continue",)),
-    Flag("overwrite", bool, "start a run anew that exists", "Records", synonyms=("force",)),
-    Flag("quiet", bool, "no progress", "Records", synonyms=("silent",)),
+    Flag("resume", bool, "continue an interrupted run", "Records", synonyms=("continue",)),
+    Flag("overwrite", bool, "replace an existing run", "Records", synonyms=("force",)),
+    Flag("quiet", bool, "no progress display", "Records", synonyms=("silent",)),
 )
 
 REGISTRIES = {  # where the names of each kind stand, in files of the package
@@ -68,6 +68,6 @@ REGISTRIES = {  # where the names of each kind stand, in files of the package
 
 
 def digest(file: str) -> str:
-    """A hash of a file of the package, by which what was written from it is known to be stale; empty where there is none."""
+    """Return a hash of a file of the package, which shows whether what was written from it is stale; empty where there is none."""
     path = PACKAGE / file
     return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()[:12] if path.is_file() else ""

@@ -1,4 +1,4 @@
-"""The command that lists what there is; ``main.py`` takes it in. A thin shell, like it."""
+"""The command that lists methods, models, data sets and quantities; ``main.py`` registers it. A thin shell."""
 
 from __future__ import annotations
 
@@ -18,16 +18,14 @@ listed = typer.Typer()
 @with_flags("threads", "quiet")
 def list_(
     what: Annotated[str, typer.Argument(metavar="methods|models|data|quantities", help="what to list")],
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="only these; of a method everything there is to say")
-    ] = None,
-    long: Annotated[bool, typer.Option("--long", help="methods: measure each one's locking and cost card here and now")] = False,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="only these; of a method all details")] = None,
+    long: Annotated[bool, typer.Option("--long", help="methods: measure each one's locking and cost card on this machine")] = False,
     full: Annotated[bool, typer.Option("--full", help="with --long: three rounds of measuring instead of one")] = False,
     form: TableFormat = "text",
     *,
     given: dict[str, Any],
 ) -> None:
-    """Say what there is: methods (of a NAME its equation, options, paper and locks), models, data sets, quantities."""
+    """List methods (of a NAME its equation, options, paper and locks), models, data sets, quantities."""
     from gradlens.cli.listing import check_long, details, listing, must_be_listed
 
     output = Output(form)

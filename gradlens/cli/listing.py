@@ -1,4 +1,4 @@
-"""The lists of `gradlens list`: a row for each rule, network, data set and quantity, and all there is to say of one of them.
+"""The lists of `gradlens list`: a row for each rule, network, data set and quantity, and all details of one of them.
 
 They are read from ``lists.py``, which is written from the registries; where a registry has changed since, from the registry itself.
 """
@@ -13,15 +13,15 @@ from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.tables import Table
 
 LOCKED = (
-    "locked: fwd = a block runs after the one below it; upd = it is updated after all above it have run; bwd = … and have gone backward"
+    "locked: fwd = block k runs after block k−1; upd = it is updated after all later blocks have run; bwd = … and have gone backward"
     " (inside a chunk or window where a rule has such)"
 )
-MORE = "`gradlens list methods NAME` says the rest of a rule: its equation, options, paper and what a block's update depends on"
+MORE = "`gradlens list methods NAME` prints the rest of a rule: its equation, options, paper and what a block's update depends on"
 OWN_RULE = "FILE.py:Class"
 
 
 def first_sentence(thing: Any) -> str:
-    """The first paragraph of a docstring, on one line."""
+    """Return the first paragraph of a docstring, on one line."""
     return _paragraphs(thing)[0]
 
 
@@ -30,7 +30,7 @@ def _paragraphs(thing: Any) -> list[str]:
 
 
 def _family(rule: type[Any]) -> str:
-    """The folder that a rule lies in, or ``baselines`` where it lies in none."""
+    """Return the folder that a rule lies in, or ``baselines`` where it lies in none."""
     inside = rule.__module__.partition("gradlens.methods.")[2].split(".")
     return inside[0].replace("_", " ") if len(inside) > 1 else "baselines"
 
@@ -47,7 +47,7 @@ def _methods() -> list[tuple[str, ...]]:
 
 
 def method_details() -> dict[str, tuple[tuple[str, str], ...]]:
-    """Of each rule, what `gradlens list methods NAME` says: (what, text), in order."""
+    """Collect for each rule what `gradlens list methods NAME` prints: (what, text), in order."""
     from gradlens.gradients.locks import DEPENDENCIES
     from gradlens.methods import METHODS
 
@@ -67,19 +67,19 @@ def method_details() -> dict[str, tuple[tuple[str, str], ...]]:
 
 
 def _typed(default: Any) -> str:
-    """A default as it is typed; one that is worked out when the rule is made has three dots."""
+    """Return a default as it is typed; one that is worked out when the rule is made has three dots."""
     return "…" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def _choices(field: Any) -> str:
-    """The values an option may have, where they are named in its type."""
+    """Return the values an option may have, where they are named in its type."""
     kinds = [field.annotation, *get_args(field.annotation)]
     named = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
     return f"; {', '.join(map(str, named))}" if named else ""
 
 
 def _settings(values: Mapping[str, Any]) -> str:
-    """Settings as flags."""
+    """Return settings as flags."""
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
 
 
@@ -110,7 +110,7 @@ def _data() -> list[tuple[str, ...]]:
 
 
 def known_quantities() -> list[str]:
-    """The names that `gradlens measure` knows."""
+    """List the names that `gradlens measure` accepts."""
     from gradlens.gradients.alignment import QUANTITIES
     from gradlens.gradients.diagnostics import FEEDBACK, SPARSE
     from gradlens.methods import METHODS
@@ -132,7 +132,7 @@ def _quantities() -> list[tuple[str, ...]]:
         rows.append((kind, f"a kind of rows, each with cosine, angle, norm_ratio …: {ANGLES[kind]}", "in training, sparsely"))
     own = {name: text for rule in METHODS.values() for name, text in rule.method_quantities.items()}
     of = {name: ", ".join(m for m, rule in METHODS.items() if name in rule.method_quantities) for name in own}
-    rows.append(("loss", "the loss a block descends: its head's, or the top's", "in training"))
+    rows.append(("loss", "the loss a block descends: its head's, or the output block's", "in training"))
     return rows + [(name, f"{of[name]}: {text}", "in training") for name, text in own.items()]
 
 
@@ -141,7 +141,7 @@ KINDS = {"methods": "method", "models": "model", "data": "data set", "quantities
 
 
 def _rows(what: str) -> Sequence[tuple[str, ...]]:
-    """The rows of one of LISTS, its heading first; what is written of it is taken where its registry is as it was then."""
+    """Return the rows of one of LISTS, its heading first, from the written list if its registry is unchanged since then."""
     from gradlens.cli.early_checks import is_current
     from gradlens.cli.lists import ROWS  # not by the tool that writes it
 
@@ -151,7 +151,7 @@ def _rows(what: str) -> Sequence[tuple[str, ...]]:
 
 
 def listing(what: str, names: Sequence[str] = (), form: str = "text") -> Table:
-    """One of LISTS as a table, all of it or the rows of some names; methods by family, which programs read in a column of its own.
+    """Make a table of one of LISTS, all of it or the rows of some names; methods by family, which programs read in a column of its own.
 
     Raises:
         InputError: an unknown list or name.
@@ -191,7 +191,7 @@ def must_be_listed(what: str, names: Sequence[str]) -> None:
 
 
 def details(names: Sequence[str]) -> Iterator[Table]:
-    """All there is to say of some rules, a table each.
+    """Tabulate all details of some rules, a table each.
 
     Raises:
         InputError: an unknown name.
@@ -222,4 +222,4 @@ def check_long(what: str) -> None:
 
     """
     if what != "methods":
-        raise InputError(f"--long measures what methods cost; there is nothing longer to say of {what}")
+        raise InputError(f"--long measures what methods cost; it has no effect on {what}")

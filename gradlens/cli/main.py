@@ -1,4 +1,4 @@
-"""The command line: a thin shell. Nothing heavy is imported before a command runs, so that ``--help`` answers at once."""
+"""The command line: a thin shell. Nothing heavy is imported before a command runs, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ BEGIN = """gradlens COMMAND [OPTIONS], for example
 
 
 def _begin() -> int:
-    """What is answered where nothing is typed: a few commands; the exit status."""
+    """Print a few commands, if nothing is typed; return the exit status."""
     say(BEGIN)
     return 2
 
@@ -75,7 +75,7 @@ def _begin() -> int:
 def versions(
     show: Annotated[bool, typer.Option("--version", is_eager=True, callback=_say_versions, help="Print the versions and leave.")] = False,
 ) -> None:
-    """What stands before a command."""
+    """Handle the options before a command."""
 
 
 # -------------------------------------------------------------------------------------------------------------- main
@@ -84,7 +84,7 @@ NEAR = 0.6  # how like an option must be to what was typed, letter by letter, to
 
 
 def _sentence(error: Any) -> str:
-    """A usage error of the command line as one sentence; an unknown flag gets the nearest known ones."""
+    """Write a usage error of the command line as one sentence; an unknown flag gets the nearest known ones."""
     message = str(error.format_message()).replace("\n", " ").rstrip(".")
     name, ctx = getattr(error, "option_name", None), getattr(error, "ctx", None)
     if name and ctx and "No such option" in message:
@@ -95,21 +95,25 @@ def _sentence(error: Any) -> str:
     return message[:1].lower() + message[1:]
 
 
-RESUMED = ("train", "compare-gradients", "memorize")  # commands that take --resume; the others store what is done and go on by themselves
+RESUMED = (
+    "train",
+    "compare-gradients",
+    "memorize",
+)  # commands that take --resume; the others store what is done and continue by themselves
 
 
 def _again() -> str:
-    """The command line that goes on with what this one began."""
+    """Return the command line that continues what this one began."""
     words = [a for a in sys.argv[1:] if a not in ("--resume", "--overwrite")]
     return shell_command("gradlens", *words, *(["--resume"] if words[:1] and words[0] in RESUMED else []))
 
 
 def _stopped_at_once() -> str:
-    """What to do after Ctrl-C; a training that it meets once its run is begun is a ``Stopped`` instead."""
+    """Return what to do after Ctrl-C; a training that it meets once its run is begun is a ``Stopped`` instead."""
     if sys.argv[1:2] == ["train"]:
         return f"stopped while nothing was in training; `{shell_command('gradlens', *sys.argv[1:])}` starts again"
     kept = "from the last checkpoint of a run" if sys.argv[1:] and sys.argv[1] in RESUMED else "with what is not stored yet"
-    return f"stopped at once; `{_again()}` goes on {kept}"
+    return f"stopped at once; `{_again()}` continues {kept}"
 
 
 def main() -> None:
@@ -123,7 +127,7 @@ def main() -> None:
             status = (app(standalone_mode=False) or 0) if sys.argv[1:] else _begin()
     except (KeyboardInterrupt, typer.Abort):
         status = 130
-    except Exception as error:  # noqa: BLE001 - said to the user, or raised again
+    except Exception as error:  # noqa: BLE001 - reported to the user, or raised again
         status = _report(error) if _speaks() else _status(error)
         _end(status)
     if status == 130 and _speaks():
@@ -132,7 +136,7 @@ def main() -> None:
 
 
 def _speaks() -> bool:
-    """Whether this process may say what is wrong: of several ranks one does."""
+    """Return whether this process reports errors: only one of several ranks does."""
     process_group = sys.modules.get("gradlens.runtime.process_group")
     return process_group is None or process_group.current_process_group().claim_error_report()
 
@@ -148,7 +152,7 @@ def _end(status: int) -> NoReturn:
 
 
 def _status(error: Exception) -> int:
-    """The exit status of an error: 2 for input that cannot be used, a stopped run's own, 1 for a bug."""
+    """Return the exit status of an error: 2 for input that cannot be used, a stopped run's own, 1 for a bug."""
     from gradlens.runtime.errors import Stopped
 
     if isinstance(error, Stopped):
@@ -157,7 +161,7 @@ def _status(error: Exception) -> int:
 
 
 def _report(error: Exception) -> int:
-    """Print an error for a person; anything that is not one of ours is a bug and keeps its traceback."""
+    """Print an error in one line; an exception that is not one of gradlens's is a bug and keeps its traceback."""
 
     if isinstance(error, InputError):
         say(f"{error.trace}gradlens: {one_line(str(error))}", aside=True)
@@ -168,7 +172,7 @@ def _report(error: Exception) -> int:
     from gradlens.runtime.errors import INTERRUPTED, Stopped
 
     if isinstance(error, Stopped):
-        again = f"; `{_again()}` goes on" if error.status == INTERRUPTED else ""
+        again = f"; `{_again()}` continues" if error.status == INTERRUPTED else ""
         say(f"gradlens: {one_line(str(error))}{again}", aside=True)
         return error.status
     user_code = sys.modules.get("gradlens.runtime.user_code")

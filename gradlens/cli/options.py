@@ -26,7 +26,7 @@ def _option(flag: Flag) -> Any:
 
 
 def _reading_shown(quiet: bool) -> AbstractContextManager[None]:
-    """Images that a command reads are counted on stderr, unless it is to be quiet."""
+    """Count the images that a command reads on stderr, unless it is to be quiet."""
     from gradlens.runtime.progress import Reading, no_progress, shows_reading
 
     return shows_reading(no_progress if quiet else Reading())
@@ -58,7 +58,7 @@ def with_flags(
         def run(**arguments: Any) -> None:
             given = {p.name: arguments.pop(p.name) for p in shared}
             given = {k: v for k, v in given.items() if v is not None and v != []}
-            if not is_launched():  # several ranks first meet, so that one of them speaks
+            if not is_launched():  # several ranks first synchronise, so that only one reports
                 typed = arguments.get(rules) if rules else None
                 check_given([typed] if isinstance(typed, str) else typed or (), given, or_runs=or_runs, needed=needed)
             with _reading_shown(bool(given.get("quiet"))):
@@ -76,15 +76,15 @@ def with_flags(
 
 
 def default_help(command: str) -> str:
-    """The help of an argument that may be left out: the rules that a command then takes."""
+    """Return the help of an argument that may be left out: the rules that a command then takes."""
     return f"default: {' '.join(DEFAULT_RULES.get(command, ()))}"
 
 
 def data_given() -> Any:
-    """The option of commands that read runs' images again: where these lie now."""
+    """Return the option of commands that read runs' images again: where these lie now."""
     return typer.Option(
         "--data",
         callback=only_place,
         rich_help_panel="Data",
-        help="where the runs' images lie now, if not where they were: a folder, an .npz file, FILE.py:build",
+        help="where the runs' images are now, if they were moved: a folder, an .npz file, FILE.py:build",
     )

@@ -1,4 +1,4 @@
-"""What a command prints: its tables in the format that was asked for, and notices, which leave stdout where that is not text."""
+"""Output of a command: its tables in the requested format, and notices, which go to stderr where stdout is not text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FIGURE_FORMATS = ("png", "svg", "pdf")
 
 
 def one_of_formats(value: str) -> str:
-    """One of FORMATS, also by its other names.
+    """Return one of FORMATS, also by its other names.
 
     Raises:
         InputError: none of them.
@@ -24,12 +24,12 @@ def one_of_formats(value: str) -> str:
     """
     found = SYNONYMS.get(value.lower(), value.lower())
     if found not in FORMATS:
-        raise InputError(f"--format {value}: wanted {', '.join(FORMATS)}")
+        raise InputError(f"--format {value}: expected one of {', '.join(FORMATS)}")
     return found
 
 
 def figure_formats(typed: Sequence[str] | None) -> tuple[str, ...]:
-    """Formats of figures as they were typed, several with commas between them; png where nothing was.
+    """Return formats of figures as they were typed, several with commas between them; png where nothing was.
 
     Raises:
         InputError: one that figures are not written in.
@@ -38,7 +38,7 @@ def figure_formats(typed: Sequence[str] | None) -> tuple[str, ...]:
     names = [word.lower() for word in words_of(typed)]
     for name in names:
         if name not in FIGURE_FORMATS:
-            raise InputError(f"no figure is written as {name!r}: wanted {', '.join(FIGURE_FORMATS)}")
+            raise InputError(f"no figure is written as {name!r}: expected one of {', '.join(FIGURE_FORMATS)}")
     return tuple(dict.fromkeys(names)) or ("png",)
 
 
@@ -53,7 +53,7 @@ FigureFormat = Annotated[
 
 
 class Drawing(NamedTuple):
-    """How a command's figures are drawn."""
+    """Options of a command's figures."""
 
     formats: Sequence[str] = ("png",)
     width: float | None = None  # inches; None: each figure's own
@@ -61,7 +61,7 @@ class Drawing(NamedTuple):
 
 
 def words_of(typed: Sequence[str] | None) -> tuple[str, ...]:
-    """What was typed for an option that may be repeated, several words with commas between them."""
+    """Return what was typed for an option that may be repeated, several words with commas between them."""
     return tuple(word for text in typed or () for word in text.replace(",", " ").split())
 
 
@@ -85,6 +85,6 @@ class Output:
         write_out(written(list(tables), self.form))
 
     def notice(self, text: str) -> None:
-        """Say what is no table."""
+        """Print a notice, which is no table."""
         if text:
             say(text, aside=self.form != "text")

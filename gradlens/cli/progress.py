@@ -1,4 +1,4 @@
-"""What a person sees while runs train: a live line on a terminal, plain lines every few seconds elsewhere. All on stderr."""
+"""Progress display: a live line on a terminal, plain lines every few seconds elsewhere. All on stderr."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from gradlens.runtime.terminal import rich_console
 
 PLAIN_SECONDS = 15.0  # between lines where there is no terminal
-LONG, FIRST = 30.0, 4.0  # seconds: what takes longer says how long, once it has been under way for some
+LONG, FIRST = 30.0, 4.0  # seconds: work that takes longer shows an estimate, after the first seconds
 
 
 class Display:
@@ -47,18 +47,18 @@ class Display:
             self.live.stop()
 
     def watch(self, label: str, epochs: int) -> _Line:
-        """The display of the next run."""
+        """Return the display of the next run."""
         self.started += 1
         prefix = f"[{self.started}/{self.runs}] " if self.runs > 1 else ""
         return _Line(self, prefix + label, epochs)
 
     def count(self, label: str) -> _Count:
-        """A display for work that is counted: called with (done, total, what comes next)."""
+        """Return a display for work that is counted: called with (done, total, what comes next)."""
         return _Count(self, label)
 
 
 class _Count:
-    """One line for work that is counted; what will take long is said as soon as a first part of it has shown how long a part takes."""
+    """Show one line for counted work; a long duration is estimated as soon as the first part is done."""
 
     def __init__(self, display: Display, label: str) -> None:
         self.display, self.label = display, label
@@ -93,7 +93,7 @@ class _Count:
 
 
 def _answer(numbers: dict[str, Any]) -> str:
-    """An accuracy, or the loss of rules that give no answers."""
+    """Format an accuracy, or the loss of rules that make no predictions."""
     return f"{numbers['accuracy']:.1%}" if math.isfinite(numbers["accuracy"]) else f"loss {numbers['loss']:.4f}"
 
 
@@ -129,7 +129,9 @@ class _Line:
 
     def _step(self, n: dict[str, Any]) -> None:
         accuracy = f"  acc {n['accuracy']:.1%}" if math.isfinite(n["accuracy"]) else ""
-        loss = f"  loss {n['loss']:.4f}" if math.isfinite(n["loss"]) else ""  # of blocks on several ranks it is known when they meet
+        loss = (
+            f"  loss {n['loss']:.4f}" if math.isfinite(n["loss"]) else ""
+        )  # of blocks on several ranks it is known only when they synchronise
         rate = f"  {n['images_per_s']:,.0f} img/s" if n["images_per_s"] else ""
         text = f"epoch {n['epoch']}/{self.epochs}{loss}{accuracy}{rate}"
         if self.display.live and self.task is not None:
@@ -144,7 +146,7 @@ class _Line:
             self._say(f"{text}  step {n['step']}/{n['total']}  about {left:,.0f} s left")
 
     def _say(self, text: str) -> None:
-        """A line of its own where there is no live display."""
+        """Print a line where there is no live display."""
         if not self.display.live:
             self.printed = time.monotonic()
             print(f"{self.label}: {text}", file=self.display.console.file, flush=True)

@@ -1,4 +1,4 @@
-"""What commands that read runs share: the argument, where what they draw goes, and what they say of several runs."""
+"""Shared by commands that read runs: the argument, the folder of figures, and the notices on several runs."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ _home: ContextVar[Comparison | None] = ContextVar("home", default=None)  # what 
 
 
 def command_typed() -> str:
-    """The command line of this process, to be pasted."""
+    """Return the command line of this process, to be pasted."""
     return shell_command("gradlens", *sys.argv[1:])
 
 
 def say_aside(text: str) -> None:
-    """A sentence on what was read, on stderr."""
+    """Print a notice on what was read, on stderr."""
     say(f"gradlens: {text}", aside=True)
 
 
 def say_reused(run: Run) -> None:
-    """A run that was finished is not trained again."""
+    """Report that a finished run is not trained again."""
     say_aside(f"{run.config.method}{f' seed {run.config.seed}' * bool(run.config.seed)}: finished, read from {run.path}")
 
 
 def _runs_meant(paths: list[Path]) -> list[Path]:
-    """The run directories that typed paths stand for: :func:`gradlens.training.comparison.runs_of`."""
+    """Return the run directories that typed paths stand for: :func:`gradlens.training.comparison.runs_of`."""
     runs = runs_of(paths, say_aside)
     _home.set(home_of(paths))
     return runs
 
 
 def runs_given(help_: str) -> Any:
-    """The argument of commands that read runs: they get run directories, whatever stands for these was typed."""
-    # a callback without annotations: typer asks whether `list[Path]` is a class of its own, which Python 3.10 answers with a TypeError
+    """Return the argument of commands that read runs: they get run directories, whatever stands for these was typed."""
+    # a callback without annotations: typer tests whether `list[Path]` is a class, which raises a TypeError in Python 3.10
     return typer.Argument(metavar="RUN_OR_COMPARISON...", callback=lambda paths: _runs_meant(paths), help=help_)
 
 
 def home() -> Comparison | None:
-    """The one comparison, study or folder of runs that was named on the command line."""
+    """Return the one comparison, study or folder of runs that was named on the command line."""
     return _home.get()
 
 
 def figure_folder(runs: Sequence[Run], out: Path | None, overwrite: bool) -> Path:
-    """Where the figures of runs go, which is free for them.
+    """Return where the figures of runs go, which is free for them.
 
     Raises:
         InputError: it holds something else.

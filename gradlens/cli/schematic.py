@@ -1,4 +1,4 @@
-"""The command that draws what rules send where; ``main.py`` takes it in. A thin shell, like it."""
+"""The command that draws schematics of rules; ``main.py`` registers it. A thin shell."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Theme(str, Enum):
 @with_flags("set", "quiet", rules="methods")
 def draw(
     methods: Annotated[list[str], typer.Argument(metavar="METHOD...", help="rules, or FILE.py:Class, one panel each")],
-    depth: Annotated[int, typer.Option("--depth", min=1, max=4, help="blocks of the network that is drawn, below its top")] = 3,
+    depth: Annotated[int, typer.Option("--depth", min=1, max=4, help="blocks of the network that is drawn, below its output block")] = 3,
     columns: Annotated[int, typer.Option("--columns", min=1, max=8, help="panels in a row")] = 4,
     theme: Annotated[Theme, typer.Option("--theme", help="colours for a light or a dark page")] = Theme.light,
     out: Annotated[Path, typer.Option("--out", help="folder of the figure")] = Path("figures"),

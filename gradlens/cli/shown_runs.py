@@ -1,4 +1,4 @@
-"""How commands show several runs: the table with what must be known of it, the figures, and where a comparison lies."""
+"""Output of commands for several runs: the table with its notices, the figures, and the path of a comparison."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def print_runs(runs: Sequence[Run], output: Output, rates: bool = False, said: Sequence[str] = ()) -> None:
-    """Print the comparison of finished runs, and below it what must be known of it: other settings, unfinished runs.
+    """Print the comparison of finished runs, and below it the notices: other settings, unfinished runs.
 
     Args:
         runs: several methods, several seeds each.
@@ -37,12 +37,12 @@ def print_runs(runs: Sequence[Run], output: Output, rates: bool = False, said: S
 
 
 def write_figures(runs: Sequence[Run], out: Path, output: Output, drawing: Drawing, *, learned: bool = False) -> list[Path]:
-    """Draw what runs hold into a folder, of several experiments each into a folder of its own in it, and say which files to open.
+    """Draw what runs hold into a folder, of several experiments each into a folder of its own in it, and print which files to open.
 
     Args:
         runs: several methods, several seeds each; unfinished ones are drawn only where no run is finished.
         out: the folder.
-        output: where it is said.
+        output: prints them.
         drawing: formats, width and layers.
         learned: draw what analyses have stored in the runs too, and list unfinished runs.
 
@@ -79,7 +79,7 @@ def write_figures(runs: Sequence[Run], out: Path, output: Output, drawing: Drawi
 
 
 def show_comparison(made: ComparedRuns, draws: Path, output: Output, drawing: Drawing) -> None:
-    """Print the table of a comparison, draw its figures, and say where everything lies and what to type next."""
+    """Print the table of a comparison, draw its figures, and print all paths and the next commands."""
     folder, outside = made.comparison.path, [run for run in made.runs if not run.path.is_relative_to(made.comparison.path)]
     print_runs(made.runs, output, bool(made.comparison.learning_rates), made.said)
     figures = write_figures(made.runs, draws, output, drawing)

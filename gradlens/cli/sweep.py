@@ -1,4 +1,4 @@
-"""The command that runs a study; ``main.py`` takes it in. A thin shell, like it."""
+"""The command that runs a study; ``main.py`` registers it. A thin shell."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sweep(
     out: Annotated[Path, typer.Option("--out", help="folder of the run directories and of the study's tables")],
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="runs at a time, in processes [cores / threads]")] = None,
     address: Annotated[str | None, typer.Option("--address", help="a Ray cluster: auto, HOST:PORT, or local (extra `ray`)")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress display")] = False,
     figure_format: FigureFormat = None,
     form: TableFormat = "text",
 ) -> None:

@@ -1,4 +1,4 @@
-"""The command that shows locking; ``main.py`` takes it in. A thin shell, like it."""
+"""The command that simulates and draws pipeline timelines; ``main.py`` registers it. A thin shell."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ seen = typer.Typer()
 @with_flags(*OF_AN_UPDATE, rules="methods")
 def timeline(
     methods: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help=default_help("timeline"))] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="of the table and the picture; the curves go from 1 to 64")] = 3,
-    batches: Annotated[int, typer.Option("--batches", min=1, help="simulated, filling and emptying included")] = 32,
-    micro_batches: Annotated[int, typer.Option("--micro-batches", min=1, help="of a batch, in backprop's pipelines")] = 4,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, max=64, help="workers in the table and the timeline; the curves have 1 to 64")
+    ] = 3,
+    batches: Annotated[int, typer.Option("--batches", min=1, help="simulated batches, with filling and draining of the pipeline")] = 32,
+    micro_batches: Annotated[int, typer.Option("--micro-batches", min=1, help="micro-batches of a batch in backprop's pipelines")] = 4,
     link: Annotated[float, typer.Option("--link", help="GB/s between two workers; the default is 10 Gbit Ethernet")] = 1.25,
-    latency: Annotated[float, typer.Option("--latency", min=0, help="us of one message")] = 50.0,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="of measuring; the least of each cost is taken")] = 3,
+    latency: Annotated[float, typer.Option("--latency", min=0, help="latency of one message in us")] = 50.0,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="rounds of measuring; the least of each cost is used")] = 3,
     out: Annotated[Path, typer.Option("--out", help="folder of the figures")] = Path("figures"),
     form: TableFormat = "text",
     figure_format: FigureFormat = None,
     *,
     given: dict[str, Any],
 ) -> None:
-    """Measure what each block costs and simulate the rules on several workers: who waits for whom, speed-up, memory."""
+    """Measure the cost of each block and simulate the rules on several workers: waiting times, speed-up, memory."""
     from gradlens.cli.progress import Display
     from gradlens.methods import DEFAULT_SIMULATION
     from gradlens.reporting import timeline as timeline_pictures

@@ -1,4 +1,4 @@
-"""The commands that train, compare and measure; ``main.py`` takes them in. A thin shell, like it."""
+"""The commands that train, compare and measure; ``main.py`` registers them. A thin shell."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def train(
 
 
 def _train_together(method: str | None, given: dict[str, Any], context: RunContext, quiet: bool, output: Output) -> None:
-    """This process's part in a run that torchrun has started on several ranks."""
+    """Train this process's part in a run that torchrun has started on several ranks."""
     from dataclasses import replace
 
     from gradlens.cli.progress import Display
@@ -217,7 +217,7 @@ def figures(
 @with_flags("set", "quiet", rules="method")
 def check(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="FILE.py:Class, a rule of your own, or a shipped one")],
-    verbose: Annotated[bool, typer.Option("--verbose", help="say of each check what it wants, and why it was not asked")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="for each check, what it requires, and why it was skipped")] = False,
     *,
     given: dict[str, Any],
 ) -> None:
@@ -247,7 +247,7 @@ def check(
 def show(run_dirs: Annotated[list[Path], runs_given("a run directory, or a comparison folder")], form: TableFormat = "text") -> None:
     """Print how far a run came, its settings, and its gradients' final distance from the truth; of several runs the table.
 
-    With --format json all that is known of a run.
+    With --format json all facts of a run.
     """
     import json
 

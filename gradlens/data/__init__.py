@@ -1,1 +1,1 @@
-"""Data sets as uint8 tensors, and what happens to an image before a network sees it. Imports ``runtime``."""
+"""Data sets as uint8 tensors, and the transforms of images to a network's input. Imports ``runtime``."""

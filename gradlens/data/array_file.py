@@ -1,4 +1,4 @@
-"""Read and write a data set as one ``.npz`` file of uint8 arrays: what was decoded once is not decoded again."""
+"""Read and write a data set as one ``.npz`` file of uint8 arrays, so that images are decoded only once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTLE = "add an array layout='NCHW' or layout='NHWC' to the file"
 
 
 def _images(array: Any, layout: str | None, what: str) -> Tensor:
-    """[N, C, H, W] uint8 from [N, H, W], [N, H, W, C] or [N, C, H, W]; C is 1 or 3."""
+    """Convert [N, H, W], [N, H, W, C] or [N, C, H, W] to uint8 [N, C, H, W]; C is 1 or 3."""
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or not array.size:
         raise InputError(f"{what} must be uint8 images [N, H, W, C], [N, C, H, W] or [N, H, W], got {array.dtype} {list(array.shape)}")
     if array.ndim == 3:
@@ -36,7 +36,7 @@ def _images(array: Any, layout: str | None, what: str) -> Tensor:
 
 
 def _layout(file: Any, path: Path) -> str | None:
-    """What the file says of its dimensions."""
+    """Return the file's ``layout``, if it has one."""
     layout = str(file["layout"]) if "layout" in file else None
     if layout not in (None, *LAYOUTS):
         raise InputError(f"{path}: layout is {layout!r}; wanted NCHW or NHWC")
@@ -44,7 +44,7 @@ def _layout(file: Any, path: Path) -> str | None:
 
 
 def _labels(array: Any, images: int, what: str) -> Tensor:
-    """[N] int64, one for each image; -1 where the label is not known."""
+    """Convert labels to int64 [N], one for each image; -1 if unknown."""
     if array.dtype.kind not in "iu" or array.shape != (images,):
         raise InputError(f"{what} must be {images} whole numbers, one for each image, got {array.dtype} {list(array.shape)}")
     if len(array) and int(array.min()) < -1:
@@ -57,11 +57,11 @@ def _no_array_file(path: Path) -> InputError:
 
 
 def read_array_file(path: Path) -> Source:
-    """Read ``train_images``, ``train_labels``, ``test_images``, ``test_labels`` and, where present, ``classes`` (names).
+    """Read ``train_images``, ``train_labels``, ``test_images``, ``test_labels`` and, if present, ``classes`` (names).
 
     Args:
-        path: an ``.npz`` file. Images are uint8 [N, H, W, C], [N, C, H, W] or [N, H, W]; labels are whole numbers from 0. Where
-            both orders are possible, as in [N, 3, 8, 3], ``layout`` says which one is meant: ``NCHW`` or ``NHWC``.
+        path: an ``.npz`` file. Images are uint8 [N, H, W, C], [N, C, H, W] or [N, H, W]; labels are whole numbers from 0. If
+            both orders are possible, as in [N, 3, 8, 3], ``layout`` must be ``NCHW`` or ``NHWC``.
 
     Raises:
         InputError: no such arrays, other types or shapes, or a file that is no ``.npz``; nothing in it is executed.
@@ -84,7 +84,7 @@ def read_array_file(path: Path) -> Source:
         if error.errno:
             raise unreadable(path, error) from error
         raise _no_array_file(path) from error
-    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:  # numpy's own advice would be to load it unsafely
+    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:  # numpy's own message suggests unsafe loading
         raise _no_array_file(path) from error
     halves = []
     for half in ("train", "test"):
@@ -101,7 +101,7 @@ def read_array_file(path: Path) -> Source:
 
 
 def write_array_file(path: Path, source: Source, **extra: str) -> None:
-    """Write a data set for :func:`read_array_file`, under a temporary name first; ``extra`` strings are stored beside it."""
+    """Write a data set for :func:`read_array_file`, under a temporary name first; ``extra`` strings are stored with it."""
     train, test, classes = source
     halves = zip(KEYS, (train.images, train.labels, test.images, test.labels), strict=True)
     arrays: dict[str, Any] = {key: tensor.numpy() for key, tensor in halves}

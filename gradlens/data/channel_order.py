@@ -1,4 +1,4 @@
-"""Which of images' four dimensions holds the channels, told from their shape, or asked for."""
+"""Infer from the shape of images which of the four dimensions is the channels, or request it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from gradlens.runtime.errors import InputError
 
 LAYOUTS = ("NCHW", "NHWC")
 COLOUR = 3
-LAST = (1, 2, 3, 4)  # numbers of channels with which pictures have them last: grey or colour, with or without transparency
+LAST = (1, 2, 3, 4)  # possible numbers of channels in the last place: grey or colour, with or without transparency
 
 
 def channel_order(shape: Sequence[int], what: str, settle: str, numbers: Sequence[int] | None = None) -> str:
-    """NCHW or NHWC, from the shape of images [N, C, H, W] or [N, H, W, C].
+    """Infer NCHW or NHWC from the shape of images [N, C, H, W] or [N, H, W, C].
 
-    An order is possible where its number of channels is. Three in the last place and more than four in the second are colours.
+    An order is possible if its number of channels is. A 3 in the last place with more than four in the second means channels last.
 
     Args:
-        shape: of the images, four sizes.
-        what: the images' name in a refusal.
-        settle: what to do where both orders are possible.
-        numbers: how many channels there may be; None: any number, of which pictures with the channels last have four at most.
+        shape: the four sizes of the images.
+        what: name of the images, for messages.
+        settle: advice for the error if both orders are possible.
+        numbers: allowed numbers of channels; None: any, but at most four if the channels are last.
 
     Raises:
         InputError: both orders are possible, or none.

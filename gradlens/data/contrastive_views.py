@@ -1,4 +1,4 @@
-"""Augmented views of images for contrastive rules: batched on the device, all draws keyed by (seed, step), made for the whole batch.
+"""Make augmented views of images for contrastive rules: batched on the device, draws keyed by (seed, step), for the global batch.
 
 Crop-resize and flip are one bilinear resampling. Brightness, contrast, saturation, hue and grey are each linear in an image's colours
 (hue: a rotation of the chroma plane of YIQ), so that together they are one 3×3 matrix and an offset an image: they cost one small
@@ -17,46 +17,46 @@ from torch import Tensor
 from gradlens.runtime.batch_shard import draw_sharded
 from gradlens.runtime.rng import generator
 
-GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, what torchvision and PIL take
+GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as in torchvision and PIL
 TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
 class ViewOptions(BaseModel, frozen=True, extra="forbid"):
-    """How views are made; the defaults are SimCLR's for CIFAR-10 (Chen et al. 2020, appendix B.9)."""
+    """Options of views; the defaults are SimCLR's for CIFAR-10 (Chen et al. 2020, arXiv 2002.05709, appendix B.9)."""
 
     crop: bool = Field(True, description="random crop of area min_area to 1 and aspect 3/4 to 4/3, resized to the image")
     min_area: float = Field(0.08, gt=0, le=1, description="smallest share of the image that a crop covers")
-    flip: bool = Field(True, description="left-right flip of every second view")
-    jitter: float = Field(0.5, ge=0, le=1.25, description="strength of the colour jitter, given to 8 of 10 views; 0: none")
-    grey: float = Field(0.2, ge=0, le=1, description="share of the views without colour")
+    flip: bool = Field(True, description="left-right flip with probability 1/2")
+    jitter: float = Field(0.5, ge=0, le=1.25, description="strength of the colour jitter, applied to 8 of 10 views; 0: none")
+    grey: float = Field(0.2, ge=0, le=1, description="share of the views converted to grey")
     blur: float = Field(0.0, ge=0, le=1, description="share of the views that are blurred, sigma 0.1 to 2")
 
 
 class Draws:
-    """Random numbers of one batch of views, drawn on the CPU for the global batch and brought to the images' device."""
+    """Random numbers of one batch of views, drawn on the CPU for the global batch and copied to the images' device."""
 
     def __init__(self, n: int, device: torch.device, rng: torch.Generator) -> None:
         self.n, self.device, self.rng = n, device, rng
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """[n] from low to high."""
+        """Draw [n] uniform numbers from low to high."""
         u = draw_sharded(self.n, lambda n: torch.rand(n, generator=self.rng))
         return (low + (high - low) * u).to(self.device, non_blocking=True)
 
     def chance(self, p: float) -> Tensor:
-        """[n] bool, true with probability p."""
+        """Draw [n] bool, true with probability p."""
         return self.uniform() < p
 
     def order(self, k: int) -> list[int]:
-        """A random order of k things, one for the batch."""
+        """Draw a random order of k operations, one for the batch."""
         return [int(i) for i in torch.randperm(k, generator=self.rng)]
 
 
 def windows(n: int, options: ViewOptions, draw: Draws, size: tuple[int, int]) -> Tensor:
-    """Affine maps [n, 2, 3] from a view's pixels to its window of the image, in ``affine_grid``'s coordinates of -1 … 1.
+    """Draw affine maps [n, 2, 3] from a view's pixels to its window of the image, in ``affine_grid``'s coordinates of -1 … 1.
 
-    A window covers a share a ~ U[min_area, 1] of the image at an aspect ratio exp U[log 3/4, log 4/3]; one that would be larger than
-    the image in a direction is as large as it there (torchvision draws again instead). Flipped views have their columns reversed.
+    A window covers a share a ~ U[min_area, 1] of the image at an aspect ratio exp U[log 3/4, log 4/3]; a side longer than the image's
+    is clamped to it (torchvision draws again instead). Flipped views have their columns reversed.
     """
     h, w = torch.ones(n, device=draw.device), torch.ones(n, device=draw.device)
     if options.crop:
@@ -64,19 +64,19 @@ def windows(n: int, options: ViewOptions, draw: Draws, size: tuple[int, int]) ->
         ratio = draw.uniform(math.log(3 / 4), math.log(4 / 3)).exp()
         h = ((area / ratio).sqrt() / size[0]).clamp(max=1)
         w = ((area * ratio).sqrt() / size[1]).clamp(max=1)
-    y, x = (draw.uniform(-1, 1) * (1 - side) for side in (h, w))  # the window's middle
+    y, x = (draw.uniform(-1, 1) * (1 - side) for side in (h, w))  # the window's centre
     sign = torch.where(draw.chance(0.5), -1.0, 1.0) if options.flip else torch.ones(n, device=draw.device)
     none = torch.zeros(n, device=draw.device)
     return torch.stack([torch.stack([w * sign, none, x], 1), torch.stack([none, h, y], 1)], 1)
 
 
 def _middles(n: int, device: torch.device) -> Tensor:
-    """The middles of n pixels along -1 … 1."""
+    """Return the centres of n pixels along -1 … 1."""
     return (2 * torch.arange(n, device=device) + 1) / n - 1
 
 
 def hue_rotation(turn: Tensor) -> Tensor:
-    """Rotations of the chroma plane of YIQ by ``turn`` [n] of a full turn, as matrices [n, 3, 3] on RGB; greys stay as they are."""
+    """Make rotations of the chroma plane of YIQ by ``turn`` [n] of a full turn, as matrices [n, 3, 3] on RGB; greys do not change."""
     to = torch.tensor(TO_YIQ, dtype=torch.float64)
     back = torch.linalg.inv(to).to(turn.device, turn.dtype)
     cos, sin = (2 * math.pi * turn).cos(), (2 * math.pi * turn).sin()
@@ -87,10 +87,10 @@ def hue_rotation(turn: Tensor) -> Tensor:
 
 
 def colours(n: int, options: ViewOptions, draw: Draws) -> tuple[Tensor, Tensor]:
-    """The colour change of each view: colour v [3] -> A v + B mu, with mu the view's own mean colour before it.
+    """Draw the colour change of each view: colour v [3] -> A v + B mu, with mu the view's own mean colour before it.
 
     Jittered views (8 of 10) are changed in brightness, contrast (against their mean grey) and saturation by factors of 1 ± 0.8 s and in
-    hue by ± 0.2 s of a turn, in an order drawn for the batch; then ``grey`` of the views lose their colour.
+    hue by ± 0.2 s of a turn, in an order drawn for the batch; then a share ``grey`` of the views is converted to grey.
 
     Returns:
         A and B, [n, 3, 3] each.
@@ -107,7 +107,7 @@ def colours(n: int, options: ViewOptions, draw: Draws) -> tuple[Tensor, Tensor]:
         for which in draw.order(4):
             if which == 0:
                 a, b = bright[:, None, None] * a, bright[:, None, None] * b
-            elif which == 1:  # the mean colour is (A + B) mu by now
+            elif which == 1:  # the mean colour is now (A + B) mu
                 towards = (1 - contrast)[:, None, None] * (luma @ (a + b))[:, None, :]
                 a, b = contrast[:, None, None] * a, contrast[:, None, None] * b + towards
             else:
@@ -120,7 +120,7 @@ def colours(n: int, options: ViewOptions, draw: Draws) -> tuple[Tensor, Tensor]:
 
 
 def blurred(images: Tensor, share: float, draw: Draws) -> Tensor:
-    """A share of the images [n, C, H, W] convolved with Gaussians of sigma U[0.1, 2], kernel H // 10, odd, 3 at least."""
+    """Convolve a share of the images [n, C, H, W] with Gaussians of sigma U[0.1, 2], kernel H // 10, odd, 3 at least."""
     n, c, h, _ = images.shape
     half = max(1, h // 20)
     sigma = torch.where(draw.chance(share), draw.uniform(0.1, 2.0), 1e-3)
@@ -132,14 +132,14 @@ def blurred(images: Tensor, share: float, draw: Draws) -> Tensor:
 
 
 def views(images: Tensor, options: ViewOptions, seed: int, step: int, of_each: int = 2) -> Tensor:
-    """Random views of each image, in the batch's order.
+    """Make random views of each image, in the batch's order.
 
     Args:
         images: [N, C, H, W] of 0 … 255, uint8 or float; C is 1 or 3.
-        options: how views are made.
+        options: options of the views.
         seed: the run's seed.
-        step: the update the batch is for.
-        of_each: views of an image.
+        step: the update of the batch.
+        of_each: number of views per image.
 
     Returns:
         [N of_each, C, H, W] float32 of 0 … 255: the views of an image are neighbours.
@@ -151,7 +151,7 @@ def views(images: Tensor, options: ViewOptions, seed: int, step: int, of_each: i
     out = images.float().repeat_interleave(of_each, 0).contiguous()
     if options.crop or options.flip:
         at = windows(n, options, draw, (h, w))
-        columns = at[:, 0, 0, None] * _middles(w, at.device) + at[:, 0, 2, None]  # [n, W]: the maps do not turn, so a row has one y
+        columns = at[:, 0, 0, None] * _middles(w, at.device) + at[:, 0, 2, None]  # [n, W]: the maps do not rotate, so a row has one y
         rows = at[:, 1, 1, None] * _middles(h, at.device) + at[:, 1, 2, None]
         grid = torch.stack([columns[:, None, :].expand(n, h, w), rows[:, :, None].expand(n, h, w)], 3)
         out = F.grid_sample(out, grid, padding_mode="border", align_corners=False)

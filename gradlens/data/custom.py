@@ -1,4 +1,4 @@
-"""Data sets from a user's own file."""
+"""Load data sets from a user's own file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gradlens.data.split import Source, Split
 from gradlens.runtime.errors import InputError, kind_of
 from gradlens.runtime.user_code import blamed, file_and_name, function_in
 
-SETTLE = "return a gradlens.Split, whose images are [N, C, H, W]; images.permute(0, 3, 1, 2) makes that of [N, H, W, C]"
+SETTLE = "return a gradlens.Split, whose images are [N, C, H, W]; images.permute(0, 3, 1, 2) converts [N, H, W, C]"
 
 
 def _split(half: str, given: Any, where: str) -> Split:
-    """One half of a user's data set, checked."""
+    """Check one half of a user's data set and convert it."""
     images, labels = (given.images, given.labels) if isinstance(given, Split) else _pair(half, given, where)
     x, y = (_tensor(t, f"{where}: {what} of the {half} half") for t, what in ((images, "images"), (labels, "labels")))
     if x.dtype != torch.uint8:
@@ -55,13 +55,13 @@ def _dtype(x: Tensor) -> str:
 
 
 def data_set(text: str) -> Source:
-    """A user's data set: ``build()`` of a file returns ((images, labels), (images, labels), class names), training and test.
+    """Load a user's data set: ``build()`` of a file returns ((images, labels), (images, labels), class names), training and test.
 
-    Images are uint8 [N, C, H, W] or [N, H, W, 3], labels [N] 0 … C−1 (−1 in the training half: not known); a half may be a ``Split``,
-    whose images are [N, C, H, W]. Of others the order is told as :func:`gradlens.data.channel_order.channel_order` says.
+    Images are uint8 [N, C, H, W] or [N, H, W, 3], labels [N] 0 … C−1 (−1 in the training half: unknown); a half may be a ``Split``,
+    whose images are [N, C, H, W]. For others :func:`gradlens.data.channel_order.channel_order` infers the order.
 
     Raises:
-        InputError: it cannot be imported, raises, or is no such thing.
+        InputError: it cannot be imported, raises, or returns something else.
 
     """
     path, name = file_and_name("data", text)

@@ -1,4 +1,4 @@
-"""Image data sets as uint8 tensors in memory. A data set is one function and one entry of ``DATASETS``; no other module names one."""
+"""Load image data sets as uint8 tensors. A data set is one function and one entry of ``DATASETS``; no other module names one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DATA_DIR = Path("~/.cache/gradlens").expanduser()
 
 
 def digits(root: Path, download: bool) -> Source:
-    """scikit-learn's 8×8 grey digits: 1,797 real images shipped with the library; every fifth of each class (364) is for test."""
+    """Load scikit-learn's 8×8 grey digits: 1,797 real images shipped with the library; every fifth of each class (364) is for test."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -43,13 +43,13 @@ def digits(root: Path, download: bool) -> Source:
 
 
 def hierarchical(root: Path, download: bool) -> Source:
-    """Grey 27×27 digits drawn level by level (:mod:`gradlens.data.hierarchical_digits`): 5,000 and 1,000 for test, always the same."""
+    """Generate grey 27×27 digits level by level (:mod:`gradlens.data.hierarchical_digits`): 5,000 and 1,000 for test, always the same."""
     train, test = (draw(n, purpose=f"hierarchical digits, {half}") for n, half in ((5_000, "train"), (1_000, "test")))
     return Split(train.bytes(), train.labels), Split(test.bytes(), test.labels), LEVELS[0].classes
 
 
 def _torchvision(name: str, **splits: dict[str, Any]) -> Callable[[Path, bool], Source]:
-    """A torchvision data set, from ``root``; ``splits`` are the constructor arguments of its train and test halves."""
+    """Make a loader of a torchvision data set; ``splits`` are the constructor arguments of its train and test halves."""
 
     def load(root: Path, download: bool) -> Source:
         import torchvision
@@ -62,7 +62,7 @@ def _torchvision(name: str, **splits: dict[str, Any]) -> Callable[[Path, bool], 
 def _halves(cls: Any, name: str, root: Path, download: bool, splits: dict[str, dict[str, Any]]) -> Source:
     try:
         parts = [cls(root, download=download, **splits[s]) for s in ("train", "test")]
-    except Exception as error:  # torchvision, pickle, zlib and scipy: each has its own types for a file that is wrong
+    except Exception as error:  # torchvision, pickle, zlib and scipy raise different types for a damaged file
         said = " ".join(str(error).split())
         if download:
             raise InputError(f"{name} could not be downloaded to {root}: {said}") from error
@@ -83,23 +83,23 @@ def _halves(cls: Any, name: str, root: Path, download: bool, splits: dict[str, d
 
 
 def stl10(root: Path, download: bool) -> Source:
-    """STL-10: 5,000 training and 8,000 test images of 96×96, and 100,000 images without a label where their file is there."""
+    """Load STL-10: 5,000 training and 8,000 test images of 96×96, and 100,000 images without a label if their file exists."""
     from torchvision.datasets import STL10
 
     cls, split, unlabelled = STL10, "train+unlabeled", STL10.train_list[2][0]
-    if not download and not (root / STL10.base_folder / unlabelled).exists():  # torchvision asks for that file whatever is read
+    if not download and not (root / STL10.base_folder / unlabelled).exists():  # torchvision requires that file in any case
         cls, split = type("STL10", (STL10,), {"train_list": STL10.train_list[:2]}), "train"
     return _halves(cls, "STL10", root, download, {"train": {"split": split}, "test": {"split": "test"}})
 
 
-PERIODS, LENGTH = (8, 12, 18), 128  # samples, of the sequences below
+PERIODS, LENGTH = (8, 12, 18), 128  # of the sequences below, in samples
 
 
 def sequences(root: Path, download: bool) -> Source:
-    """Noisy sawteeth of random phase as images of height 1, generated: 4,000 for training and 1,000 for test, always the same.
+    """Generate noisy sawteeth of random phase as images of height 1: 4,000 for training and 1,000 for test, always the same.
 
     The classes are dynamics: three periods, each with a slow rise and sudden fall or the other way round. Phase (uniform), amplitude
-    (0.5 to 1) and noise (standard deviation 1) say nothing of the class, and all class means are the same flat line: of all softmax
+    (0.5 to 1) and noise (standard deviation 1) are independent of the class, and all class means are the same flat line: of all softmax
     regressions on the samples a constant has the lowest expected loss.
     """
     n, train = 5000, 4000
@@ -116,12 +116,12 @@ def sequences(root: Path, download: bool) -> Source:
 
 
 class DataSet(NamedTuple):
-    """A data set that has a name: how it is read, and what is known of it without its files."""
+    """A named data set: its loader, and its facts that need no files."""
 
     load: Callable[[Path, bool], Source]  # (folder of its files, whether to download them) -> train, test, class names
     shape: tuple[int, int, int]  # (C, H, W) of an image
     classes: int
-    sentence: str  # what `gradlens list data` says of it
+    sentence: str  # its line of `gradlens list data`
 
 
 DATASETS: dict[str, DataSet] = {
@@ -170,7 +170,7 @@ DATASETS: dict[str, DataSet] = {
     ),
     "stl10": DataSet(stl10, (3, 96, 96), 10, "96x96 colour, 10 classes, 5,000 + 8,000, and 100,000 without a label (torchvision)"),
 }
-DEFAULT = "digits"  # what is trained on where nothing is said: there without a download
+DEFAULT = "digits"  # the default data set: needs no download
 
 
 # ------------------------------------------------------------------------------------------------------ reading by name
@@ -179,18 +179,18 @@ DEFAULT = "digits"  # what is trained on where nothing is said: there without a 
 def source_of(
     name: str, data_dir: Path | None = None, download: bool = False, cache: bool = True, listing: Listing | None = None
 ) -> Source | ImageFolder:
-    """A data set by name, or an image folder by path, of which nothing is decoded yet.
+    """Open a data set by name, or an image folder by path, of which nothing is decoded yet.
 
     Args:
         name: a key of DATASETS, the path of a folder with ``train/`` and ``test/`` or of an ``.npz`` file of arrays
             (:mod:`gradlens.data.array_file`), or ``FILE.py:build`` (:func:`gradlens.data.custom.data_set`).
-        data_dir: where the named sets are looked for and downloaded to.
-        download: fetch a named set that is missing.
+        data_dir: folder of the named sets, also for downloads.
+        download: download a named set that is missing.
         cache: keep an image folder's decoded images in the user's cache folder.
-        listing: what an image folder holds, where it was listed already.
+        listing: contents of an image folder, if it was listed already.
 
     Raises:
-        InputError: anything that cannot be loaded, in one sentence.
+        InputError: anything that cannot be loaded.
 
     """
     if name in DATASETS:
@@ -206,10 +206,10 @@ def source_of(
 
 
 def files_state(name: str) -> FilesState:
-    """What can be known of a data set's files without reading them; its stamp differs where :func:`read` may give other images than before.
+    """Return the state of a data set's files without reading them; its stamp changes if :func:`read` may return other images.
 
-    Of a folder the paths, sizes and times of its images, of an ``.npz`` file its size and times, of ``FILE.py:build`` the file's contents
-    (what it reads is not seen); of a named set, whose files do not change, nothing.
+    For a folder the paths, sizes and times of its images, for an ``.npz`` file its size and times, for ``FILE.py:build`` the file's
+    contents (not those of files that it reads); for a named set, whose files do not change, nothing.
     """
     if name in DATASETS:
         return FilesState("")
@@ -218,18 +218,18 @@ def files_state(name: str) -> FilesState:
     if is_folder(name):
         listing = list_images(Path(name))
         return FilesState(listing.stamp, listing)
-    with suppress(OSError):  # a file that is not there: `read` says so
+    with suppress(OSError):  # a missing file is reported by `read`
         state = os.stat(name)
         return FilesState(f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}")
     return FilesState("")
 
 
 def read(name: str, data_dir: Path | None = None, download: bool = False, cache: bool = True) -> Source:
-    """A whole data set in memory; see :func:`source_of`."""
+    """Read a whole data set into memory; see :func:`source_of`."""
     source = source_of(name, data_dir, download, cache)
     return source.whole() if isinstance(source, ImageFolder) else source
 
 
 def load(name: str, *, data_dir: Path | None = None, download: bool = False, cache: bool = True, **choice: Any) -> Data:
-    """A data set chosen from; ``choice`` are the arguments of :func:`gradlens.data.subsets.choose`."""
+    """Load a selection of a data set; ``choice`` are the arguments of :func:`gradlens.data.subsets.choose`."""
     return choose(source_of(name, data_dir, download, cache), **choice)

@@ -1,4 +1,4 @@
-"""What is known of image folders, kept between commands: decoded images, one memory-mapped file a folder, in the user's cache folder."""
+"""Cache decoded images of image folders between commands: one memory-mapped file per folder, in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from torch import Tensor
 from gradlens.data.folder_listing import Listing
 from gradlens.runtime.terminal import notice
 
-FORMAT = 1  # of the files, and of what is read: a higher one decodes everything anew
-UNUSED = 60 * 86_400.0  # seconds after which a file that nobody reads is removed, when another is written
-ABANDONED = 86_400.0  # the same for one that was not written to its end
-COARSE = 1_000_000_000  # ns: the times of some file systems
-OURS = re.compile(r"[0-9a-f]{16}-[0-9a-f]{32}(?:\.pt|\.json|[a-z0-9_]{8}\.tmp)")  # names that are written here: no other is removed
-GREY = {b'{"grey": true}\n': True, b'{"grey": false}\n': False}  # what a .json file holds
+FORMAT = 1  # version of the files and of decoding: a higher one decodes everything again
+UNUSED = 60 * 86_400.0  # seconds without a read after which a file is removed, when another is written
+ABANDONED = 86_400.0  # the same for an incomplete file
+COARSE = 1_000_000_000  # ns: resolution of times of some file systems
+OURS = re.compile(r"[0-9a-f]{16}-[0-9a-f]{32}(?:\.pt|\.json|[a-z0-9_]{8}\.tmp)")  # names of our files: no other is removed
+GREY = {b'{"grey": true}\n': True, b'{"grey": false}\n': False}  # content of a .json file
 
 
 class Decoded(NamedTuple):
@@ -32,32 +32,32 @@ class Decoded(NamedTuple):
 
     images: Tensor  # [N, C, H, W] uint8
     fingerprint: str  # of a data set of all images and labels (Data.fingerprint)
-    frames: int  # files that hold more than one image
-    checksums: Tensor | None = None  # [N]: crc32 of each image, where they come from a file
+    frames: int  # number of files with more than one image
+    checksums: Tensor | None = None  # [N]: crc32 of each image, if read from a file
 
     def is_intact(self, rows: Tensor) -> bool:
-        """Whether the images at ``rows`` [M] are what was written."""
+        """Return whether the images at ``rows`` [M] are those that were written."""
         if self.checksums is None:
             return True
         return torch.equal(_checksums(self.images, rows), self.checksums[rows])
 
 
 def _checksums(images: Tensor, rows: Tensor) -> Tensor:
-    """crc32 of the images at ``rows`` [M]."""
+    """Compute the crc32 of the images at ``rows`` [M]."""
     pixels = images.numpy()
     return torch.tensor([zlib.crc32(pixels[row].data) for row in rows.tolist()])
 
 
 def cache_folder() -> Path:
-    """``images`` in ``$GRADLENS_CACHE``, or ``gradlens/images`` in ``$XDG_CACHE_HOME`` (``~/.cache``)."""
+    """Return ``images`` in ``$GRADLENS_CACHE``, or ``gradlens/images`` in ``$XDG_CACHE_HOME`` (``~/.cache``)."""
     if named := os.environ.get("GRADLENS_CACHE"):
         return Path(named) / "images"
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "gradlens" / "images"
 
 
 def cache_file(listing: Listing) -> Path:
-    """Where the decoded images of a listing are kept: the name holds the folder, and its files' paths, sizes and times."""
-    from PIL import __version__ as pillow  # another decoder may give other pixels
+    """Return the cache file of a listing: its name depends on the folder, and its files' paths, sizes and times."""
+    from PIL import __version__ as pillow  # another decoder may decode to other pixels
 
     folder = hashlib.sha256(os.fsencode(os.path.realpath(listing.root))).hexdigest()
     state = hashlib.sha256(f"{FORMAT} {pillow} {listing.stamp}".encode()).hexdigest()
@@ -65,37 +65,37 @@ def cache_file(listing: Listing) -> Path:
 
 
 def may_change_unseen(listing: Listing) -> bool:
-    """Whether an image changed so lately that another change may not show in its times: where they are whole seconds (FAT, old NFS)."""
+    """Return whether an image changed so recently that a change may not show in its times: if they are whole seconds (FAT, old NFS)."""
     newest = max(file.changed for half in listing.files for file in half)
     return newest % COARSE == 0 and abs(time.time_ns() - newest) < 2 * COARSE
 
 
 def read_decoded(listing: Listing) -> Decoded | None:
-    """The decoded images of a listing, memory-mapped; None where there are none, or not whole."""
+    """Return the decoded images of a listing, memory-mapped; None if there are none, or incomplete ones."""
     path, n = cache_file(listing), sum(len(files) for files in listing.files)
-    if not os.path.exists(path):  # Path.exists raises where the folder may not be searched
+    if not os.path.exists(path):  # Path.exists raises if the folder may not be searched
         return None
     try:
         found = Decoded(**torch.load(path, mmap=True, weights_only=True))
         whole = found.checksums is not None and found.images.dtype == torch.uint8 and len(found.images) == len(found.checksums) == n
-    except Exception:  # noqa: BLE001 - of a damaged file torch and pickle raise many types
+    except Exception:  # noqa: BLE001 - torch and pickle raise many types for a damaged file
         whole = False
     if not whole:
         forget_decoded(listing)
         return None
     with suppress(OSError):
-        os.utime(path)  # when it was used last
+        os.utime(path)  # time of the last use
     return found
 
 
 def forget_decoded(listing: Listing) -> None:
-    """Remove a damaged file, so that it is made anew."""
+    """Remove a damaged file, so that it is written again."""
     with suppress(OSError):
         cache_file(listing).unlink()
 
 
 def write_decoded(listing: Listing, decoded: Decoded) -> Decoded:
-    """Keep decoded images, and give them back memory-mapped; as they are where they cannot be kept, which is said in a line."""
+    """Write decoded images and return them memory-mapped; if they cannot be written, print a line and return them unchanged."""
     if may_change_unseen(listing):
         return decoded
     checksums = _checksums(decoded.images, torch.arange(len(decoded.images)))
@@ -105,7 +105,7 @@ def write_decoded(listing: Listing, decoded: Decoded) -> Decoded:
 
 
 def read_grey(listing: Listing) -> bool | None:
-    """Whether all images of a listing are grey; None where that is not known."""
+    """Return whether all images of a listing are grey; None if unknown."""
     path = cache_file(listing).with_suffix(".json")
     try:
         content = path.read_bytes()
@@ -120,7 +120,7 @@ def read_grey(listing: Listing) -> bool | None:
 
 
 def write_grey(listing: Listing, grey: bool) -> None:
-    """Keep whether all images of a listing are grey; where that is not possible, it is said in a line."""
+    """Store whether all images of a listing are grey; print a line if that fails."""
     if may_change_unseen(listing):
         return
     (content,) = (text for text, known in GREY.items() if known == grey)
@@ -128,12 +128,12 @@ def write_grey(listing: Listing, grey: bool) -> None:
 
 
 def _keep(path: Path, save: Callable[[IO[bytes]], Any], what: str) -> bool:
-    """Write a file and remove old ones; whether it is there. Where it cannot be written, a line says ``what`` is not kept."""
+    """Write a file, remove old ones and return True; if it cannot be written, print a line about ``what`` and return False."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_old(path)
         _write(path, save)
-    except (OSError, RuntimeError) as error:  # torch says RuntimeError where a disk is full
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the disk is full
         why = next((e.strerror for e in (error, error.__context__) if isinstance(e, OSError)), None) or " ".join(str(error).split())
         notice(f"{what} not kept in {path.parent}: {why.lower()} (--no-cache does not try)")
         return False
@@ -141,7 +141,7 @@ def _keep(path: Path, save: Callable[[IO[bytes]], Any], what: str) -> bool:
 
 
 def _write(path: Path, save: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file whole or not at all. The first of several writers wins: others may have mapped what it wrote."""
+    """Write a file atomically. The first of several writers wins: others may have mapped its file."""
     handle, temporary = tempfile.mkstemp(".tmp", path.stem, path.parent)
     try:
         with open(handle, "wb") as file:
@@ -160,9 +160,9 @@ def _write(path: Path, save: Callable[[IO[bytes]], Any]) -> None:
 
 
 def _remove_old(path: Path) -> None:
-    """Remove our files of what the image folder was before, and those that nobody has used for long.
+    """Remove our files of earlier states of the image folder, and those that have not been used for long.
 
-    Other processes keep what they have mapped; whatever else lies in the folder stays.
+    Mappings in other processes remain valid; other files in the folder stay.
     """
     now, (folder, _, _) = time.time(), path.stem.partition("-")
     for other in [file for file in path.parent.iterdir() if OURS.fullmatch(file.name)]:

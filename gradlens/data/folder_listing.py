@@ -1,4 +1,4 @@
-"""What an image folder holds: its classes, its image files in order, and what is passed over, counted."""
+"""List an image folder: its classes, its image files in order, and the number of skipped files by kind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradlens.runtime.paths import reason
 
 HALVES = ("train", "test")
 TYPES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-SYSTEM = {  # what systems leave in folders under names that are not hidden everywhere; in lower case
+SYSTEM = {  # files and folders of operating systems that are not hidden everywhere; in lower case
     *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "@recycle", "#recycle", "#snapshot", "lost+found"),
     *("$recycle.bin", "system volume information", "__pycache__"),
 }
@@ -26,12 +26,12 @@ MOST_TYPES = 5  # unknown types that are counted by name
 
 
 class ImageFile(NamedTuple):
-    """A file, and what changes when its contents do."""
+    """A file, with properties that change with its contents."""
 
     path: str
     size: int
     modified: int  # ns
-    changed: int  # ns; of the inode: tools that keep a file's time of modification do not keep this
+    changed: int  # ns; of the inode: not preserved by tools that preserve the time of modification
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Listing:
     classes: tuple[str, ...]
     files: tuple[list[ImageFile], list[ImageFile]]  # train, test
     labels: tuple[list[int], list[int]]
-    passed_over: dict[str, int]  # what -> how many
+    passed_over: dict[str, int]  # kind of skipped file -> number
 
     @cached_property
     def stamp(self) -> str:
-        """64 hex digits of the files' paths below the folder, sizes and times, and of their labels: what is known without reading them."""
+        """Hash the files' paths below the folder, sizes, times and labels to 64 hex digits, without reading the files."""
         digest = hashlib.sha256(os.fsencode(os.path.realpath(self.root)))
         for half, files, labels in zip(HALVES, self.files, self.labels, strict=True):
-            above = len(str(self.root / half)) - len(half)  # the same folder may be named in several ways
+            above = len(str(self.root / half)) - len(half)  # the same folder may have several paths
             for file, label in zip(files, labels, strict=True):
                 digest.update(os.fsencode(file.path[above:]) + f"\0{file[1:]}{label}\0".encode())
         return digest.hexdigest()
@@ -57,10 +57,10 @@ class Listing:
 
 @dataclass(frozen=True)
 class FilesState:
-    """What is known of a data set's files without reading them."""
+    """The state of a data set's files, without reading them."""
 
-    stamp: str  # another one where reading may give other images than before
-    listing: Listing | None = field(default=None, compare=False)  # of an image folder
+    stamp: str  # changes if reading may return other images
+    listing: Listing | None = field(default=None, compare=False)  # that of an image folder
 
 
 class _Half(NamedTuple):
@@ -70,10 +70,10 @@ class _Half(NamedTuple):
 
 
 def must_be_folder(name: str) -> None:
-    """Refuse a path at which there is no folder.
+    """Reject a path that is no folder.
 
     Raises:
-        InputError: there is none, or it may not be looked at.
+        InputError: it is no folder, or is not accessible.
 
     """
     if not _is_folder(Path(name)):
@@ -83,11 +83,11 @@ def must_be_folder(name: str) -> None:
 def list_images(root: Path) -> Listing:
     """List ``root/train/<class>/**`` and ``root/test/<class>/**``: classes by name, files by folder and name.
 
-    Hidden files and folders, those of systems, types that are not read and links that lead back up or to themselves are
-    passed over. The two halves' class names may be composed and decomposed (Macs); the training half's are given.
+    Hidden files and folders, those of operating systems, unknown file types and circular links are skipped. The two halves'
+    class names may be composed and decomposed (Macs); the training half's are returned.
 
     Raises:
-        InputError: no such layout, an empty class, a class that only one half has, a folder that cannot be read.
+        InputError: another layout, an empty class, a class in one half only, a folder that cannot be read.
 
     """
     passed: Counter[str] = Counter()
@@ -107,7 +107,7 @@ def list_images(root: Path) -> Listing:
 
 
 def sentence(root: Path, passed_over: dict[str, int]) -> str:
-    """One line that counts what was passed over; empty where nothing was.
+    """Write one line that counts skipped files; empty if there are none.
 
     >>> sentence(Path("birds"), {"hidden": 2, ".heic": 20, ".txt": 1})
     'birds: passed over 20 .heic, 2 hidden, 1 .txt'
@@ -122,27 +122,27 @@ def sentence(root: Path, passed_over: dict[str, int]) -> str:
 
 
 def _composed(folder: Path, names: list[str]) -> list[str]:
-    """Class names in their composed form (NFC), in which they are compared.
+    """Normalise class names to their composed form (NFC), for comparison.
 
     Raises:
-        InputError: two of them are one name.
+        InputError: two of them are equal.
 
     """
     composed = [unicodedata.normalize("NFC", name) for name in names]
     if twice := sorted({name for name in composed if composed.count(name) > 1}):
-        raise InputError(f"{folder} holds two folders whose names read {', '.join(twice)} (composed and decomposed): merge them")
+        raise InputError(f"{folder} has two folders with the name {', '.join(twice)} (composed and decomposed): merge them")
     return composed
 
 
 def _half(folder: Path, passed: Counter[str]) -> _Half:
-    """The classes of one half and their images."""
+    """List the classes of one half and their images."""
     above = (os.path.realpath(folder),)
     entries = list(_shown(str(folder), passed))
     found = [e for e, is_folder in entries if is_folder and not _leads_back(e, above, passed)]
     loose = sum(e.name.lower().endswith(TYPES) for e, is_folder in entries if not is_folder)
     if not found:
-        images = f", but {loose} images: they belong into folders, one for each class" if loose else ""
-        raise InputError(f"{folder} holds no class folders{images}")
+        images = f", but {loose} images: put them into folders, one for each class" if loose else ""
+        raise InputError(f"{folder} has no class folders{images}")
     if beside := sum(not is_folder for _, is_folder in entries):
         passed["beside the class folders"] += beside
     half, empty = _Half([], [], []), []
@@ -161,20 +161,20 @@ def _half(folder: Path, passed: Counter[str]) -> _Half:
 
 
 def _unreadable(path: str | Path, error: OSError) -> InputError:
-    """The refusal of what is there and cannot be looked at."""
+    """Make the error for an inaccessible path."""
     return InputError(f"{path} cannot be read: {reason(error)}")
 
 
 def _is_folder(there: os.DirEntry[str] | Path) -> bool | None:
-    """Whether something is a folder, links followed; None of a link that leads to itself.
+    """Return whether a path is a folder, links followed; None for a circular link.
 
     Raises:
-        InputError: that may not be known.
+        InputError: it is not accessible.
 
     """
     try:
         return there.is_dir()
-    except NotADirectoryError:  # a link to something below a file: to nothing
+    except NotADirectoryError:  # a broken link to a path below a file
         return False
     except OSError as error:
         if error.errno == errno.ELOOP:
@@ -183,7 +183,7 @@ def _is_folder(there: os.DirEntry[str] | Path) -> bool | None:
 
 
 def _shown(folder: str, passed: Counter[str]) -> Iterator[tuple[os.DirEntry[str], bool]]:
-    """What a folder holds for the eye, and whether that is a folder.
+    """Yield the visible entries of a folder, and whether each is a folder.
 
     Raises:
         InputError: it cannot be read.
@@ -205,7 +205,7 @@ def _shown(folder: str, passed: Counter[str]) -> Iterator[tuple[os.DirEntry[str]
 
 
 def _leads_back(entry: os.DirEntry[str], above: tuple[str, ...], passed: Counter[str]) -> bool:
-    """Whether a folder is a link to one that it lies in: following it would never end."""
+    """Return whether a folder is a link to one that contains it: following it would never end."""
     if not entry.is_symlink():
         return False
     target = os.path.realpath(entry.path)
@@ -215,7 +215,7 @@ def _leads_back(entry: os.DirEntry[str], above: tuple[str, ...], passed: Counter
 
 
 def _images(folder: str, above: tuple[str, ...], passed: Counter[str]) -> Iterator[tuple[str, str, ImageFile]]:
-    """The images in a folder and those below it: (folder, name, file)."""
+    """Yield the images in a folder and those below it: (folder, name, file)."""
     above = (*above, os.path.realpath(folder))
     for entry, is_folder in _shown(folder, passed):
         if is_folder:
@@ -232,6 +232,6 @@ def _images(folder: str, above: tuple[str, ...], passed: Counter[str]) -> Iterat
 def _file(entry: os.DirEntry[str]) -> ImageFile:
     try:
         state = entry.stat()
-    except OSError:  # a link to nothing: decoding it says so
+    except OSError:  # a broken link: reported when it is decoded
         return ImageFile(entry.path, -1, -1, -1)
     return ImageFile(entry.path, state.st_size, state.st_mtime_ns, state.st_ctime_ns)

@@ -1,4 +1,4 @@
-"""Digits that are generated level by level, with everything that was drawn on the way.
+"""Generate digits level by level, and return all intermediate draws.
 
 After Malach & Shalev-Shwartz, A Provably Correct Algorithm for Deep Learning that Actually Works (2018, arXiv:1803.09522).
 A digit becomes a 3×3 grid of strokes, each stroke a 3×3 grid of parts, each part 3×3 pixels: 1×1 -> 3×3 -> 9×9 -> 27×27. What a cell
@@ -29,22 +29,22 @@ from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
 SIZE = 3  # a cell becomes SIZE x SIZE cells
-DARK, LIT = 0.05, 0.9  # what the two kinds of pixel are without noise
+DARK, LIT = 0.05, 0.9  # values of the two kinds of pixel without noise
 NOISE, DISTRACTORS = 0.15, 0.05  # of the data set
 
 Template = tuple[str, str, str]  # three rows of three names of the next level, or of "." (dark) and "#" (lit)
 
 
 class Level(NamedTuple):
-    """Classes of one level and what each can become."""
+    """Classes of one level and their templates."""
 
     classes: tuple[str, ...]
     table: Tensor  # [classes, most templates, 3, 3] int64: classes of the next level; 0 and 1 are dark and lit pixels
-    counts: Tensor  # [classes] int64: how many of the templates there are
+    counts: Tensor  # [classes] int64: number of templates
 
 
 def _level(templates: dict[str, list[Template]], below: tuple[str, ...]) -> Level:
-    """Templates written with names -> with numbers."""
+    """Convert templates of names to numbers."""
     most = max(map(len, templates.values()))
     table = torch.zeros(len(templates), most, SIZE, SIZE, dtype=torch.int64)
     for c, mine in enumerate(templates.values()):
@@ -54,7 +54,7 @@ def _level(templates: dict[str, list[Template]], below: tuple[str, ...]) -> Leve
     return Level(tuple(templates), table, torch.tensor([len(mine) for mine in templates.values()]))
 
 
-# A stroke is named by the edges that it runs to: h and v are straight, ne bends from the north to the east, nes is a tee.
+# A stroke is named after the edges that it connects: h and v are straight, ne bends from the north to the east, nes is a tee.
 _DIGITS: dict[str, list[Template]] = {
     "0": [("es h sw", "v . v", "ne h nw"), (". . .", "es h sw", "ne h nw")],
     "1": [(". . v", ". . v", ". . v"), (". v .", ". v .", ". v .")],
@@ -97,12 +97,12 @@ BLANK = 0  # in every level but the first
 
 @dataclass(frozen=True)
 class Drawn:
-    """Images and all that was drawn on the way to them."""
+    """Images and all their intermediate draws."""
 
     labels: Tensor  # [N] int64: the digit
     levels: tuple[Tensor, ...]  # classes [N, 1, 1], [N, 3, 3], [N, 9, 9] int64 by LEVELS, distractors in place
     distracted: tuple[Tensor, ...]  # bool of those shapes: the cell was blank and became a distractor
-    templates: tuple[Tensor, ...]  # int64 of those shapes: which of its class's templates each cell became
+    templates: tuple[Tensor, ...]  # int64 of those shapes: index of each cell's template among its class's
     lit: Tensor  # [N, 27, 27] bool: the pixels before noise
     pixels: Tensor  # [N, 1, 27, 27] float32 with noise, not clipped: 0.05 and 0.9 without
 
@@ -110,40 +110,40 @@ class Drawn:
         return len(self.labels)
 
     def content(self, level: int) -> Tensor:
-        """Classes of a level with blanks where distractors lie, which no one who knows labels alone can tell from blanks."""
+        """Return the classes of a level with distractors replaced by blanks, since they are independent of the label."""
         return self.levels[level].masked_fill(self.distracted[level], BLANK)
 
     def bytes(self) -> Tensor:
-        """The images as uint8 [N, 1, 27, 27]: pixels clipped to [0, 1], times 255."""
+        """Return the images as uint8 [N, 1, 27, 27]: pixels clipped to [0, 1], times 255."""
         return (self.pixels.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def expand(classes: Tensor, templates: Tensor, table: Tensor) -> Tensor:
-    """Each cell replaced by the 3×3 template that was chosen for it: [N, H, W] -> [N, 3 H, 3 W]."""
+    """Replace each cell by its chosen 3×3 template: [N, H, W] -> [N, 3 H, 3 W]."""
     n, h, w = classes.shape
     return table[classes, templates].permute(0, 1, 3, 2, 4).reshape(n, SIZE * h, SIZE * w)
 
 
 def draw(n: int, seed: int = 0, *, noise: float = NOISE, distractors: float = DISTRACTORS, purpose: str = "hierarchical digits") -> Drawn:
-    """``n`` digits, labels uniform. Noise and distractors change no other draw: the same digits with more of either.
+    """Draw ``n`` digits with uniform labels. Noise and distractors change no other draw: the same digits with more of either.
 
     Args:
-        n: images.
-        seed: with ``purpose`` names the draws.
+        n: number of images.
+        seed: keys the draws, together with ``purpose``.
         noise: standard deviation of the Gaussian noise on pixels between 0 and 1.
         distractors: probability that a blank cell of the strokes' or the parts' grid becomes a plus.
-        purpose: another one gives other digits for the same seed (training and test images).
+        purpose: part of the key: another one gives other digits for the same seed (training and test images).
 
     Raises:
-        InputError: no images asked for, a negative noise, a probability outside 0 to 1.
+        InputError: ``n`` below 1, a negative noise, a probability outside 0 to 1.
 
     """
     if n < 1:
-        raise InputError(f"at least one hierarchical digit is to be drawn, not {n}")
+        raise InputError(f"n: must be 1 or more hierarchical digits, got {n}")
     if not noise >= 0 or noise == float("inf"):
-        raise InputError(f"the noise of hierarchical digits is a standard deviation of 0 or more, not {noise}")
+        raise InputError(f"noise: must be a finite standard deviation of 0 or more, got {noise}")
     if not 0 <= distractors <= 1:
-        raise InputError(f"the probability of distractors is from 0 to 1, not {distractors}")
+        raise InputError(f"distractors: must be a probability from 0 to 1, got {distractors}")
     classes = torch.randint(len(LEVELS[0].classes), (n, 1, 1), generator=generator(seed, f"{purpose}: labels"))
     levels, distracted, templates = [], [], []
     for i, level in enumerate(LEVELS):
@@ -152,7 +152,7 @@ def draw(n: int, seed: int = 0, *, noise: float = NOISE, distractors: float = DI
             plus = (classes == BLANK) & (torch.rand(classes.shape, generator=generator(seed, f"{purpose}: distractors", i)) < distractors)
             classes = classes.masked_fill(plus, level.classes.index("plus"))
         share = torch.rand(classes.shape, generator=generator(seed, f"{purpose}: templates", i), dtype=torch.float64)
-        chosen = (share * level.counts[classes]).long()  # share < 1, so the last one is in reach and none beyond it
+        chosen = (share * level.counts[classes]).long()  # share < 1, so the index is below the count
         levels.append(classes)
         distracted.append(plus)
         templates.append(chosen)

@@ -1,4 +1,4 @@
-"""A folder of images as a data set: listed at once, decoded when asked for, and once for all commands."""
+"""Use a folder of images as a data set: listed at once, decoded on use, and only once for all commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gradlens.runtime.progress import reading_progress
 from gradlens.runtime.terminal import notice
 
 CHUNK = 64  # files that one thread reads at a time
-DARK = 16  # of 255: below it lie images of 12 bits in files of 16, and nearly nothing else
+DARK = 16  # of 255: darker maxima are nearly always images of 12 bits in files of 16
 Found = TypeVar("Found")
 
 
@@ -32,8 +32,8 @@ class ImageFolder:
 
     Args:
         root: the folder.
-        cache: read decoded images from the user's cache folder, and keep them there.
-        listing: what the folder holds, where it was listed already.
+        cache: read decoded images from the user's cache folder, and write them there.
+        listing: contents of the folder, if it was listed already.
 
     Raises:
         InputError: see :func:`gradlens.data.folder_listing.list_images`.
@@ -46,19 +46,19 @@ class ImageFolder:
         self._decoded: Decoded | None = None  # all images
 
     def positions(self) -> Source:
-        """The data set with each image's number in place of the image: choices from it decode nothing."""
+        """Return the data set with each image replaced by its index: selections from it decode nothing."""
         train, test = (torch.tensor(labels) for labels in self.listing.labels)
         numbers = torch.arange(len(self.files))
         return Split(numbers[: len(train)], train), Split(numbers[len(train) :], test), self.listing.classes
 
     def whole(self) -> Source:
-        """All of it."""
+        """Decode the whole data set."""
         train, test, classes = self.positions()
         data = self.read(Data(train, test, classes))
         return data.train, data.test, classes
 
     def read(self, chosen: Data) -> Data:
-        """What was chosen from :meth:`positions`, decoded; the numbers of images become images.
+        """Decode a selection from :meth:`positions`: replace indices by images.
 
         Raises:
             InputError: an image that cannot be read, unequal sizes.
@@ -76,7 +76,7 @@ class ImageFolder:
         if said := sentence(self.root, passed):
             notice(said)
         origin = chosen.origin
-        if origin is not None and origin.of_all is not None:  # which knows of the numbers only
+        if origin is not None and origin.of_all is not None:  # that of the indices
             origin = replace(origin, of_all=partial(str, found.fingerprint))
         return Data(
             Split(train, chosen.train.labels),
@@ -90,12 +90,12 @@ class ImageFolder:
         )
 
     def _is_whole(self, chosen: Data) -> bool:
-        """Whether nothing was left out, moved or given another label."""
+        """Return whether a selection has all images in order with their labels."""
         pairs = zip(self.positions()[:2], (chosen.train, chosen.test), strict=True)
         return all(torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) for a, b in pairs)
 
     def _all(self, rows: Tensor) -> Decoded | None:
-        """All images, where they are there or worth decoding for those at ``rows``; the latter are as they were decoded."""
+        """Return all images, if they are cached or if ``rows`` are more than half of them; those at ``rows`` are verified."""
         if self._decoded is None and self.cache:
             self._decoded = read_decoded(self.listing)
         if self._decoded is not None and not self._decoded.is_intact(rows):
@@ -112,7 +112,7 @@ class ImageFolder:
         return self._decoded
 
     def _some(self, rows: Tensor) -> Decoded:
-        """The images at ``rows`` [M], decoded."""
+        """Decode the images at ``rows`` [M]."""
         wanted = rows.tolist()
         files = [self.files[row] for row in wanted]
         decoded = _decoded(files, str(self.root))
@@ -122,13 +122,13 @@ class ImageFolder:
         height, width = decoded[0].pixels.shape[:2]
         images = np.empty((len(files), 3 if colour else 1, height, width), np.uint8)
         frames = sum(image.frames for image in decoded)
-        for i in reversed(range(len(files))):  # what is copied is given up: the images are in memory once
+        for i in reversed(range(len(files))):  # free each copied image: all are in memory once
             pixels = decoded.pop().pixels
             images[i] = pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels
         return Decoded(torch.from_numpy(images), "", frames)
 
     def _others_are_grey(self, chosen: Sequence[int]) -> bool:
-        """Whether all images are grey, if those ``chosen`` are: the others are looked at once for all commands."""
+        """Return whether all images but ``chosen`` are grey; checked once for all commands."""
         others = [self.files[row] for row in sorted(set(range(len(self.files))) - set(chosen))]
         if not others:
             return True
@@ -142,7 +142,7 @@ class ImageFolder:
 
 
 def _taken(images: Tensor, rows: Tensor) -> Tensor:
-    """``images[rows]``; a view where the rows are neighbours in order, so that memory-mapped images are read when used."""
+    """Return ``images[rows]``; a view if the rows are consecutive, so that memory-mapped images are read on use."""
     first = int(rows[0]) if len(rows) else 0
     if torch.equal(rows, torch.arange(first, first + len(rows))):
         return images[first : first + len(rows)]
@@ -150,11 +150,11 @@ def _taken(images: Tensor, rows: Tensor) -> Tensor:
 
 
 def _of_parts(work: Callable[[Sequence[str]], Found], files: Sequence[str], folder: str) -> Iterator[Found]:
-    """``work`` of one part of the files after the other, done by several threads; how far they are is reported."""
+    """Yield ``work`` of one part of the files after the other, in several threads; progress is reported."""
     progress, parts = reading_progress(), [files[first : first + CHUNK] for first in range(0, len(files), CHUNK)]
     done = 0
     with catch_warnings(), ThreadPoolExecutor() as pool:
-        simplefilter("ignore")  # Pillow's, one for each odd tag; what cannot be read is an error
+        simplefilter("ignore")  # Pillow warns of every odd tag; unreadable files are errors
         for part, found in zip(parts, pool.map(work, parts), strict=True):
             done += len(part)
             progress(done, len(files), folder)
@@ -162,7 +162,7 @@ def _of_parts(work: Callable[[Sequence[str]], Found], files: Sequence[str], fold
 
 
 def _decoded(files: Sequence[str], folder: str) -> list[DecodedImage]:
-    """Files decoded by several threads."""
+    """Decode files in several threads."""
     return [image for part in _of_parts(lambda part: [decode(file) for file in part], files, folder) for image in part]
 
 
@@ -176,7 +176,7 @@ def _must_be_of_one_size(root: Path, files: Sequence[str], decoded: Sequence[Dec
 
 
 def _must_not_be_dark(root: Path, decoded: Sequence[DecodedImage]) -> None:
-    """Files of 16 bits often hold 10 or 12 bits, and floats may have another range than 0 to 1: in 8 bits they are black."""
+    """Reject nearly black images: files of 16 bits often have 10 or 12 bits, and floats may have another range than 0 to 1."""
     brightest = max((int(image.pixels.max()) for image in decoded if image.scaled), default=255)
     if brightest < DARK:
         raise InputError(

@@ -1,7 +1,7 @@
-"""Images as grids of overlapping patches, and what an encoder makes of the patches as maps on the grid.
+"""Cut images into grids of overlapping patches, and arrange an encoder's outputs for the patches as maps on the grid.
 
-Row i and column j of a map belong to the patch whose upper left pixel is (stride · i, stride · j). Images of height 1 are sequences: their
-patches follow each other along the width, and time takes the place of rows, so that a map of a sequence is [N, C, T, 1].
+Row i and column j of a map belong to the patch with upper left pixel (stride · i, stride · j). Images of height 1 are sequences: their
+patches are consecutive along the width, and time replaces rows, so that a map of a sequence is [N, C, T, 1].
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ SMALLEST = 4  # side of a patch by default
 
 
 class Grid(NamedTuple):
-    """How images are cut into overlapping patches."""
+    """A grid of overlapping patches."""
 
     patch: tuple[int, int]  # height and width in pixels
     stride: int  # pixels from one patch to the next
-    rows: int  # patches below each other (of a sequence: after each other)
-    columns: int  # patches beside each other (of a sequence: one)
+    rows: int  # number of rows (of a sequence: patches in time)
+    columns: int  # number of columns (of a sequence: one)
 
 
 def patch_side(height: int, width: int) -> int:
-    """The default side: a quarter of the image's smaller side (of a sequence its length), but no less than 4 pixels."""
+    """Return the default side: a quarter of the image's smaller side (of a sequence its length), at least 4 pixels."""
     side = width if height == 1 else min(height, width)
     return min(max(side // 4, SMALLEST), side)
 
 
 def grid_of(height: int, width: int, patch: int | None = None, stride: int | None = None) -> Grid:
-    """The grid on images of a size; pixels past the last whole patch are in none.
+    """Compute the grid on images of a size; pixels after the last whole patch are in none.
 
     Args:
-        height: of the images; 1: sequences.
-        width: of the images.
+        height: height of the images; 1: sequences.
+        width: width of the images.
         patch: side of a patch, in pixels; default: :func:`patch_side`.
         stride: pixels from one patch to the next; default: half a patch.
 
@@ -57,26 +57,26 @@ def grid_of(height: int, width: int, patch: int | None = None, stride: int | Non
 
 
 def patches(x: Tensor, grid: Grid) -> Tensor:
-    """Images [N, C, H, W] -> patches [N · rows · columns, C, *patch]: an image's patches are neighbours, row by row."""
+    """Cut images [N, C, H, W] into patches [N · rows · columns, C, *patch]: an image's patches are consecutive, row by row."""
     (h, w), c = grid.patch, x.shape[1]
     cut = x.unfold(2, h, grid.stride).unfold(3, w, grid.stride)  # [N, C, rows, columns, h, w], a view
     return cut.permute(0, 2, 3, 1, 4, 5).reshape(-1, c, h, w).contiguous(memory_format=torch.channels_last)
 
 
 def maps(h: Tensor, grid: Grid) -> Tensor:
-    """What a block gives for patches, [N · rows · columns, C, h, w] or [N · rows · columns, C] -> spatial means [N, C, rows, columns]."""
+    """Average a block's outputs for patches, [N · rows · columns, C, h, w] or [N · rows · columns, C], to maps [N, C, rows, columns]."""
     means = h.mean((2, 3)) if h.ndim == 4 else h
     return means.view(-1, grid.rows, grid.columns, h.shape[1]).permute(0, 3, 1, 2)
 
 
 def cropped(images: Tensor, size: tuple[int, int], flip: bool, rng: torch.Generator | None) -> Tensor:
-    """Windows of images, anywhere in them and every second one mirrored; without ``rng`` the middle, not mirrored.
+    """Crop windows at random positions, mirrored with probability 1/2; without ``rng`` the centre, not mirrored.
 
     Args:
         images: [N, C, H, W].
         size: height and width of the window, no larger than the images.
-        flip: whether every second window is mirrored left to right.
-        rng: names the draws.
+        flip: whether windows are mirrored left to right with probability 1/2.
+        rng: generator of the draws.
 
     Returns:
         [N, C, *size].
@@ -99,7 +99,7 @@ def cropped(images: Tensor, size: tuple[int, int], flip: bool, rng: torch.Genera
 
 
 def grey(x: Tensor) -> Tensor:
-    """Images [N, 3, H, W] without their colour: three equal channels of BT.601 luma; other numbers of channels stay as they are."""
+    """Convert images [N, 3, H, W] to grey: three equal channels of BT.601 luma; images with other channels do not change."""
     if x.shape[1] != 3:
         return x
     luma = torch.tensor(GREY, dtype=x.dtype, device=x.device).view(1, 3, 1, 1)

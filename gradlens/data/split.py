@@ -1,4 +1,4 @@
-"""What a data set is: images as uint8 tensors, their labels, and the fingerprint of both."""
+"""Define a data set: images as uint8 tensors, their labels, and the fingerprint of both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Split:
-    """Images [N, C, H, W] uint8 and labels [N] int64."""
+    """Images [N, C, H, W] uint8 and labels [N] int64.
+
+    Attributes:
+        images: [N, C, H, W] uint8.
+        labels: [N] int64, -1 if unknown.
+
+    """
 
     images: Tensor
     labels: Tensor
@@ -22,11 +28,11 @@ class Split:
         return len(self.labels)
 
     def take(self, index: Tensor) -> Split:
-        """The images and labels at ``index`` [M]."""
+        """Return the images and labels at ``index`` [M]."""
         return Split(self.images[index], self.labels[index])
 
     def to(self, device: torch.device) -> Split:
-        """The split on a device: the data set lives where the training runs."""
+        """Copy the split to a device: that of the training."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
@@ -34,9 +40,9 @@ class Split:
 class Origin:
     """The whole data set that training and test images were chosen from."""
 
-    train: int  # images
+    train: int  # number of images
     test: int
-    of_all: Callable[[], str] | None = None  # fingerprint of all images and labels, "" if unknown; None: nothing was left out
+    of_all: Callable[[], str] | None = None  # fingerprint of all images and labels, "" if unknown; None: all were selected
 
 
 @dataclass(frozen=True)
@@ -44,17 +50,17 @@ class Data:
     """A data set ready for training."""
 
     train: Split
-    test: Split  # the held-out part of the training images where a validation share was asked for
+    test: Split  # the held-out part of the training images with a validation share
     classes: tuple[str, ...]
     test_name: str = "test"  # "validation" in that case
-    unlabelled: Tensor | None = None  # [M, C, H, W] uint8: training images whose label is not known, or not to be told
-    passed_over: Mapping[str, int] = field(default_factory=dict)  # what a folder holds that is not read -> how many
-    known_fingerprint: str = ""  # where it was computed before
+    unlabelled: Tensor | None = None  # [M, C, H, W] uint8: training images with an unknown or hidden label
+    passed_over: Mapping[str, int] = field(default_factory=dict)  # kind of skipped file in a folder -> number
+    known_fingerprint: str = ""  # if it was computed before
     origin: Origin | None = None
 
     @cached_property
     def everything(self) -> Split:
-        """All training images, labelled or not: those without a label have -1."""
+        """Return all training images, labelled or not: those without a label have -1."""
         if self.unlabelled is None:
             return self.train
         none = torch.full((len(self.unlabelled),), -1)
@@ -62,16 +68,16 @@ class Data:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
+        """Return (C, H, W) of one image."""
         c, h, w = self.train.images.shape[1:]
         return c, h, w
 
     def fingerprint(self) -> str:
-        """16 hex digits of what is trained and tested on, labels as trained (noise included)."""
+        """Hash the training and test images and their labels (noise included) to 16 hex digits."""
         return self.known_fingerprint or self._computed_fingerprint
 
     def source_fingerprint(self) -> str:
-        """16 hex digits of all images and labels of the data set, whatever was chosen from it; empty where they are not known."""
+        """Hash all images and labels of the whole data set, regardless of the selection, to 16 hex digits; empty if unknown."""
         if self.origin is None:
             return ""
         return self.fingerprint() if self.origin.of_all is None else self.origin.of_all()
@@ -86,8 +92,8 @@ class Data:
 
 
 def label_hash(split: Split) -> str:
-    """16 hex digits of a split's label vector: constant over a run, stored with it."""
+    """Hash a split's label vector to 16 hex digits: constant over a run, stored with it."""
     return hashlib.sha256(split.labels.contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
-Source = tuple[Split, Split, tuple[str, ...]]  # train (label -1: not known), test, class names
+Source = tuple[Split, Split, tuple[str, ...]]  # train (label -1: unknown), test, class names

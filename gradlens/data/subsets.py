@@ -1,4 +1,4 @@
-"""What is trained and tested on, of a whole data set: seeded choices of images and labels."""
+"""Select training and test images and labels from a whole data set, by seed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from gradlens.runtime.rng import generator
 
 
 def with_label_noise(split: Split, p: float, classes: int, seed: int) -> Split:
-    """Each label replaced with probability ``p`` by a uniform draw over all classes, drawn once per (seed, p).
+    """Replace each label with probability ``p`` by a uniform draw over all classes, drawn once per (seed, p).
 
-    At p = 1 a tenth of ten classes' labels stay as they were (Zhang et al. 2017).
+    At p = 1 a tenth of ten classes' labels do not change (Zhang et al. 2017, arXiv 1611.03530).
     """
     rng = generator(seed, f"label noise {p}")
     replaced = torch.rand(len(split), generator=rng) < p
@@ -26,17 +26,17 @@ def with_label_noise(split: Split, p: float, classes: int, seed: int) -> Split:
 
 
 def _some(split: Split, limit: int, what: str, flag: str, rng: torch.Generator) -> Split:
-    """A random choice of a split's images, in random order."""
+    """Select random images of a split, in random order."""
     if limit > len(split):
-        raise InputError(f"{flag} {limit} asks for more than the {len(split)} {what} images there are")
+        raise InputError(f"{flag} {limit} is more than the {len(split)} {what} images of the data set; set {len(split)} or less")
     return split.take(torch.randperm(len(split), generator=rng)[:limit])
 
 
 def _labelled_share(split: Split, share: float, classes: Sequence[str], seed: int) -> tuple[Split, Tensor]:
-    """A share of each class's images with their labels, and the other images. The smaller share is part of the larger one.
+    """Return a share of each class's images with their labels, and the other images. A smaller share is a subset of a larger one.
 
     Raises:
-        InputError: a class is left without an image.
+        InputError: a class would have no labelled image.
 
     """
     order = torch.randperm(len(split), generator=generator(seed, "labelled share"))
@@ -59,20 +59,20 @@ def choose(
     limit_test: int | None = None,
     labels: float | None = None,
 ) -> Data:
-    """What is trained and tested on, of a whole data set.
+    """Select training and test images from a whole data set.
 
     Args:
-        source: the data set; of an image folder only what is chosen is decoded.
-        limit: this many training images, a seeded choice; of images without labels no more than that too.
+        source: the data set; of an image folder only the selection is decoded.
+        limit: number of training images, a seeded selection; also the maximum number of images without labels.
         label_noise: probability that a training label is replaced by a random one.
-        validation: this share of the training images (after ``limit``) is held out and takes the place of the test images.
-        seed: names the draws above.
-        limit_test: this many test images, a seeded choice; not of held-out training images.
-        labels: this share of each class's training images (after ``limit`` and ``validation``) keep their labels, the others
-            are images without a label. A smaller share is part of a larger one.
+        validation: share of the training images (after ``limit``) that is held out and replaces the test images.
+        seed: keys the selections.
+        limit_test: number of test images, a seeded selection; not of held-out training images.
+        labels: share of each class's training images (after ``limit`` and ``validation``) that keep their labels, the others
+            become images without a label. A smaller share is a subset of a larger one.
 
     Raises:
-        InputError: more images asked for than there are, or a share that leaves nothing.
+        InputError: more images than there are, or a share that leaves an empty part.
 
     """
     if isinstance(source, ImageFolder):
@@ -95,7 +95,7 @@ def choose(
         order = torch.randperm(len(train), generator=generator(seed, "validation"))
         held = round(len(train) * validation)
         if not 0 < held < len(train):
-            raise InputError(f"a validation share of {validation} of {len(train)} images leaves nothing on one side")
+            raise InputError(f"a validation share of {validation} of {len(train)} images leaves an empty train or validation split")
         train, test, test_name = train.take(order[held:]), train.take(order[:held]), "validation"
     if labels is not None and labels < 1:
         train, hidden = _labelled_share(train, labels, classes, seed)

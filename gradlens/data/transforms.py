@@ -1,4 +1,4 @@
-"""From uint8 images to network input: batched crops and flips, normalisation. All draws are keyed by (seed, step)."""
+"""Convert uint8 images to network input: batched crops and flips, normalisation. All draws are keyed by (seed, step)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ NORMALIZATIONS = ("pm1", "gaussian", "none")
 
 
 def crop_and_flip(images: Tensor, seed: int, step: int, pad: int = 4) -> Tensor:
-    """Random horizontal flip and random crop of the original size after padding with ``pad`` black pixels, in one gather.
+    """Apply a random horizontal flip and a random crop of the original size after padding with ``pad`` black pixels, in one gather.
 
     Args:
         images: [N, C, H, W] uint8.
         seed: the run's seed.
-        step: the update the batch is for.
+        step: the update of the batch.
         pad: black pixels on each side.
 
     Returns:
@@ -44,13 +44,13 @@ def crop_and_flip(images: Tensor, seed: int, step: int, pad: int = 4) -> Tensor:
 
 
 def input_of(kind: str, data: Data, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The :func:`normalizer` of a data set, on a device; all its training images count, with a label or without."""
+    """Return the :func:`normalizer` of a data set, on a device; it uses all training images, with or without a label."""
     images = data.everything.images if kind == "gaussian" else data.train.images[:1]
     return normalizer(kind, images, device)
 
 
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation [C] of each channel of uint8 images [N, C, H, W], as shares of 255, in float64; from counts of the 256 values."""
+    """Compute mean and deviation [C] of each channel of uint8 images [N, C, H, W], as shares of 255, in float64, from value counts."""
     found = []
     for channel in range(images.shape[1]):
         counts = torch.zeros(256, dtype=torch.float64)
@@ -65,7 +65,7 @@ def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normalizer(kind: str, images: Tensor, device: torch.device | None = None) -> Callable[[Tensor], Tensor]:
-    """The map from images of 0 … 255, [N, C, H, W] uint8 or float, to float32, channels last in memory.
+    """Return the map from images of 0 … 255, [N, C, H, W] uint8 or float, to float32, channels last in memory.
 
     Args:
         kind: ``pm1`` to [-1, +1]; ``gaussian`` to zero mean and unit variance per channel of ``images``; ``none`` to [0, 1].

@@ -1,4 +1,4 @@
-"""One step of any rule on a network cut into blocks, the true gradient on the same passes, and how far apart they are.
+"""Run one step of any rule on a network cut into blocks, and compare its gradient with the true one on the same passes.
 
 Imports ``runtime``.
 """

@@ -1,8 +1,8 @@
-"""Measures of a pair of tensors: the gradient that was used and the true one. All sums are taken in float64.
+"""Compare a pair of tensors: the gradient that was used and the true one. All sums are in float64.
 
 Exact zeros are never hidden: a cosine with a zero vector is NaN (not 0, not 1), and the share of zeros is a quantity of its own.
-What tells two gradients that are nearly the same apart is computed from their difference, which floating-point numbers give to the last
-digit, and not from sums that cancel: ``relative_error`` and, where the cosine is near 1 or -1, ``angle``.
+For two nearly equal gradients, ``relative_error`` and, if the cosine is near 1 or -1, ``angle`` are computed from their difference, which
+floating-point numbers give to the last digit, and not from sums that cancel.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch import Tensor
 
 from gradlens.runtime.errors import InputError, unknown
 
-CHUNK = 1 << 17  # entries turned to float64 at a time on the CPU: one megabyte a tensor, which stays in cache
-NEARLY_PARALLEL = 0.99  # a larger |cosine| says little of the angle: an error ε of it is one of ε/sin of the angle
-SPLIT = 2.0**27 + 1  # cuts a float64 in halves of 26 bits (Veltkamp), whose products are exact
+CHUNK = 1 << 17  # entries converted to float64 at a time on the CPU: one megabyte per tensor, which stays in cache
+NEARLY_PARALLEL = 0.99  # above this |cosine| the angle is inaccurate: an error ε of the cosine is one of ε/sin of the angle
+SPLIT = 2.0**27 + 1  # splits a float64 into halves of 26 bits (Veltkamp), whose products are exact
 
 
 class Moments(NamedTuple):
-    """Sums over the entries of a used gradient g and the true gradient t, each divided by a scale of its own.
+    """Sums over the entries of a used gradient g and the true gradient t, each divided by its own scale.
 
-    Complex entries are taken as pairs of real numbers: ``gt`` is Re⟨g, t⟩, the product of the two directions of descent.
+    Complex entries count as pairs of real numbers: ``gt`` is Re⟨g, t⟩, the product of the two directions of descent.
     """
 
     g_scale: float  # for float64 the power of two at or below max |g| (1 where that is 0), 1 for narrower types
@@ -40,49 +40,49 @@ class Moments(NamedTuple):
 
 
 def _flat(v: Tensor, like: Tensor) -> Tensor:
-    """The entries in one order for both tensors: channels-last memory is read as it lies, without a copy."""
+    """Flatten ``v`` in the memory order of ``like``: channels-last memory is read without a copy."""
     if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
         v = v.permute(0, 2, 3, 1)
     return v.detach().reshape(-1)
 
 
 def dense(v: Tensor) -> Tensor:
-    """A sparse tensor's entries with the zeros between them; others as they are."""
+    """Convert a sparse tensor to a dense one; return others unchanged."""
     return v if v.layout in (torch.strided, torch.jagged) else v.to_dense()
 
 
 def _same_sign(p: Tensor, q: Tensor) -> Tensor:
-    """Where p·q > 0, without a product of two small numbers that vanishes."""
+    """Return where p·q > 0, without a product of two small numbers, which could underflow."""
     return (torch.sgn(p).conj() * q).real > 0 if p.is_complex() or q.is_complex() else torch.sign(p) * q > 0
 
 
 def _real_float64(v: Tensor, other: Tensor) -> Tensor:
-    """Entries [n] in float64, as their real and imaginary parts [2n] where either of two vectors is complex."""
+    """Convert entries [n] to float64, or to their real and imaginary parts [2n] if either of two vectors is complex."""
     if v.is_complex() or other.is_complex():
         return torch.view_as_real(v.to(torch.complex128).resolve_conj()).reshape(-1)
     return v.double()
 
 
 def float64(v: Tensor) -> Tensor:
-    """A tensor in float64, on the CPU where its device has none (Apple's mps)."""
+    """Convert a tensor to float64, on the CPU if its device has no float64 (Apple's mps)."""
     return (v.cpu() if v.device.type == "mps" else v).double()
 
 
 def power_of_two(v: Tensor) -> float:
-    """The power of two at or below the largest entry's size; 1 where there is none, or where it is 0 or not finite."""
+    """Return the power of two at or below the largest absolute entry; 1 if there is no entry, or if it is 0 or not finite."""
     largest = float(v.abs().max()) if v.numel() else 0.0
     return 2.0 ** (math.frexp(largest)[1] - 1) if 0 < largest < math.inf else 1.0
 
 
 def _length(e: Tensor) -> float:
-    """‖e‖ of entries of any size."""
+    """Compute ‖e‖ without underflow or overflow."""
     scale = power_of_two(e)
     e = e / scale
     return scale * math.sqrt(float(e @ e))
 
 
 def _minus_product(e: Tensor, factor: float, v: Tensor) -> Tensor:
-    """E − factor · v as if the product had twice as many digits (Dekker 1971)."""
+    """Compute e − factor · v as if the product had twice as many digits (Dekker 1971)."""
     high = SPLIT * factor - (SPLIT * factor - factor)
     low = factor - high
     above = SPLIT * v
@@ -92,7 +92,7 @@ def _minus_product(e: Tensor, factor: float, v: Tensor) -> Tensor:
 
 
 class Pair:
-    """A used gradient g and the true gradient t; what is asked of them is computed when it is asked first.
+    """A used gradient g and the true gradient t; each quantity is computed when first used.
 
     Dividing float64 by a power of two near its largest entry keeps the squares of tiny gradients (norm 1e-200) from vanishing and changes
     no digit; ``torch.nn.functional.cosine_similarity(v, v)`` is 0.001 at norm 3e-10.
@@ -122,13 +122,13 @@ class Pair:
 
     @cached_property
     def _scales(self) -> tuple[float, float]:
-        """(g_scale, t_scale): 1 where squares of the entries fit into a float64 as they are."""
+        """Choose (g_scale, t_scale): 1 if squares of the entries fit into a float64 as they are."""
         if torch.float64 not in (self._g.real.dtype, self._t.real.dtype):
             return 1.0, 1.0
         return power_of_two(self._g), power_of_two(self._t)
 
     def _scaled(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Chunks of g/g_scale and t/t_scale in float64."""
+        """Yield chunks of g/g_scale and t/t_scale in float64."""
         g_scale, t_scale = self._scales
         for p, q in self._chunks():
             u, v = _real_float64(p, q), _real_float64(q, p)
@@ -136,7 +136,7 @@ class Pair:
 
     @cached_property
     def moments(self) -> Moments:
-        """All sums, in one pass."""
+        """Compute all sums in one pass."""
         n = self._g.numel()
         if n == 0:
             return Moments(1.0, 1.0, 0.0, 0.0, 0.0, 0, 0, 0, 0)
@@ -151,7 +151,7 @@ class Pair:
 
     @cached_property
     def cosine(self) -> float:
-        """cos(g, t); NaN where one is zero."""
+        """Compute cos(g, t); NaN if one of them is zero."""
         m = self.moments
         if not (m.gg > 0 and m.tt > 0):
             return math.nan
@@ -159,7 +159,7 @@ class Pair:
 
     @property
     def angle(self) -> float:
-        """The angle between g and t in degrees, to 12 digits or 1e-25: from g's part orthogonal to t where the two are nearly parallel."""
+        """Compute the angle between g and t in degrees, to 12 digits or 1e-25: from g's part orthogonal to t if nearly parallel."""
         if not abs(self.cosine) > NEARLY_PARALLEL:
             return math.degrees(math.acos(self.cosine))
         if torch.equal(self._g, self._t):
@@ -168,7 +168,7 @@ class Pair:
         return math.degrees(math.atan2(self._orthogonal(), m.gt / math.sqrt(m.tt)))
 
     def _orthogonal(self) -> float:
-        """‖e‖/g_scale with e = g − (⟨g, t⟩/|t|²) t, whose factor is taken to more digits than one float64 has."""
+        """Compute ‖e‖/g_scale with e = g − (⟨g, t⟩/|t|²) t, the factor to more digits than one float64 has."""
         m, length = self.moments, 0.0
         factors = [m.gt / m.tt]
         for _ in range(2):
@@ -179,7 +179,7 @@ class Pair:
                 along += float(u @ v)
                 lengths.append(_length(u))
             length = math.hypot(*lengths)
-            off = min(abs(along) / math.sqrt(m.tt), length)  # what is left along t
+            off = min(abs(along) / math.sqrt(m.tt), length)  # the remaining component along t
             if off <= 1e-3 * length:
                 break
             factors.append(along / m.tt)
@@ -187,7 +187,7 @@ class Pair:
 
     @property
     def relative_error(self) -> float:
-        """‖g − t‖ / ‖t‖, from the entries' differences."""
+        """Compute ‖g − t‖ / ‖t‖ from the entries' differences."""
         m = self.moments
         if not m.tt > 0 or math.isnan(m.gg):
             return math.nan
@@ -197,17 +197,17 @@ class Pair:
 
     @property
     def norm(self) -> float:
-        """|g|."""
+        """Compute |g|."""
         return self.moments.g_scale * math.sqrt(self.moments.gg)
 
     @property
     def true_norm(self) -> float:
-        """|t|."""
+        """Compute |t|."""
         return self.moments.t_scale * math.sqrt(self.moments.tt)
 
     @property
     def projection(self) -> float:
-        """<g, t> / |t|²: exactly 0 where g is zero, exactly 1 where it is t; NaN where t is zero."""
+        """Compute <g, t> / |t|²: exactly 0 if g is zero, exactly 1 if g is t; NaN if t is zero."""
         m = self.moments
         share = _ratio(m.gt, m.tt)
         return share * (m.g_scale / m.t_scale) if share else share
@@ -236,10 +236,18 @@ RECORDED = ("cosine", "angle", "norm_ratio", "sign_agreement", "norm", "true_nor
 
 
 def measure(g: Tensor, t: Tensor, quantities: tuple[str, ...] = RECORDED) -> Mapping[str, float]:
-    """The named quantities of a used gradient g and the true gradient t, of any one shape.
+    """Compute quantities of a used gradient g and the true gradient t.
 
     >>> measure(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.0]), ("cosine", "norm"))
     {'cosine': 1.0, 'norm': 5.0}
+
+    Args:
+        g: the used gradient, any shape.
+        t: the true gradient, of the same shape.
+        quantities: names from ``QUANTITIES``.
+
+    Returns:
+        name -> value.
 
     Raises:
         InputError: an unknown quantity, or shapes that differ.
@@ -253,5 +261,17 @@ def measure(g: Tensor, t: Tensor, quantities: tuple[str, ...] = RECORDED) -> Map
 
 
 def cosine(g: Tensor, t: Tensor) -> float:
-    """cos(g, t) over all entries, in float64; NaN where one is exactly zero."""
+    """Compute cos(g, t) over all entries, in float64.
+
+    Args:
+        g: a tensor of any shape.
+        t: a tensor of the same shape.
+
+    Returns:
+        the cosine; NaN if g or t is exactly zero.
+
+    Raises:
+        InputError: shapes differ.
+
+    """
     return Pair(g, t).cosine

@@ -1,4 +1,4 @@
-"""Run a rule over one step: each block's signal, pulled back through its pass."""
+"""Run a learning rule over one step: each block's signal, pulled back through its pass."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from gradlens.gradients.method import Method, Step, Update
 
 
 class Received(NamedTuple):
-    """Messages received from the next rank, for the highest block of this one."""
+    """Messages received from the next rank, for the last block of this one."""
 
-    messages: tuple[Tensor, ...] = ()  # [N, *out] messages, pulled back to the output of the highest block here
-    passes: Mapping[int, Pass] = {}  # of the network's top, without graph, for rules that read the error
-    delayed: bool = False  # the message is not there yet: `learn` is left for when it comes
+    messages: tuple[Tensor, ...] = ()  # [N, *out] messages, pulled back to the output of the last block here
+    passes: Mapping[int, Pass] = {}  # the output block's pass, without graph, for rules that read the output error
+    delayed: bool = False  # the message has not arrived yet: `learn` is called when it does
 
 
 def backward(method: Method, passes: Iterator[Pass], keep: bool = False, receive: Callable[[], Received] | None = None) -> Iterator[Update]:
-    """Run a rule over one step's passes, yielding each block's update as soon as it is known.
+    """Run a rule over one step's passes and yield each block's update as soon as it is computed.
 
-    A block that depends on no message from above goes backward and is freed before the next block is run; the others
-    wait for the backward message of block k+1.
+    A block that depends on no message from block k+1 goes backward and is freed before the next block runs; the others
+    wait for that message.
 
     Args:
         method: the rule.
-        passes: one step's passes, bottom first, made lazily by ``method.forward``.
-        keep: keep every graph for a later pull-back of the truth.
-        receive: gives the messages from the next rank to the highest of these blocks, where there is one; called when all have run.
+        passes: one step's passes, first block to last, made lazily by ``method.forward``.
+        keep: keep every graph, to pull the true gradient back later.
+        receive: returns the next rank's messages for the last of these blocks, if there is a next rank; called after all have run.
 
     """
     known: dict[int, Pass] = {}
@@ -37,7 +37,7 @@ def backward(method: Method, passes: Iterator[Pass], keep: bool = False, receive
     for p in passes:
         known[p.k] = p
         waiting.append(p.k)
-        del p  # so that nothing of a block outlives its update while the next block runs
+        del p  # free a block's pass before the next block runs
         if not method.needs_above(waiting[-1]):
             yield from _update_waiting_blocks(method, known, waiting, Received(), keep)
     if waiting and receive is not None:
@@ -60,7 +60,7 @@ def _update_waiting_blocks(method: Method, known: dict[int, Pass], waiting: list
         received, delayed = grad.below, False
         if not keep:
             p = known.pop(j)
-            if j == method.num_blocks - 1:  # the output block's pass stays: it holds the error some rules broadcast
+            if j == method.num_blocks - 1:  # keep the output block's pass: some rules broadcast its error
                 known[j] = p._replace(src=None)
             del p
         del signal, grad, learned
@@ -69,11 +69,11 @@ def _update_waiting_blocks(method: Method, known: dict[int, Pass], waiting: list
 
 
 def run_step(method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Step:
-    """One step of a rule with all its graphs kept; nothing is trained.
+    """Run one step of a rule and keep all its graphs; nothing is trained.
 
     Args:
         method: the rule.
-        blocks: the network's, bottom first.
+        blocks: the network's blocks, first to last.
         x: [N, *in] the network's input.
         y: [N] labels.
 

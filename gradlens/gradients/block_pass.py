@@ -1,8 +1,8 @@
-"""One block's forward pass, cut from its neighbours, and its pull-back (vector-Jacobian product).
+"""Run one block's forward pass, cut from its neighbours, and its pull-back (vector-Jacobian product).
 
-The forward pass is cut at block boundaries: each block's output ``h`` keeps the block's own graph and the next block
-reads ``z``, a leaf copy of it. A training rule then only says which gradient each block is told; the true gradient is
-the plain pull-back of the top's own gradient through the same passes.
+The forward pass is cut at block boundaries: each block's output ``h`` keeps the block's own graph and block k+1
+reads ``z``, a leaf copy of it. A learning rule then only defines each block's error signal; the true gradient is
+the plain pull-back of the output block's own gradient through the same passes.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch import Tensor, nn
 
 
 class Pass(NamedTuple):
-    """One block's forward pass, cut from its neighbours. [N, *in] and [N, *out] are the shapes of what the block reads and gives.
+    """One block's forward pass, cut from its neighbours. Its input is [N, *in], its output [N, *out].
 
-    N is the number of rows a block reads, which a rule may make more than there are images (two views, patches).
+    N is the number of rows of a block's input: with some rules more than there are images (two views, patches).
 
     Attributes:
-        k: which block, 0 at the bottom.
+        k: index of the block, 0 for the first.
         block: the module itself.
-        x: [N, *in] what the block read: the ``z`` of the block below (so no gradient leaves the block), or the network's input.
-        y: [N] labels, or the targets that the rule made; they travel with x, so that late or drawn inputs keep theirs.
-        h: [N, *out] what the block gave, with the block's graph: the block's own backward pass begins here. No loss is put on it.
-        z: [N, *out] leaf copy of ``h`` without its graph: what the next block reads, and what local losses are differentiated at.
-        src: [N, *in] what ``x`` is a copy of, with its graph, where that is not the ``h`` of the block below: a synthetic input. Else None.
-        image: [N, *] the network's input, for rules that read it (``depends_on`` has "image"); None where nobody gave it.
+        x: [N, *in] input of the block: ``z`` of block k−1 (so no gradient leaves the block), or the network's input.
+        y: [N] labels, or the rule's targets; kept with x, so that delayed or replayed inputs have the right ones.
+        h: [N, *out] output of the block, with the block's graph: its own backward pass begins here. Put no loss on it.
+        z: [N, *out] leaf copy of ``h`` without its graph: the input of block k+1, and where local losses are differentiated.
+        src: [N, *in] the source of ``x``, with its graph, if that is not ``h`` of block k−1: a synthetic input. Else None.
+        image: [N, *] the network's input, for rules that read it (``depends_on`` has "image"); None if it was not passed.
 
     """
 
@@ -43,12 +43,12 @@ class Pass(NamedTuple):
 
 
 class Grad(NamedTuple):
-    """What one block's backward pass gave: values, never side effects.
+    """Result of one block's backward pass: values, never side effects.
 
     Attributes:
-        delta: [N, *out] gradient the block was told at its output; None: not trained on this batch.
-        params: parameter name within the block -> gradient of the parameter's shape; empty where ``delta`` is None.
-        below: each [N, *in], a message sent and pulled back to the block's input, in the order of ``Signal.messages_below``; () where
+        delta: [N, *out] the error signal at the block's output; None: not trained on this batch.
+        params: parameter name within the block -> gradient of the parameter's shape; empty if ``delta`` is None.
+        below: each [N, *in], a message pulled back to the block's input, in the order of ``Signal.messages_below``; () if
             nothing was sent, and at the first block, whose input takes no gradient.
 
     """
@@ -59,7 +59,7 @@ class Grad(NamedTuple):
 
 
 def cut(k: int, block: nn.Module, x: Tensor, y: Tensor, h: Tensor, image: Tensor | None = None, src: Tensor | None = None) -> Pass:
-    """The pass of a block that read ``x`` and gave ``h``, cut at its output."""
+    """Make the pass of a block with input ``x`` [N, *in] and output ``h`` [N, *out], cut at its output."""
     return Pass(k, block, x, y, h, h.detach().requires_grad_(), src, image)
 
 
@@ -71,46 +71,46 @@ def chain(
     first: int = 0,
     image: Tensor | None = None,
 ) -> Iterator[Pass]:
-    """The plain forward pass, lazily: block k+1 is run when the caller asks for its pass, on what block k gave.
+    """Run the plain forward pass lazily: block k+1 runs on the output of block k when its pass is requested.
 
     Args:
-        blocks: the blocks, bottom first.
+        blocks: the blocks, first to last.
         x: [N, *in] the network's input.
         y: [N] targets.
-        run: how a block is run, for rules that change what happens inside it.
-        first: the number of the first of these blocks in the network.
-        image: what the network was given, where these are not its lowest blocks and the rule reads it.
+        run: (block, input) -> output, for rules that change what happens inside a block.
+        first: index of the first of these blocks in the network.
+        image: the network's input, if these are not its first blocks and the rule reads it.
 
     """
     image, k = x if first == 0 else image, first - 1
-    for block in blocks:  # not enumerate, which holds on to the last pair it gave
+    for block in blocks:  # not enumerate, which keeps a reference to its last pair
         k += 1
         p = cut(k, block, x, y, run(block, x), image)
         x = p.z
         yield p
-        del p  # so that the graph lives no longer than the caller wants it
+        del p  # free the graph as soon as the caller does
 
 
 def trainable(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
-    """The parameters of a module that ask for a gradient, by their name within the module (``prefix`` and a dot before it)."""
+    """Return the parameters of a module that require a gradient, by their name within the module (after ``prefix`` and a dot)."""
     return {name: p for name, p in module.named_parameters(prefix) if p.requires_grad}
 
 
 def _laid_like(v: Tensor, h: Tensor) -> Tensor:
-    """``v`` in the memory layout of ``h``: against any other, a pool's backward copies its whole input gradient twice."""
+    """Copy ``v`` to the memory layout of ``h``: with any other, a pool's backward copies its whole input gradient twice."""
     return v if v.stride() == h.stride() else torch.empty_like(h, dtype=v.dtype).copy_(v)
 
 
 def pull_back(p: Pass, delta: Tensor | None, send: Sequence[Tensor] = (), keep: bool = False) -> Grad:
-    """One block's backward: gradients of its parameters under ``delta`` and the pull-back of each message in ``send``.
+    """Run one block's backward pass: gradients of its parameters from ``delta`` and the pull-back of each message in ``send``.
 
-    Nothing that nobody reads is computed: without messages there is no input gradient, without ``delta`` no parameter
-    gradient. A message that is ``delta`` itself shares its backward pass with it.
+    Only requested gradients are computed: without messages there is no input gradient, without ``delta`` no parameter
+    gradient. A message that is ``delta`` itself shares its backward pass.
 
     Args:
-        p: the pass to go back through.
-        delta: [N, *out] the gradient told at ``p.h``, or None for a block that is not trained.
-        send: [N, *out] messages to pull back to ``p.x``; ignored where ``p.x`` takes no gradient (the first block).
+        p: the pass to differentiate.
+        delta: [N, *out] the error signal at ``p.h``, or None for a block that is not trained.
+        send: [N, *out] messages to pull back to ``p.x``; ignored if ``p.x`` takes no gradient (the first block).
         keep: keep the graph, for another pull-back through the same pass.
 
     """
@@ -134,18 +134,18 @@ def pull_back(p: Pass, delta: Tensor | None, send: Sequence[Tensor] = (), keep: 
 
 
 def pull_back_chain(passes: Sequence[Pass], top: Tensor, keep: bool = False, further: bool = False) -> list[Grad]:
-    """The plain pull-back of ``top`` through all passes: what backpropagation gives on these very forward passes.
+    """Pull ``top`` back through all passes: backpropagation on these very forward passes.
 
-    Frees the graphs unless ``keep``. Valid where every pass read its predecessor's ``z`` (see :func:`is_chain`).
+    Frees the graphs unless ``keep``. Valid if the input of every pass is its predecessor's ``z`` (see :func:`is_chain`).
 
     Args:
-        passes: all passes, bottom first, with their graphs.
+        passes: all passes, first to last, with their graphs.
         top: [N, *out] gradient of the objective with respect to the last pass's output.
         keep: keep the graphs, for more pull-backs.
-        further: pull it back to the input of the first pass too, below which there are more.
+        further: pull it back to the input of the first pass too, for passes before these.
 
     Returns:
-        one Grad per pass, bottom first; ``delta`` is the true gradient at that block's output.
+        one Grad per pass, first to last; ``delta`` is the true gradient at that block's output.
 
     """
     grads: list[Grad] = []
@@ -159,7 +159,7 @@ def pull_back_chain(passes: Sequence[Pass], top: Tensor, keep: bool = False, fur
 
 
 def is_chain(passes: Sequence[Pass]) -> bool:
-    """Whether these are the blocks from the bottom up, each having read its predecessor's output.
+    """Return whether these are the blocks from the first on, each with its predecessor's output as input.
 
     Only then is the pulled-back product the gradient of a loss.
     """

@@ -1,4 +1,4 @@
-"""Compare any gradients with the true one, in any code."""
+"""Compare any gradients with the true gradient, in any code."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from gradlens.gradients.rows import pair_rows
 from gradlens.runtime.autograd_graph import is_reentrant
 from gradlens.runtime.errors import InputError, kind_of
 
-_REFUSED = {  # a part of torch's message -> what it comes from, and what to do about it
-    "use_reentrant": "went through reentrant gradient checkpointing, which gives no gradient without writing .grad; "
-    "set use_reentrant=False in torch.utils.checkpoint, or make the loss without checkpointing",
-    "donated buffer": "went through a compiled model, whose graph can be gone through only once; "
-    "set torch._functorch.config.donated_buffer = False before it is compiled, or make the loss with the model that is not compiled",
+_REFUSED = {  # a part of torch's message -> its cause, and what to set
+    "use_reentrant": "was computed with reentrant gradient checkpointing, which gives no gradient without writing .grad; "
+    "set use_reentrant=False in torch.utils.checkpoint, or compute the loss without checkpointing",
+    "donated buffer": "was computed by a compiled model, whose graph allows only one backward pass; "
+    "set torch._functorch.config.donated_buffer = False before compiling, or compute the loss with the model that is not compiled",
     "through the graph a second time": "has no graph any more, a backward pass freed it; set retain_graph=True there, or compare before it",
 }
 
 
 def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] | None = None) -> Measurements:
-    """How far your gradients are from the true one, in any code: rows per parameter.
+    """Measure how far your gradients are from the true gradient of ``loss``, per parameter.
 
     Args:
         model: any module.
-        loss: the scalar the true gradient belongs to, with its graph (which is kept: you can still go backward).
-        my_gradients: parameter name (a tied parameter's: any of its names) -> your gradient; default: what lies in ``.grad``. A
-            missing one counts as zero.
+        loss: the scalar whose gradient is the true one, with its graph (which is kept: you can still call backward).
+        my_gradients: parameter name (for a tied parameter any of its names) -> your gradient, of its shape; default: the ``.grad``
+            fields. A missing one counts as zero.
 
     Returns:
-        rows with the quantities of ``alignment.RECORDED``, ``step`` 0, a tied parameter's under its first name: a list with
-        ``.table()`` (a row a parameter) and ``.frame()`` (pandas).
+        rows with the quantities of ``alignment.RECORDED``, ``step`` 0, a tied parameter under its first name: a list with
+        ``.table()`` (a row per parameter) and ``.frame()`` (pandas).
 
     Raises:
         InputError: no module, a name that is no parameter of the model, what is no gradient, two gradients for one parameter, a gradient
-            of another shape, or a loss that :func:`gradients_of` refuses.
+            of another shape, or a loss that :func:`gradients_of` rejects.
 
     """
     must_be_module(model)
@@ -56,11 +56,18 @@ def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] |
 
 
 def gradients_of(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    """The gradients of a loss, without writing ``.grad``; its graph is kept.
+    """Compute the gradients of a loss without writing ``.grad``; its graph is kept.
+
+    Args:
+        loss: a scalar with its graph.
+        parameters: leaves of that graph.
+
+    Returns:
+        a gradient of each parameter's shape; None if the loss does not depend on it.
 
     Raises:
-        InputError: a loss that is no real number with a graph, or whose graph cannot be gone through and kept (reentrant checkpointing,
-            a compiled model's buffers).
+        InputError: a loss that is no real number with a graph, or whose graph does not allow a backward pass that keeps it (reentrant
+            checkpointing, a compiled model's buffers).
 
     """
     _must_be_loss(loss)
@@ -71,13 +78,13 @@ def gradients_of(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | N
         if why is None:
             raise
         raise InputError(f"the loss {why}") from error
-    if any(g is None for g in found) and is_reentrant(loss):  # it may be the one thing that used a parameter
+    if any(g is None for g in found) and is_reentrant(loss):  # a checkpointed segment may be the only use of a parameter
         raise InputError(f"the loss {_REFUSED['use_reentrant']}")
     return found
 
 
 def _must_be_loss(loss: object) -> None:
-    """Refuse what has no gradient.
+    """Reject what has no gradient.
 
     Raises:
         InputError: it is no tensor of one real number, or has no graph.
@@ -87,11 +94,11 @@ def _must_be_loss(loss: object) -> None:
         got = f"shape {list(loss.shape)} of {loss.dtype}" if isinstance(loss, Tensor) else kind_of(loss)
         raise InputError(f"the loss must be a tensor of one real number, got {got}; take its mean() or sum()")
     if not loss.requires_grad:
-        raise InputError("the loss has no graph (it was detached, made under torch.no_grad() or from no parameter); make it with one")
+        raise InputError("the loss has no graph (detached, under torch.no_grad(), or not from the parameters); compute it with a graph")
 
 
 def _must_be_gradients(given: object) -> None:
-    """Refuse what maps no names to tensors.
+    """Reject what maps no names to tensors.
 
     Raises:
         InputError: it is no mapping, or one of something else.
@@ -106,7 +113,7 @@ def _must_be_gradients(given: object) -> None:
 
 
 def _by_first_name(gradients: Mapping[str, Tensor], first: Mapping[str, str]) -> dict[str, Tensor]:
-    """Gradients under the first names of their parameters; a tied parameter has several.
+    """Rename gradients to the first names of their parameters; a tied parameter has several.
 
     Raises:
         InputError: a name that is no parameter's, or two gradients for one parameter.

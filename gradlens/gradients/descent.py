@@ -1,4 +1,4 @@
-"""Whether the loss does after the optimiser's step what its gradient said it would."""
+"""Test whether the optimiser's step changes the loss as its gradient predicts."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from gradlens.runtime.rng import seeded
 
 
 class Descent:
-    """The descent test of one step: made before the optimiser's step, asked after it.
+    """The descent test of one step: created before the optimiser's step, evaluated after it.
 
-    A direction can be right and its length useless; only the loss after the real step tells.
+    A step can have the right direction and a useless length: only the loss after the real step shows that.
 
     Args:
         number: updates made before this batch.
         names: the blocks' names in the model.
         method: the rule.
-        step: the step as it was run.
+        step: the executed step.
         truth: its true gradients.
 
     """
 
     def __init__(self, number: int, names: Sequence[str], method: Method, step: Step, truth: Truth) -> None:
         self.number, self.method, self.reference = number, method, truth.reference
-        self.blocks, self.x, self.y = step.blocks, step.x, step.y  # not the step itself: its passes are done with
-        modules = dict(zip(names, step.blocks, strict=False)) | {"rule": method}  # greedy's loss also reads a head of the rule's own
+        self.blocks, self.x, self.y = step.blocks, step.x, step.y  # not the step itself, whose passes are no longer needed
+        modules = dict(zip(names, step.blocks, strict=False)) | {"rule": method}  # greedy's loss depends on a head of the rule, too
         true = [*(dict(grad.params) for grad in truth.grads), *[{}] * (len(names) - len(truth.grads)), dict(truth.aux_grads)]
         self.moved = [
             (name, module, {n: (g, module.get_parameter(n).detach().clone()) for n, g in grads.items()})
@@ -41,7 +41,7 @@ class Descent:
         self.loss = self._loss()
 
     def _loss(self) -> float:
-        """The objective on this batch, with the step's own dropout masks; the network is left as it was."""
+        """Compute the objective on this batch, with the step's own dropout masks; the network does not change."""
         blocks, top = self.blocks, self.method.output_block
         with preserve_buffers_and_rng((*blocks, self.method)), seeded(self.method.seed, "step", *rank_rng_words(self.number)):
             passes = dict(enumerate(chain(blocks[: top + 1], self.method.prepare_input(self.x), self.y)))
@@ -50,7 +50,7 @@ class Descent:
         return float(all_reduce_sum(loss))
 
     def rows(self) -> list[Measurement]:
-        """Predicted change by block and in all, measured change, and their ratio."""
+        """Return the predicted change per block and in total, the measured change, and their ratio."""
         rows, predicted = [], 0.0
         for name, module, known in self.moved:
             moved = sum(

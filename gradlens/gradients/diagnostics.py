@@ -1,6 +1,6 @@
-"""The sparser rows of a recorded step: what chance and noise alone give, the rule's own tensors against backprop's, and descent.
+"""Compute the sparse rows of a recorded step: chance and noise levels, the rule's own tensors against backprop's, and descent.
 
-They cost some more backward passes and one more forward pass. They leave no trace: draws are keyed, buffers are put back.
+They cost some more backward passes and one more forward pass. They leave no trace: draws are keyed, buffers are restored.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from gradlens.runtime.batch_shard import (
 from gradlens.runtime.rng import generator, seeded
 
 SPARSE: dict[str, str] = {
-    "null_cosine": "cosine with the truth of what the rule's delta gives with its rows dealt to other images: chance on this batch",
-    "corrected_cosine": "cos(rule on half A, truth on half B) / cos(truth on A, truth on B), both ways, the halves passes of their own",
+    "null_cosine": "cosine with the true gradient if the rows of the rule's delta are permuted over images: chance level on this batch",
+    "corrected_cosine": "cos(rule on half A, truth on half B) / cos(truth on A, truth on B), both ways, each half its own passes",
     "across_halves": "cos(rule on half A, truth on half B), the mean of both ways: the numerator of corrected_cosine",
-    "noise_ceiling": "cos(truth on half A, truth on half B): what the true gradient of one half is worth on the other",
+    "noise_ceiling": "cos(truth on half A, truth on half B): agreement of the true gradients of two halves",
     "rule_ceiling": "cos(rule on half A, rule on half B): how much of the rule's gradient is not noise",
     "predicted_change": "<true gradient, the optimiser's real step>: the first-order change of the loss",
     "measured_change": "loss after the step minus loss before it, on the same batch",
-    "descent_ratio": "measured / predicted change: 1 where the step is as good as its direction says",
+    "descent_ratio": "measured / predicted change: 1 if the loss changes exactly as its gradient predicts",
 }
 AFTER_THE_STEP = ("predicted_change", "measured_change", "descent_ratio")
 
@@ -50,15 +50,15 @@ FEEDBACK = ("feedback_transpose", "feedback_pseudoinverse", "feedback_jacobian")
 def sparse_rows(
     number: int, names: Sequence[str], method: Method, step: Step, truth: Truth, wanted: Collection[str] = (*SPARSE, *FEEDBACK)
 ) -> list[Measurement]:
-    """Null, noise-corrected alignment, and the rule's own tensors beside backprop's.
+    """Compute null cosine, noise-corrected alignment, and the rule's own tensors against backprop's.
 
     Args:
         number: updates made before this batch.
         names: the blocks' names in the model.
         method: the rule.
-        step: the step as it was run, graphs kept.
+        step: the executed step, graphs kept.
         truth: its true gradients, graphs kept.
-        wanted: quantities of SPARSE and kinds of FEEDBACK; what is not asked for is not computed.
+        wanted: quantities of SPARSE and kinds of FEEDBACK; others are not computed.
 
     """
     rows: list[Measurement] = []
@@ -72,18 +72,18 @@ def sparse_rows(
 
 
 def _weights(name: str, grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The gradients of a block's weight matrices and kernels, by full parameter name."""
+    """Return the gradients of a block's weight matrices and kernels, by full parameter name."""
     return {f"{name}.{n}": g for n, g in grads.items() if g.ndim > 1}
 
 
 def _used(method: Method, p: Pass, delta: Tensor) -> dict[str, Tensor]:
-    """What the rule makes of a delta inside one block, over all ranks of a shared batch."""
+    """Compute one block's parameter gradients from a delta [N, *out] with the rule's backward pass, summed over ranks."""
     with method.backward_context():
         return all_reduce_grads(pull_back(p, delta, keep=True).params)
 
 
 def _trained_blocks(step: Step, truth: Truth) -> Iterator[tuple[int, Pass, Tensor]]:
-    """(block, the pass it was trained on, its error signal) of every block that was trained and has a true gradient."""
+    """Yield (block, its pass, its error signal) of every block that was trained and has a true gradient."""
     for k in range(len(truth.grads)):
         update = step.updates.get(k)
         if update is not None and update.grad.delta is not None:
@@ -101,17 +101,17 @@ def _null(number: int, names: Sequence[str], method: Method, step: Step, truth: 
 
 
 def _halves(number: int, names: Sequence[str], method: Method, step: Step, reference: str) -> Iterator[Measurement]:
-    """Rule and truth on each half of the batch, by passes of their own.
+    """Yield rows of the rule's and the true gradient on each half of the batch, each half with its own passes.
 
-    Zeroing half of a delta's rows would be cheaper, but BatchNorm couples a batch: each half's gradient then holds the other's images,
-    and the ceiling comes out too low, even below zero. Rules that read stored batches have no half of this one: no rows for them.
+    Zeroing half of a delta's rows would be cheaper, but BatchNorm couples a batch: each half's gradient then depends on the other's
+    images, and the ceiling is too low, even below zero. Rules with replay buffers use other batches than this one: no rows for them.
     """
     if "replay_buffer" in method.depends_on or global_count(len(step.y)) < 4:
         return
     used, real = [], []
     for half, shard in _dealt(len(step.y), method.seed, number):
         if not len(half):
-            return  # on all ranks: they deal the same
+            return  # on all ranks: they draw the same halves
         mine = half.to(step.y.device)
         with preserve_buffers_and_rng((*step.blocks, method)), seeded(method.seed, "step", *rank_rng_words(number)), sharded(shard):
             run = run_step(method, step.blocks, step.x[mine], step.y[mine])
@@ -134,9 +134,9 @@ def _halves(number: int, names: Sequence[str], method: Method, step: Step, refer
 
 
 def _dealt(n: int, seed: int, number: int) -> Iterator[tuple[Tensor, Shard | None]]:
-    """Two halves of a batch: which of this rank's n images are in each, and what part of the half they are.
+    """Split a batch into two random halves: indices of this rank's n images in each, and their part of the half.
 
-    Where some rank has fewer than two images in a half, no rank has any.
+    If a rank has fewer than two images in a half, the half is empty on all ranks.
     """
     deal = torch.randperm(global_count(n), generator=generator(seed, "halves", number))
     here = current_shard()

@@ -1,4 +1,4 @@
-"""While layers are read, modules are called one by one where torch would run several at once and skip their hooks."""
+"""Make torch call modules one by one while layers are read, where it would otherwise fuse several and skip their hooks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttenti
 
 
 class _Shared:
-    """A setting of the whole process that holds from the first user's coming to the last one's going, in whatever order they go.
+    """A process-wide setting that is active while it has one or more users, in any order of entering and leaving.
 
     Args:
-        setting: makes the context in which it holds.
+        setting: makes the context in which it is active.
 
     """
 
@@ -28,7 +28,7 @@ class _Shared:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Use it."""
+        """Activate the setting inside the context."""
         with self._lock:
             if self._users == 0:
                 self._held.enter_context(self._setting())
@@ -44,7 +44,7 @@ class _Shared:
 
 @contextmanager
 def _without_fast_path() -> Iterator[None]:
-    """Transformer layers call their parts also in eval mode without gradients, as they do where a part has hooks."""
+    """Disable the fast path of transformer layers, so that they call their parts also in eval mode without gradients."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -55,7 +55,7 @@ def _without_fast_path() -> Iterator[None]:
 
 @contextmanager
 def _without_new_compilation() -> Iterator[None]:
-    """What is not compiled yet runs as it is; torch's warning that compiled modules meet hooks is not meant for the user here."""
+    """Run models that are not compiled yet eagerly, without torch's warning about hooks on compiled modules."""
     quiet = "Using `torch.compile"
     warnings.filterwarnings("ignore", message=quiet, category=UserWarning)
     entry = warnings.filters[0]
@@ -66,7 +66,7 @@ def _without_new_compilation() -> Iterator[None]:
         else:
             yield
     finally:
-        with suppress(ValueError):  # a catch_warnings has put other filters there
+        with suppress(ValueError):  # a catch_warnings may have replaced the filters
             warnings.filters.remove(entry)  # type: ignore[attr-defined]
 
 
@@ -75,10 +75,10 @@ _FAST_PATH, _COMPILER = _Shared(_without_fast_path), _Shared(_without_new_compil
 
 @contextmanager
 def eager_calls(model: nn.Module) -> Iterator[None]:
-    """Inside, what is not compiled yet calls its modules.
+    """Run models that are not compiled yet module by module inside the context.
 
-    What was compiled before runs as it was compiled. A model that is compiled by ``torch.compile`` inside, before anything else in the
-    process was, is compiled without the hooks.
+    Models compiled before run compiled. A model that is compiled by ``torch.compile`` inside, as the first one of the process, is
+    compiled without the hooks.
     """
     with ExitStack() as stack:
         if any(isinstance(m, _FUSED) for m in model.modules()):

@@ -1,4 +1,4 @@
-"""Leaves that a layer gives and that were there before its call. Nothing in a leaf says when it was made, as a node's number does."""
+"""Find leaves that a layer returns and that existed before its call. A leaf has no sequence number, unlike a node."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from gradlens.gradients.output_tensors import tensors_inside
 
-GIVEN_AGAIN = "it gave a tensor without graph in several calls, so that what was read at the first of them counts in whatever else used it"
+GIVEN_AGAIN = "it returned the same tensor without graph in several calls, so the gradient read at the first includes its other uses"
 _OF_A_MODULE = frozenset(vars(nn.Module()))
 
 
 @dataclass
 class _First:
-    """When a leaf was first given."""
+    """The first return of a leaf."""
 
     time: int
-    hooks: list[tuple[object, str, RemovableHandle]] = field(default_factory=list)  # layer that it was taken for the own result of, label
+    hooks: list[tuple[object, str, RemovableHandle]] = field(default_factory=list)  # (layer whose result it was taken for, label, hook)
 
 
 class KeptLeaves:
-    """The leaves that layers gave so far, and those that were within their reach before.
+    """The leaves that layers returned so far, and those that they could reach before.
 
     Args:
-        layers: those that are read and may keep other tensors than parameters and buffers.
+        layers: recorded layers that may hold tensors other than parameters and buffers.
 
     """
 
@@ -41,17 +41,17 @@ class KeptLeaves:
                 self._first[t] = _First(-1)  # type: ignore[no-untyped-call]
 
     def was_there(self, leaf: Tensor, time: int) -> bool:
-        """Whether it was, before a call that began at ``time``."""
+        """Return whether the leaf existed before a call that began at ``time``."""
         first = self._first.get(leaf)  # type: ignore[no-untyped-call]
         return first is not None and first.time < time
 
     def give(self, leaf: Tensor, time: int, *hook: Any) -> None:
-        """A layer gives a leaf.
+        """Store that a layer returns a leaf.
 
         Args:
-            leaf: what it gives.
-            time: now.
-            hook: where it is taken for the layer's own result: layer, label, and the hook on it.
+            leaf: the returned tensor.
+            time: current time.
+            hook: layer, label, and the hook on the leaf, if it is taken for the layer's own result.
 
         """
         first: _First = self._first.setdefault(leaf, _First(time))  # type: ignore[no-untyped-call]
@@ -59,7 +59,7 @@ class KeptLeaves:
             first.hooks.append(hook)  # type: ignore[arg-type]
 
     def withdraw(self, leaf: Tensor, layer: object) -> list[str]:
-        """Remove a layer's hooks on a leaf that it gives again, having kept it; the labels that they were for."""
+        """Remove a layer's hooks on a leaf that it kept and returns again; return their labels."""
         first: _First = self._first[leaf]  # type: ignore[no-untyped-call]
         mine = [entry for entry in first.hooks if entry[0] is layer]
         first.hooks = [entry for entry in first.hooks if entry[0] is not layer]
@@ -69,7 +69,7 @@ class KeptLeaves:
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether a module is a layer of torch's with one argument: those give nothing that they keep, but for parameters and buffers."""
+    """Return whether a module is one of torch's layers with one argument: these return no stored tensor but parameters and buffers."""
     forward = getattr_static(type(module), "forward", None)
     code = getattr(forward, "__code__", None)
     if code is None or "forward" in vars(module) or module._modules or not forward.__module__.startswith("torch.nn.modules."):
@@ -78,7 +78,7 @@ def is_plain(module: nn.Module) -> bool:
 
 
 def _within_reach(module: nn.Module) -> Iterator[Tensor]:
-    """Leaves with gradients in a module's attributes and class, and in what its functions close over or name."""
+    """Yield leaves with gradients in a module's attributes and class, and in closures and globals of its functions."""
     own = [value for name, value in vars(module).items() if name not in _OF_A_MODULE]
     of_class = [value for kind in getmro(type(module)) if kind.__module__.partition(".")[0] != "torch" for value in vars(kind).values()]
     places: list[Any] = [own, of_class]
@@ -87,5 +87,5 @@ def _within_reach(module: nn.Module) -> Iterator[Tensor]:
         with suppress(ValueError):  # a variable that is not bound yet
             named = getclosurevars(function)
             places += [list(named.nonlocals.values()), list(named.globals.values())]
-    with suppress(Exception):  # a user's container that cannot be looked into
+    with suppress(Exception):  # a user's container may not be iterable
         yield from (t for t in tensors_inside(places, deep=5) if t.requires_grad and t.is_leaf)

@@ -1,4 +1,4 @@
-"""Which modules of a model are meant: by dotted path, or the layers that a person would name."""
+"""Choose modules of a model: by dotted path, or by default its layers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDic
 
 
 def choose_layers(model: nn.Module, layers: Sequence[str] | None = None) -> dict[str, nn.Module]:
-    """Path -> module, in the order of ``layers`` or of the model.
+    """Return path -> module, in the order of ``layers`` or of the model.
 
     Args:
         model: any module.
-        layers: dotted paths as ``model.get_submodule`` takes them, so a shared module's second name too; default: :func:`default_layers`.
+        layers: dotted paths as in ``model.get_submodule``, a shared module's second name too; default: :func:`default_layers`.
 
     Raises:
         InputError: no module, or a path that is no module of the model (the known ones are listed).
@@ -36,7 +36,7 @@ def choose_layers(model: nn.Module, layers: Sequence[str] | None = None) -> dict
 
 
 def must_be_module(model: object) -> None:
-    """Refuse what is no network.
+    """Reject what is no network.
 
     Raises:
         InputError: it is no ``torch.nn.Module``.
@@ -47,18 +47,18 @@ def must_be_module(model: object) -> None:
 
 
 def refuse_text(layers: Sequence[str]) -> None:
-    """Refuse one path where a list of paths is meant: each of its letters would be one.
+    """Reject a string instead of a list of paths: each of its letters would be a path.
 
     Raises:
-        InputError: a text.
+        InputError: a string.
 
     """
     if isinstance(layers, str):
-        raise InputError(f"layers: must be a list of paths, got the text {layers!r}; set [{layers!r}]")
+        raise InputError(f"layers: must be a list of paths, got the string {layers!r}; set [{layers!r}]")
 
 
 def default_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module that has no layers in it or weights of its own; a model without children is its own one layer, ``""``.
+    """Return every module without layers inside or with its own weights; of a model without children the model itself, ``""``.
 
     Attention, whose projections are never called, counts as one layer; so does a layer whose weight is parametrised (weight and spectral
     normalisation) or quantised. Lists of modules and parameters, which are never called, are left out.
@@ -77,7 +77,7 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 def _weight_holders(module: nn.Module) -> list[nn.Module]:
-    """The modules in a layer that only hold or make its weights, at any depth."""
+    """Return the modules in a layer that only hold or compute its weights, at any depth."""
     if isinstance(module, nn.MultiheadAttention):
         tops = list(module.children())
     else:

@@ -1,16 +1,16 @@
-"""What the dotted name of a layer or parameter says; without torch, which tables do without."""
+"""Parse the dotted name of a layer or parameter; imports no torch, for tables."""
 
 from __future__ import annotations
 
 
 def parameter_kind(name: str) -> tuple[str, str]:
-    """("block1.conv", "weight") for the parameter ``block1.conv.weight``."""
+    """Split a parameter's name: ("block1.conv", "weight") for ``block1.conv.weight``."""
     layer, _, kind = name.rpartition(".")
     return layer, kind
 
 
 def is_norm(layer: str) -> bool:
-    """Whether a layer's name is that of a normalisation layer, whose "weight" is a scale and no matrix.
+    """Return whether a layer's name is that of a normalisation layer, whose "weight" is a scale and no matrix.
 
     >>> is_norm("block1.norm"), is_norm("block2.branch.norm1"), is_norm("block1.conv")
     (True, True, False)

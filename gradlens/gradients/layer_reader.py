@@ -1,9 +1,9 @@
-"""Reads layers while a model is used: each output as it was returned, each gradient at it, in any forward and backward pass.
+"""Read layers while a model is used: each returned output and each gradient at it, in any forward and backward pass.
 
-Hooks of all modules (not of the model's own) ask at every call whether the module is one of the layers: a copy or a saved file of the
-model made meanwhile knows nothing of them. The gradient is read by a hook on the very tensor that the layer returned. Only where that
-is not the layer's own result (an input handed on, a parameter) another tensor on the same memory goes on in its place, so that what
-else becomes of it is not counted in.
+Global module hooks (none on the model itself) check at every call whether the module is one of the layers: copies and saved files of the
+model contain no hooks. The gradient is read by a hook on the very tensor that the layer returned. Only if that is not the layer's own
+result (an input passed through, a parameter) it is replaced by another tensor on the same memory, so that the gradient of its other uses
+is not included.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ from gradlens.gradients.layer_choice import choose_layers
 from gradlens.gradients.output_tensors import OutputTensors, is_inside, tensors_inside
 from gradlens.gradients.recomputation import Calls, backward_number
 
-Took = Callable[[str, Tensor], None]  # (label, output or gradient without graph), neither of them a copy
+Took = Callable[[str, Tensor], None]  # (label, output or gradient without graph), not a copy
 _WHY_NEVER = "(compiled and TorchScript models do not call their modules one by one, nor does code that only uses their weights)"
-_FIRST = 2**64 - 1  # a node of this sequence number is the next that backward runs
+_FIRST = 2**64 - 1  # backward runs a node with this sequence number next
 _MADE = "gradlens.made"  # the true sequence number of a node that has another
 
 
 class _Layer(NamedTuple):
-    """A layer that is read."""
+    """A recorded layer."""
 
     paths: list[str]
-    plain: bool  # it gives nothing but what it makes or is given by its one argument
+    plain: bool  # it returns only tensors that it makes, or its one argument
 
 
 @dataclass(slots=True)
 class _Call:
-    """A call of a layer that runs."""
+    """A running call of a layer."""
 
     layer: _Layer
     module: nn.Module
-    time: int  # calls begun before it
-    start: int  # the number of the next node then
-    versions: dict[int, int]  # of the tensors that were given to it and that the layer held then
-    behind: bool  # the layer has hooks of its own: its output is read behind them
-    labels: list[str]  # one a path
-    again: bool = False  # gradient checkpointing repeats an earlier one
+    time: int  # number of calls begun before it
+    start: int  # sequence number of the next node at its start
+    versions: dict[int, int]  # version counters of its arguments and of the layer's tensors at its start
+    behind: bool  # the layer has its own hooks: its output is read after them
+    labels: list[str]  # one per path
+    again: bool = False  # gradient checkpointing recomputes an earlier call
 
 
 class _View(NamedTuple):
@@ -70,17 +70,17 @@ class _View(NamedTuple):
 
 
 class LayerReader:
-    """What goes through some layers of a model between :meth:`start` and :meth:`stop`.
+    """Reader of some layers' outputs and gradients between :meth:`start` and :meth:`stop`.
 
-    A label is the layer's path; the second call's is ``path#1``, the third's ``path#2`` until :meth:`forget`; a tensor in a container has
-    its place behind: ``lstm[0]``, ``encoder[hidden]``. What gradient checkpointing computes again is no second call: its gradients come
-    under the first call's label.
+    A label is the layer's path; the second call's is ``path#1``, the third's ``path#2`` until :meth:`forget`; for a tensor in a container
+    its position is appended: ``lstm[0]``, ``encoder[hidden]``. Recomputation by gradient checkpointing is no second call: its gradients
+    get the first call's label.
 
     Args:
         model: any module.
         layers: dotted paths; default: :func:`gradlens.gradients.layer_choice.default_layers`.
         on_output: called with every output tensor [N, *out] when it is returned.
-        on_gradient: called with every gradient at one, dense, each time that a backward pass reaches it.
+        on_gradient: called with every gradient at an output, dense, each time a backward pass reaches it.
 
     Raises:
         InputError: a path that is no module of the model (the known ones are listed).
@@ -92,18 +92,18 @@ class LayerReader:
         self.called: set[str] = set()  # paths
         self.unread: dict[str, str] = {}  # label -> why it was not read, or not wholly
         self._model, self._on_output, self._on_gradient = model, on_output, on_gradient
-        self._layers: dict[int, _Layer] = {}  # module -> what is known of it
+        self._layers: dict[int, _Layer] = {}  # id of a module -> its layer
         for path, module in self.layers.items():
             self._layers.setdefault(id(module), _Layer([], is_plain(module))).paths.append(path)
         self._calls = Calls()
-        self._running: dict[int, _Call] = {}  # frame that runs it -> call; those that ended in an error too
+        self._running: dict[int, _Call] = {}  # id of the frame -> its call, including calls that ended in an error
         self._times = itertools.count()
-        self._last: dict[int, RemovableHandle] = {}  # module with hooks of its own -> the one behind them, while it runs
+        self._last: dict[int, RemovableHandle] = {}  # id of a module with its own hooks -> our hook after them, while it runs
         self._hooks: list[RemovableHandle] = []  # on all modules
         self._tensor_hooks: list[RemovableHandle] = []
         self._leaves = KeptLeaves(())
         self._views: list[_View] = []
-        self._bases: list[Tensor] = []  # of the views, kept until the forward pass ends: an in-place operation is found through them
+        self._bases: list[Tensor] = []  # bases of the views, kept until the forward pass ends, to find in-place operations
         self._eager = ExitStack()
         self._paused = False
         self._backward = -1
@@ -111,17 +111,17 @@ class LayerReader:
     # ------------------------------------------------------------------------------------------------- on and off
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start reading."""
         self._leaves = KeptLeaves(m for m in self.layers.values() if m._forward_hooks or not is_plain(m))
         self._hooks = [register_module_forward_pre_hook(self._before), register_module_forward_hook(self._after, with_kwargs=True)]
         self._eager.enter_context(eager_calls(self._model))
 
     def stop(self) -> None:
-        """Take every hook away, from the tensors too."""
+        """Remove every hook, from the tensors too."""
         self._eager.close()
         for handle in (*self._hooks, *self._last.values(), *self._tensor_hooks):
             handle.remove()
-        for handle in self._hooks:  # torch forgets to
+        for handle in self._hooks:  # torch does not remove these
             nn.modules.module._global_forward_hooks_with_kwargs.pop(handle.id, None)
         self._hooks, self._tensor_hooks = [], []
         self._last.clear()
@@ -129,15 +129,15 @@ class LayerReader:
         self._settle_views()
 
     def forget(self) -> None:
-        """Begin a new step: calls are counted from 0."""
+        """Start a new step: count calls from 0."""
         self._calls.forget()
         self._running.clear()  # calls that ended in an error
         self._settle_views()
-        self._tensor_hooks = [h for h in self._tensor_hooks if h.hooks_dict_ref() is not None]  # of graphs that are still there
+        self._tensor_hooks = [h for h in self._tensor_hooks if h.hooks_dict_ref() is not None]  # those of live graphs
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Passes made inside are not read."""
+        """Read no passes inside the context."""
         before, self._paused = self._paused, True
         try:
             yield
@@ -145,7 +145,7 @@ class LayerReader:
             self._paused = before
 
     def complaints(self) -> list[str]:
-        """What was asked for and not read so far, a sentence each: first the layers that were never called, then one label a sentence."""
+        """List the layers that were never called (one sentence), then labels that could not be read (a sentence per reason)."""
         never = [path for path in self.layers if path not in self.called]
         missing = ", ".join(map(named, never))
         said = [f"never called: {missing} {_WHY_NEVER}"] if never else []
@@ -156,23 +156,23 @@ class LayerReader:
     # ---------------------------------------------------------------------------------------------- forward passes
 
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:  # it runs to be compiled or turned into TorchScript
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:  # compilation or TorchScript tracing
             return
         layer = self._layers.get(id(module))
         if layer is None:
             return
         caller = sys._getframe(1)
         frame = id(caller)
-        self._running.pop(frame, None)  # a call that ended in an error may have had this number
+        self._running.pop(frame, None)  # a call that ended in an error may have had this id
         if id(module) in self._last:
             self._drop_failed(module)
         if self._paused or (backward_number() != -1 and not self._calls.may_be_repeated(module)):
             return
         if behind := bool(module._forward_hooks):
             self._last[id(module)] = self._last.get(id(module)) or module.register_forward_hook(self._behind, with_kwargs=True)
-        there: Iterable[Tensor] = args  # tensors that the call may hand on
+        there: Iterable[Tensor] = args  # tensors that the call may pass through
         if not (layer.plain and len(args) == 1 and isinstance(args[0], Tensor)):
-            kwargs = caller.f_locals.get("kwargs", {})  # of which torch tells no hook of all modules
+            kwargs = caller.f_locals.get("kwargs", {})  # torch passes them to no global pre-hook
             there = chain((v for v in vars(module).values() if isinstance(v, Tensor)), tensors_inside((*args, *kwargs.values())))
         versions: dict[int, int] = {}
         try:
@@ -180,8 +180,8 @@ class LayerReader:
                 if x.requires_grad:
                     versions[id(x)] = x._version
                     if x._is_view():
-                        x.grad_fn  # noqa: B018 - where it was changed in place, its new node is made when it is first asked for: now
-        except Exception as error:  # noqa: BLE001 - a user's container that cannot be looked into
+                        x.grad_fn  # noqa: B018 - after an in-place change its new node is made at the first access: now
+        except Exception as error:  # noqa: BLE001 - a user's container may not be iterable
             self._failed(layer.paths[0], error)
         start = torch._C._autograd._get_sequence_nr()
         self._running[frame] = _Call(layer, module, next(self._times), start, versions, behind, layer.paths)
@@ -198,7 +198,7 @@ class LayerReader:
         return None
 
     def _behind(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        """After the module's own hooks, which may have replaced its output."""
+        """Read the output after the module's own hooks, which may have replaced it."""
         frame = id(sys._getframe(1))
         call = self._running.get(frame)
         if call is None:
@@ -208,18 +208,18 @@ class LayerReader:
         return goes_on
 
     def _remove_last(self, module: nn.Module) -> None:
-        """Remove the hook behind the others if no call of the module runs that needs it."""
+        """Remove our hook after the module's own if no running call of the module needs it."""
         if not any(call.module is module and call.behind for call in self._running.values()):
             self._last.pop(id(module)).remove()
 
     def _drop_failed(self, module: nn.Module) -> None:
-        """Forget the calls that ended in an error: no thread runs their frames any more."""
+        """Delete the calls that ended in an error: no thread runs their frames any more."""
         failed = dict(self._running)
         for top in sys._current_frames().values():
             here: FrameType | None = top
             while here is not None:
                 call = failed.get(id(here))
-                if call is not None and here.f_locals.get("self") is call.module:  # a later frame may have a failed one's number
+                if call is not None and here.f_locals.get("self") is call.module:  # a later frame may have a failed one's id
                     del failed[id(here)]
                 here = here.f_back
         for frame in failed:
@@ -227,10 +227,10 @@ class LayerReader:
         self._remove_last(module)
 
     def _end(self, call: _Call, frame: int, given: tuple[Any, Any], output: Any) -> Any:
-        """Read what a call gives.
+        """Read the output of a call.
 
         Returns:
-            the output that goes on; None for the same one.
+            the output to return instead; None for the same one.
 
         """
         del self._running[frame]
@@ -245,24 +245,24 @@ class LayerReader:
             else:
                 self.called.update(paths)
             goes_on = self._read(call, "", output) if isinstance(output, Tensor) else self._read_parts(call, (vars(module), given), output)
-        except Exception as error:  # noqa: BLE001 - a user's forward pass does not die of being looked at
+        except Exception as error:  # noqa: BLE001 - reading must not break a user's forward pass
             self._failed(paths[0], error)
             return None
         return None if goes_on is output else goes_on
 
     def _read_parts(self, call: _Call, others: Any, output: Any) -> Any:
-        """What goes on for an output that is no tensor; a container that is also among ``others`` stays the object that it is."""
+        """Read an output that is no tensor and return its replacement; a container that is also among ``others`` is not replaced."""
         look = OutputTensors(partial(self._read, call), partial(is_inside, others))
         goes_on = look.replaced(output)
         if not look.found:
             kind = look.opaque[0] if look.opaque else type(output).__name__
-            self.unread[call.labels[0]] = f"it gave a {kind}, in which no tensor was found"
+            self.unread[call.labels[0]] = f"it returned a {kind}, in which no tensor was found"
         for place, why in look.unreplaced.items():
             self.unread[call.labels[0] + place] = why
         return goes_on
 
     def _read(self, call: _Call, place: str, t: Tensor) -> Tensor:
-        """Read one tensor of an output; the tensor that goes on for it."""
+        """Read one tensor of an output and return its replacement."""
         if torch._C._functorch.is_functorch_wrapped_tensor(t):
             self.unread[call.labels[0] + place] = "it ran inside a transformation of torch.func"
             return t
@@ -290,9 +290,9 @@ class LayerReader:
         return goes_on
 
     def _is_own(self, t: Tensor, call: _Call) -> bool:
-        """Whether a tensor is the result of its call, and none that was there before."""
+        """Return whether a tensor was made by its call and did not exist before."""
         node: Any = t.grad_fn
-        if node is None:  # a leaf: nothing says when it was made
+        if node is None:  # a leaf has no sequence number
             if self._leaves.was_there(t, call.time):
                 self.unread |= dict.fromkeys(self._leaves.withdraw(t, call.layer), GIVEN_AGAIN)
                 return False
@@ -314,7 +314,7 @@ class LayerReader:
         try:
             grad = grad.detach() if grad.requires_grad else grad
             self._on_gradient(label, grad if grad.layout is torch.strided else dense(grad))
-        except Exception as error:  # noqa: BLE001 - nor does their backward pass
+        except Exception as error:  # noqa: BLE001 - reading must not break a user's backward pass
             self._failed(label, error)
 
     def _failed(self, label: str, error: Exception) -> None:
@@ -323,10 +323,10 @@ class LayerReader:
     # --------------------------------------------------------------------------------------- in-place operations on views
 
     def _follow_in_place(self, ended: bool) -> None:
-        """Read the gradient at a view from behind the in-place operation that it has met since.
+        """Read the gradient at a view before the in-place operation that changed it since.
 
         Args:
-            ended: the forward pass has.
+            ended: whether the forward pass has ended.
 
         """
         for view in [v for v in self._views if v.watch._version != v.version]:
@@ -347,16 +347,16 @@ class LayerReader:
             self._take(view.label, laid_out.as_strided(view.watch.shape, view.watch.stride(), view.watch.storage_offset() - offset))
 
     def _settle_views(self) -> None:
-        """Name the views whose gradient got lost."""
+        """Add the views whose gradient could not be read to ``unread``."""
         for view in self._views:
             if view.watch._version != view.version:
-                self.unread[view.label] = "its output is a view that was changed in place behind it, where the gradient could not be read"
+                self.unread[view.label] = "its output is a view that was changed in place later, where the gradient could not be read"
         self._views.clear()
         self._bases.clear()
 
 
 def _alias(t: Tensor) -> Tensor:
-    """Another tensor object on the same memory, with its class and attributes, whose gradient is its own."""
+    """Make another tensor on the same memory, with the same class and attributes but its own gradient."""
     if type(t) is Tensor:
         twin = t.as_subclass(Tensor)
     elif type(t).__torch_dispatch__ is Tensor.__torch_dispatch__:
@@ -367,14 +367,14 @@ def _alias(t: Tensor) -> Tensor:
     if t.__dict__:
         twin.__dict__.update(t.__dict__)
     node: Any = twin.grad_fn
-    if hasattr(node, "_set_sequence_nr"):  # first in backward's queue: gradients at ``t`` are summed in the order that they had without it
+    if hasattr(node, "_set_sequence_nr"):  # first in backward's queue: gradients at ``t`` are summed in the original order
         node.metadata[_MADE] = node._sequence_nr()
         node._set_sequence_nr(_FIRST)
     return twin
 
 
 def _changed_by(base: Tensor, made: int) -> Node | None:
-    """The node of the first in-place operation on a tensor whose node had the number ``made``."""
+    """Return the node of the first in-place operation on a tensor whose node had the sequence number ``made``."""
     node = base.grad_fn
     for _ in range(1000):  # in-place operations on one tensor
         if node is None or not node.next_functions:
@@ -387,5 +387,5 @@ def _changed_by(base: Tensor, made: int) -> Node | None:
 
 
 def named(label: str) -> str:
-    """A label in a sentence; the model's own path is empty."""
+    """Format a label for a sentence; the model's own path is empty."""
     return label if label and label[0] not in "[#" else f"the model itself{label}"

@@ -1,4 +1,4 @@
-"""A context in which layers' outputs and the gradients at them can be read, in any ``nn.Module`` and any training loop."""
+"""Read layers' outputs and the gradients with respect to them, in any ``nn.Module`` and any training loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradlens.runtime.errors import InputError, kind_of, unknown
 
 
 class Lens:
-    """A context in which every named layer's outputs, and the gradients with respect to them, can be read.
+    """Record the outputs of named layers and the gradients with respect to them, inside a ``with`` block.
 
     ::
 
@@ -30,18 +30,22 @@ class Lens:
                 loss(out, y).backward()
         rows = lens.compare("local", "true")
 
-    The gradient is the one with respect to the layer's own output, whatever in-place operation follows the layer and whoever else
-    uses what it handed on. Tensors in tuples, lists, dicts, dataclasses and other objects have names of their own: ``lstm[0]``,
-    ``encoder[hidden]``. A module called several times gives ``name``, ``name#1``, ``name#2``… until :meth:`clear`; what gradient
-    checkpointing computes again is not counted. The model, copies of it and files of it are as they would be without. When the context
-    ends, a warning lists the layers that were never called, others name what could not be read. What was read stays; what is done under
-    :meth:`paused` is not read.
+    The gradient is that with respect to the layer's own output, regardless of in-place operations after the layer and of other
+    modules that use a tensor which the layer only passes through. Tensors in tuples, lists, dicts, dataclasses and other objects get
+    their own names: ``lstm[0]``, ``encoder[hidden]``. A module called several times is recorded as ``name``, ``name#1``, ``name#2``…
+    until :meth:`clear`; recomputation by gradient checkpointing is not counted. The model, its copies and saved files are unaffected.
+    When the context ends, a warning lists the layers that were never called, further ones name outputs that could not be read. What was
+    recorded stays; passes under :meth:`paused` are not recorded.
 
     Args:
         model: any module.
         layers: dotted paths as in ``model.named_modules()`` (a shared module's second name too); default: every module without children
-            or with parameters of its own, attention as one; of a model without children the model itself, ``""``.
-        warn: False: only :meth:`unread` says what was asked for and not read, or left out of a comparison.
+            or with parameters of its own, attention as one; for a model without children the model itself, ``""``.
+        warn: False: no warnings; :meth:`unread` lists the requested layers that were not read or left out of a comparison.
+
+    Attributes:
+        activations: layer -> its output [N, *out], without graph.
+        gradients: name of a backward pass -> layer -> gradient with respect to its output [N, *out].
 
     Raises:
         InputError: no module, or a path that is no module of the model (the known ones are listed).
@@ -52,8 +56,8 @@ class Lens:
         self._warn = warn
         self._reader = LayerReader(model, layers, self._keep_output, self._keep_gradient)
         self._tag = "backward"
-        self._tagged: set[str] = set()  # backwards that were named, whether they reached a layer or not
-        self._left_out: list[str] = []  # of comparisons, a sentence each
+        self._tagged: set[str] = set()  # names of backward passes, whether they reached a layer or not
+        self._left_out: list[str] = []  # layers left out of comparisons, a sentence each
         self.activations: dict[str, Tensor] = {}  # layer -> its output [N, *out], without graph
         self.gradients: dict[str, dict[str, Tensor]] = {}  # backward -> layer -> gradient at its output [N, *out]
 
@@ -73,18 +77,22 @@ class Lens:
                 warnings.warn(f"Lens: {sentence}", stacklevel=2)
 
     def paused(self) -> AbstractContextManager[None]:
-        """Forward and backward passes made inside are not read."""
+        """Stop recording inside this context."""
         return self._reader.paused()
 
     def unread(self) -> list[str]:
-        """What was asked for and not read so far, or left out of a comparison, a sentence each."""
+        """List requested layers that were not read so far, or left out of a comparison, a sentence each."""
         return [*self._reader.complaints(), *self._left_out]
 
     @contextmanager
     def backward(self, name: str) -> Iterator[None]:
-        """Tag the gradients read inside with the name of their backward; untagged ones are called "backward".
+        """Record the gradients read inside under the name of their backward pass; without this the name is "backward".
 
-        A second backward under the same name adds to the first, as ``.grad`` would.
+        A second backward pass under the same name adds to the first, as ``.grad`` would.
+
+        Args:
+            name: key of ``gradients``.
+
         """
         before, self._tag = self._tag, name
         self._tagged.add(name)
@@ -94,25 +102,28 @@ class Lens:
             self._tag = before
 
     def clear(self) -> None:
-        """Forget what was read, for the next step."""
+        """Delete what was recorded, before the next step."""
         self._reader.forget()
         self._tagged.clear()
         self.activations.clear()
         self.gradients.clear()
 
     def compare(self, used: str, true: str, quantities: tuple[str, ...] = RECORDED, step: int = 0) -> Measurements:
-        """Rows that compare two backwards at every layer both reached (kind "activation").
+        """Compare two backward passes at every layer that both reached (rows of kind "activation").
 
         A layer that only one of them reached has no row; a warning and :meth:`unread` name it.
 
         Args:
-            used: name of the backward whose gradient was used.
-            true: name of the backward with the true gradient.
+            used: name of the backward pass whose gradient was used.
+            true: name of the backward pass with the true gradient.
             quantities: names from ``alignment.QUANTITIES``.
-            step: what to write in the rows' step.
+            step: value for the rows' ``step``.
+
+        Returns:
+            one row per layer and quantity.
 
         Raises:
-            InputError: a backward that was not seen, or reached no layer.
+            InputError: a backward pass that was not recorded, or reached no layer.
 
         """
         for name in (used, true):
@@ -123,7 +134,7 @@ class Lens:
                 self._leave_out(f"not compared: {', '.join(map(named, alone))}, which of {used!r} and {true!r} only {name!r} reached")
         return Measurements(
             Measurement(step, layer, "activation", quantity, value, true)
-            for layer in self.activations  # bottom first
+            for layer in self.activations  # in the order of the calls
             if layer in t and layer in g
             for quantity, value in measure(g[layer], t[layer], quantities).items()
         )
@@ -135,7 +146,7 @@ class Lens:
             return
         if name in self._tagged:
             raise InputError(
-                f"the backward pass {name!r} reached no layer; make its loss from the model's outputs: lens.activations have no graph"
+                f"the backward pass {name!r} reached no layer; compute its loss from the model's outputs: lens.activations have no graph"
             )
         raise unknown("backward", name, self.gradients)
 

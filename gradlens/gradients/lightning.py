@@ -1,4 +1,4 @@
-"""A Lightning callback: what a ``Lens`` reads in a training, in whatever logger the ``Trainer`` has (extra ``lightning``).
+"""Log a ``Lens``'s measurements from Lightning, to any logger of the ``Trainer`` (extra ``lightning``).
 
 ::
 
@@ -34,14 +34,14 @@ except ImportError:
 
 TrueLoss = Callable[[Any, Any], Tensor]  # (the LightningModule, its batch) -> scalar
 COMPARED = ("cosine", "norm_ratio")
-_CALL = re.compile(r"#(\d+)")  # in a label: not the first call
+_CALL = re.compile(r"#(\d+)")  # in the label of a second or later call
 
 
 def output_numbers(h: Tensor) -> dict[str, float]:
-    """Of a layer's output [N, *out]: ``rms`` of its entries, share of exact ``zeros``, share of units that are ``dead``.
+    """Summarise a layer's output [N, *out]: ``rms`` of its entries, share of exact ``zeros``, share of units that are ``dead``.
 
-    An empty one has none of them. A unit is an index of dimension 1: a feature of [N, D], a channel of [N, C, …], but a place of a
-    sequence [N, T, D]. Dead is one that is exactly zero everywhere in the batch.
+    An empty output has no summary. A unit is an index of dimension 1: a feature of [N, D], a channel of [N, C, …], but a position of a
+    sequence [N, T, D]. A unit is dead if it is exactly zero in the whole batch.
     """
     if not h.numel():
         return {}
@@ -56,42 +56,41 @@ def output_numbers(h: Tensor) -> dict[str, float]:
 
 
 class Begun(NamedTuple):
-    """A batch to be looked at, before its forward pass."""
+    """State before the forward pass of a batch that is measured."""
 
-    step: int  # updates made
+    step: int  # updates so far
     batch: Any
-    versions: list[int]  # of the parameters
-    random: list[Tensor]  # states of torch's global streams: the CPU's, then those of the CUDA devices in use
+    versions: list[int]  # version counters of the parameters
+    random: list[Tensor]  # states of torch's global generators: the CPU's, then those of the CUDA devices in use
 
 
 def parameter_versions(model: nn.Module) -> list[int]:
-    """A number for each parameter that grows when it is changed."""
+    """Return each parameter's version counter, which grows with every in-place change."""
     return [p._version for p in model.parameters()]
 
 
 def random_states() -> list[Tensor]:
-    """The states of torch's global random streams."""
+    """Return the states of torch's global random generators."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]  # type: ignore[no-untyped-call]
 
 
 def set_random_states(states: Sequence[Tensor]) -> None:
-    """Put :func:`random_states` back."""
+    """Restore states from :func:`random_states`."""
     torch.set_rng_state(states[0])
     if states[1:]:
         torch.cuda.set_rng_state_all(list(states[1:]))
 
 
 def loss_scale(trainer: Trainer) -> float:
-    """What Lightning multiplied the loss with before going backward; 1 but for 16-bit precision."""
+    """Return the factor by which Lightning scaled the loss before its backward pass; 1 except in 16-bit precision."""
     scaler = getattr(trainer.strategy.precision_plugin, "scaler", None)
     return float(scaler.get_scale()) if scaler is not None else 1.0
 
 
 def pairs(used: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor | None, Tensor]]:
-    """(label, used gradient, true gradient) at each output that both know; None where they do not fit.
+    """Yield (label, used gradient, true gradient) of each output in both; the used gradient is None if the shapes do not match.
 
-    A layer that was called for one micro-batch after another, but once for the whole batch of the true loss, has the calls' gradients
-    put behind one another.
+    If a layer was called once per micro-batch, but only once for the whole batch of the true loss, its gradients are concatenated.
     """
     calls, true_calls = _by_output(used), _by_output(true)
     for label, t in true_calls.items():
@@ -107,13 +106,13 @@ def pairs(used: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> Iterator[tu
 
 
 def _joined(calls: Sequence[Tensor]) -> Tensor | None:
-    """The gradients of several calls behind one another; None where they do not fit."""
+    """Concatenate the gradients of several calls; None if their shapes do not match."""
     fit = all(g.ndim for g in calls) and len({g.shape[1:] for g in calls}) == 1
     return torch.cat(list(calls)) if fit else None
 
 
 def _by_output(gradients: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Label of the first call -> label of each call in order -> gradient."""
+    """Group gradients by output: label of the first call -> label of each call in order -> gradient."""
     found: dict[str, dict[str, Tensor]] = {}
     for label in sorted(gradients, key=lambda label: int((_CALL.search(label) or [0, 0])[1])):
         found.setdefault(_CALL.sub("", label, count=1), {})[label] = gradients[label]
@@ -121,28 +120,28 @@ def _by_output(gradients: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 class LensCallback(Callback):
-    """Log, every so many batches, what layers give and the gradients at their outputs.
+    """Log statistics of layers' outputs, and of the gradients with respect to them, every so many batches.
 
     ``rms/output/<layer>``, ``zeros/output/<layer>`` and ``dead/output/<layer>`` as in :func:`output_numbers`; ``norm/activation/<layer>``
-    and ``zeros/activation/<layer>`` of the loss's gradient at the layer's output (several backwards of one batch add up); with a
+    and ``zeros/activation/<layer>`` of the loss's gradient at the layer's output (several backward passes of one batch add up); with a
     ``true_loss`` also ``cosine/activation/<layer>`` and ``norm_ratio/activation/<layer>``: the gradient that is trained with, against that
-    of the true loss at the same weights, batch and random draws, by a second pass. The names are those of gradlens's own runs.
+    of the true loss at the same weights, batch and random draws, from a second pass. The names are those of gradlens's own runs.
 
-    The training is bit for bit the same with and without it: weights, buffers, random streams and ``.grad`` are left as they are. A
-    failure, of a logger or in here, is one line on stderr, after which nothing is logged; a line, once, is what was asked for and could
-    not be read or measured, while the others go on. Gradients are told in the loss's own units: Lightning's loss scale (16-bit precision)
-    and its division by ``accumulate_grad_batches`` are taken out. Manual optimisation, with ``manual_backward`` or ``loss.backward()``, is
-    read like the automatic one; a batch's micro-batches have names of their own (``<layer>``, ``<layer>#1``…) and are compared with the
-    true loss together. With several processes the first one's batch is logged.
+    Training is bit-identical with and without the callback: weights, buffers, random generators and ``.grad`` do not change. After a
+    failure, of a logger or of the callback, one line is printed on stderr and nothing more is logged; a layer that cannot be read or
+    measured is named once on stderr and the others are logged. Gradients are in the loss's own units: Lightning's loss scale
+    (16-bit precision) and its division by ``accumulate_grad_batches`` are removed. Manual optimisation, with ``manual_backward`` or
+    ``loss.backward()``, is read like the automatic one; micro-batches of a batch have their own names (``<layer>``, ``<layer>#1``…) and
+    are compared with the true loss together. With several processes the first one's batch is logged.
 
     Args:
         layers: dotted paths as in ``model.named_modules()``; default: as for ``Lens``.
-        every: batches between two that are looked at; the first one is.
-        true_loss: (the LightningModule, its batch) -> the scalar whose gradient is the true one; compared with what the batch's backwards
-            before its first update have given.
+        every: number of batches from one logged batch to the next; the first batch is logged.
+        true_loss: (the LightningModule, its batch) -> the scalar whose gradient is the true one; compared with the sum of the batch's
+            backward passes before its first update.
 
     Raises:
-        InputError: ``every`` below 1; when fitting begins: a path that is no module (the known ones are listed).
+        InputError: ``every`` below 1; at the start of ``fit``: a path that is no module (the known ones are listed).
 
     """
 
@@ -150,39 +149,39 @@ class LensCallback(Callback):
         if every < 1:
             raise InputError(f"every: must be 1 or more batches, got {every}")
         self.layers, self.every, self.true_loss = layers, every, true_loss
-        self.batches = 0  # seen so far
+        self.batches = 0  # so far
         self.safe = Failsafe("LensCallback")
         self._lens: Lens | None = None
         self._seen: dict[str, float] = {}
         self._compared = False
-        self._factor: float | None = None  # from the gradients that Lightning made to the loss's own
+        self._factor: float | None = None  # from Lightning's scaled gradients to the loss's own
         self._begun = Begun(0, None, [], [])
         self._told: set[str] = set()
 
     # --------------------------------------------------------------------------------------------- Lightning's hooks
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Unknown layers are found before anything is trained."""
+        """Reject unknown layers before training starts."""
         Lens(pl_module, self.layers)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Look at this batch, if it is one to look at."""
+        """Start recording, if this batch is to be logged."""
         if self.batches % self.every == 0:
             self._try(lambda: self._enter(Begun(trainer.global_step, batch, parameter_versions(pl_module), random_states()), pl_module))
         self.batches += 1
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the scale of a loss that Lightning went backward from, before an update changes it."""
+        """Store the loss scale of Lightning's backward pass before an update changes it."""
         if self._lens is not None and self._factor is None:
             self._try(lambda: setattr(self, "_factor", trainer.accumulate_grad_batches / loss_scale(trainer)))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Compare while the weights are those that the gradients were made with."""
+        """Compare while the weights are still those of the gradients."""
         if self._lens is not None:
             self._try(lambda: self._compare(trainer, pl_module))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log what was seen."""
+        """Log the batch's measurements."""
         if self._lens is not None:
             self._try(lambda: self._compare(trainer, pl_module))
             self._try(lambda: self._log(trainer))
@@ -190,11 +189,11 @@ class LensCallback(Callback):
             self._begun = Begun(0, None, [], [])  # a batch may be large
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         self._leave()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         self._leave()
 
     # ------------------------------------------------------------------------------------------------- what they do
@@ -212,19 +211,19 @@ class LensCallback(Callback):
     def _leave(self) -> None:
         lens, self._lens = self._lens, None
         if lens is not None:
-            with suppress(Exception):  # removing a hook that is gone
+            with suppress(Exception):  # a hook may be removed already
                 lens.__exit__(None, None, None)
 
     def _tell(self, sentence: str, kind: str | None = None) -> None:
-        """One line on stderr, once a kind."""
+        """Print one line on stderr, once per kind."""
         if (kind or sentence) not in self._told:
             self._told.add(kind or sentence)
             print(f"gradlens: LensCallback: {sentence}", file=sys.stderr)
 
     def _used(self) -> dict[str, Tensor]:
-        """layer -> gradient at its output, of the loss itself."""
+        """Return layer -> gradient of the unscaled loss at its output."""
         assert self._lens is not None
-        factor = 1.0 if self._factor is None else self._factor  # 1: the loss went backward without Lightning
+        factor = 1.0 if self._factor is None else self._factor  # 1: the backward pass was not Lightning's
         return {layer: factor * g for layer, g in self._lens.gradients.get("backward", {}).items()}
 
     def _compare(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -245,7 +244,7 @@ class LensCallback(Callback):
                 self._add("activation", layer, measure, g, t, COMPARED)
 
     def _true(self, trainer: Trainer, pl_module: LightningModule, true_loss: TrueLoss) -> dict[str, Tensor]:
-        """layer -> the true loss's gradient at its output, by a pass that draws what the training's pass drew."""
+        """Return layer -> gradient of the true loss at its output, from a pass with the random draws of the training pass."""
         parameters = [p for p in pl_module.parameters() if p.requires_grad]
         context = trainer.strategy.precision_plugin.train_step_context()
         with preserve_buffers_and_rng([pl_module]), context, torch.enable_grad(), Lens(pl_module, self.layers, warn=False) as lens:
@@ -271,10 +270,10 @@ class LensCallback(Callback):
             self._tell(sentence, "never called" if sentence.startswith("never called") else None)
 
     def _add(self, kind: str, layer: str, numbers: Callable[..., Mapping[str, float]], *given: Any) -> None:
-        """Have a layer's numbers logged; a layer that has none (a jagged tensor) is named, the others go on."""
+        """Add a layer's numbers to the log; a layer without any (a jagged tensor) is named on stderr."""
         try:
             found = numbers(*given)
-        except Exception as error:  # noqa: BLE001 - whatever a user's layer gives
+        except Exception as error:  # noqa: BLE001 - a user's layer may return anything
             self._tell(f"{layer} is not logged: {' '.join(f'{type(error).__name__}: {error}'.split())}", f"odd {layer}")
         else:
             self._seen |= {f"{name}/{kind}/{layer}": value for name, value in found.items()}

@@ -1,24 +1,24 @@
-"""What a block's update can depend on, and what the block must wait for by it."""
+"""List what a block's update can depend on, and the locks that follow."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 DEPENDENCIES: dict[str, str] = {
-    "input": "what the block below gave in this step: it cannot run before that block (forward-locked)",
-    "replay_buffer": "what the block below gave in an earlier step",
+    "input": "the output of block k-1 in this step: block k cannot run before it (forward-locked)",
+    "replay_buffer": "the output of block k-1 in an earlier step",
     "image": "the network's input",
     "labels": "the labels",
-    "output_error": "the loss's gradient at the network's output: not updated before all blocks have run (update-locked)",
-    "backward_message": "the message of the block above, before its own update (update- and backward-locked)",
-    "delayed_message": "the message of the block above, after its own update, for the rule's own modules",
+    "output_error": "the loss's gradient at the network's output: no update before all blocks have run (update-locked)",
+    "backward_message": "the backward message of block k+1, before the update (update- and backward-locked)",
+    "delayed_message": "the backward message of block k+1, after the update, for the rule's own modules",
 }
 
 
 class Locks(NamedTuple):
-    """What a block waits for (Jaderberg et al. 2017, §1), and whether it reads the labels."""
+    """Locks of a block (Jaderberg et al. 2017, arXiv 1608.05343, §1), and whether it needs the labels."""
 
-    forward: bool  # it runs after the block below has
-    update: bool  # it is updated after all blocks above have run
-    backward: bool  # ... and have gone backward
+    forward: bool  # it runs after block k-1
+    update: bool  # it is updated after all later blocks have run
+    backward: bool  # ... and have run backward
     labels: bool  # the labels are needed at every block

@@ -1,4 +1,4 @@
-"""Losses ``(z, y) -> scalar``: sums over the images there are divided by the global batch's size, so that parts of a batch add up."""
+"""Define losses ``(z, y) -> scalar``: sums over images, divided by the global batch size, so that parts of a batch add up."""
 
 from __future__ import annotations
 
@@ -18,29 +18,31 @@ def _one_hot(z: Tensor, y: Tensor) -> Tensor:
 
 
 def cross_entropy(z: Tensor, y: Tensor) -> Tensor:
-    """Softmax cross-entropy of logits z [N, C] and class indices y [N], in nats per image."""
+    """Compute the softmax cross-entropy of logits z [N, C] and class indices y [N], in nats per image."""
     return F.cross_entropy(_wide(z), y, reduction="sum") / global_count(len(y))
 
 
 def squared_error(z: Tensor, y: Tensor) -> Tensor:
-    """½ ‖z − one_hot(y)‖² per image, z [N, C] (the ½ makes the error signal z − one_hot(y))."""
+    """Compute ½ ‖z − one_hot(y)‖² per image, z [N, C], y [N] (with the ½ the error signal is z − one_hot(y))."""
     z = _wide(z)
     return 0.5 * (z - _one_hot(z, y)).square().sum() / global_count(len(y))
 
 
 def binary_cross_entropy(z: Tensor, y: Tensor) -> Tensor:
-    """Sum over classes of sigmoid cross-entropy of logits z [N, C] with one_hot(y), in nats per image."""
+    """Compute the sum over classes of sigmoid cross-entropy of logits z [N, C] with one_hot(y), in nats per image."""
     z = _wide(z)
     return F.binary_cross_entropy_with_logits(z, _one_hot(z, y), reduction="sum") / global_count(len(y))
 
 
 def _wide(z: Tensor) -> Tensor:
-    """Losses are computed in float32 at least: bf16 logits have eight bits."""
+    """Convert half precision to float32: bf16 logits have eight bits."""
     return z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
 
 
 def nt_xent(z: Tensor, temperature: float) -> Tensor:
-    """The normalised temperature-scaled cross-entropy of two views (Chen et al. 2020, eq. 1), in nats: the mean over all 2N views.
+    """Compute NT-Xent, the normalised temperature-scaled cross-entropy of two views, in nats: the mean over all 2N views.
+
+    Chen et al. 2020 (arXiv 2002.05709), eq. 1:
 
     l(i, j) = −log exp(s_ij / τ) / Σ_{k ≠ i} exp(s_ik / τ), s the cosine similarity, (i, j) the views of one image. (The authors' code
     reports the sum of its two halves' means: twice this.)
@@ -51,7 +53,7 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
 
     """
     z = F.normalize(_wide(z), dim=1)
-    everyone = all_gather_rows(z)  # of a shared batch the views of the other ranks too
+    everyone = all_gather_rows(z)  # of a shared batch also the other ranks' views
     with torch.autocast(z.device.type, enabled=False):
         scores = z @ everyone.T / temperature
     own = torch.arange(len(z), device=z.device) + global_offset(len(z))
@@ -60,13 +62,14 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
 
 
 def distillation(z: Tensor, taught: Tensor, temperature: float) -> Tensor:
-    """τ² · cross-entropy of softmax(taught/τ) with softmax(z/τ), mean over images, in nats (Hinton et al. 2015, §2).
+    """Compute τ² · cross-entropy of softmax(taught/τ) with softmax(z/τ), mean over images, in nats.
 
-    The factor τ² keeps the gradient's size where τ is large; the minimum over z is τ² times the teacher's entropy.
+    Hinton et al. 2015 (arXiv 1503.02531, §2). The factor τ² keeps the gradient's size for large τ; the minimum over z is τ² times the
+    teacher's entropy.
 
     Args:
         z: [N, C] the student's logits.
-        taught: [N, C] the teacher's.
+        taught: [N, C] the teacher's logits.
         temperature: τ.
 
     """
@@ -75,22 +78,22 @@ def distillation(z: Tensor, taught: Tensor, temperature: float) -> Tensor:
 
 
 def info_nce(scores: Tensor) -> Tensor:
-    """InfoNCE (van den Oord et al. 2018, eq. 4) of scores [P, N], the positive's first: mean −log softmax(scores)₀, in nats.
+    """Compute InfoNCE of scores [P, N], the positive's first: mean −log softmax(scores)₀, in nats.
 
-    With all scores equal it is log N, and log N − InfoNCE bounds the mutual information of what is scored from below, so far as the
-    negatives are drawn independently.
+    Van den Oord et al. 2018 (arXiv 1807.03748, eq. 4). With all scores equal it is log N, and log N − InfoNCE is a lower bound on the
+    mutual information of context and target, if the negatives are drawn independently.
     """
     right = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
     return F.cross_entropy(_wide(scores), right, reduction="sum") / global_count(len(scores))
 
 
 def sampled_scores(context: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
-    """Scores c_i · t_i and c_i · t_j of each context against its own target and against sampled ones.
+    """Compute scores c_i · t_i and c_i · t_j of each context with its own target and with sampled ones.
 
     Args:
         context: [P, D] c.
         targets: [P, D] t, row by row the positives.
-        negatives: [P, K] rows j of the targets, in a shared batch of all ranks' targets.
+        negatives: [P, K] row indices j of the targets, in a shared batch of all ranks' targets.
 
     Returns:
         [P, 1 + K] in float32 at least, the positive's first.
@@ -107,7 +110,7 @@ LOSSES: dict[str, Loss] = {"ce": cross_entropy, "mse": squared_error, "bce": bin
 
 
 def slope(loss: Loss, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss's value and its gradient with respect to the leaf ``z``: (scalar, [N, C]), both without graph."""
+    """Compute the loss and its gradient with respect to the leaf ``z``: (scalar, [N, C]), both without graph."""
     value = loss(z, y)
     (delta,) = torch.autograd.grad(value, z)
     return value.detach(), delta

@@ -1,4 +1,4 @@
-"""Rows of measured numbers as a person looks at them: a list that says what it holds, a table, a DataFrame."""
+"""Show rows of measurements: as a list with a short representation, a table, or a DataFrame."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Measurements(list[Measurement]):
-    """A list of :class:`Measurement` rows, which in a notebook is shown as a table; ``list(rows)`` is the plain one."""
+    """A list of :class:`Measurement` rows, shown as a table in notebooks; ``list(rows)`` is a plain list."""
 
     def __repr__(self) -> str:
         quantities, layers = dict.fromkeys(r.quantity for r in self), {r.layer for r in self}
@@ -25,11 +25,11 @@ class Measurements(list[Measurement]):
         return self.table()._repr_html_()
 
     def table(self) -> Table:
-        """A row a layer, a column a quantity, at the last step that has rows."""
+        """Return a table with a row per layer and a column per quantity, at the last step that has rows."""
         return measurement_table(self)
 
     def frame(self) -> pandas.DataFrame:
-        """All rows as a DataFrame of pandas, a column a field of :class:`Measurement`.
+        """Return all rows as a pandas DataFrame, one column per field of :class:`Measurement`.
 
         Raises:
             InputError: pandas is not installed.
@@ -39,7 +39,7 @@ class Measurements(list[Measurement]):
 
 
 def measurement_table(rows: Sequence[Measurement], title: str = "") -> Table:
-    """A row a layer and kind, a column a quantity: of each the last step's value."""
+    """Make a table with a row per layer and kind and a column per quantity: values of the last step."""
     table = Table(title)
     for name in ("layer", "of"):
         table.add_column(name, align="left")
@@ -53,7 +53,7 @@ def measurement_table(rows: Sequence[Measurement], title: str = "") -> Table:
 
 
 def _cell(value: float) -> Cell:
-    """A number in three digits, or as a power of ten where it is very large or small.
+    """Format a number with three digits, or in scientific notation if it is very large or small.
 
     >>> [_cell(v).text for v in (0.98765, -0.5, 1234.5, 1.2e-7, float("nan"))]
     ['0.988', '−0.5', '1.23e+03', '1.2e-07', '–']

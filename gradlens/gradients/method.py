@@ -1,4 +1,4 @@
-"""What a training rule is (Method), and what it says at one block (Signal)."""
+"""Define the interface of a learning rule (``Method``) and what it returns for one block (``Signal``)."""
 
 from __future__ import annotations
 
@@ -7,79 +7,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Grad, Pass, chain
 from gradlens.gradients.locks import Locks
 from gradlens.gradients.losses import Loss, slope
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.gradients.old_method_names import RefusesOldNames
 
 
-class NetworkInfo(NamedTuple):
-    """What a rule is told of the network it trains, when it is made.
-
-    Attributes:
-        blocks: the network's blocks, bottom first, the last one the top. Not to be kept: a rule's attributes are its own modules.
-        shapes: shape of each block's output without the batch dimension: [C, H, W], [features], or of sequences [T, D] or [C, L].
-        classes: number of classes C, the width of the network's output [N, C].
-        head_width: width of the network's own top, the default width of auxiliary heads.
-        loss: the supervised loss, (z [N, C], y [N]) -> scalar: a sum over the images there, divided by the global batch's size.
-        seed: the run's; names every draw a rule makes (``with seeded(net.seed, "purpose")``).
-        names: the blocks' names, bottom first; empty where they have none.
-        image: (C, H, W) of the images, before :meth:`Method.make_inputs`; empty where it is not known.
-        epochs: of the run, for rules that train stage by stage and divide them.
-        teacher: a trained network, images [N, C, H, W] as the network reads them -> logits [N, C]; None but for rules with ``has_teacher``.
-        features_last: of each block whether it gives sequences [T, D], features last; empty: none does.
-
-    """
-
-    blocks: Sequence[nn.Module]
-    shapes: Sequence[torch.Size]
-    classes: int
-    head_width: int
-    loss: Loss
-    seed: int
-    names: Sequence[str] = ()
-    image: Sequence[int] = ()
-    epochs: int = 1
-    teacher: Callable[[Tensor], Tensor] | None = None
-    features_last: Sequence[bool] = ()
-
-    def turned(self, k: int) -> bool:
-        """Whether block k gives sequences whose features come last."""
-        return bool(self.features_last) and self.features_last[k]
-
-    def sharing(self) -> tuple[str, str] | None:
-        """Two blocks, by name, that have a parameter in common (or are one module); None where there are none."""
-        owner: dict[nn.Parameter, int] = {}
-        for k, block in enumerate(self.blocks):
-            for p in block.parameters():
-                if owner.setdefault(p, k) != k:
-                    return self.name(owner[p]), self.name(k)
-        return None
-
-    def name(self, k: int) -> str:
-        """What to call block k when speaking to a person."""
-        return self.names[k] if self.names else f"block {k + 1}"
-
-
 class Signal(NamedTuple):
-    """What a rule says at one block: its error signal and the message to the block below, both at the block's own output.
+    """A rule's result for one block: its error signal and the message to block k−1, both with respect to the block's own output.
 
     Attributes:
         delta: [N, *out] gradient with respect to the block's output, from which its parameters' gradients are computed; no graph.
             None: the block is not trained on this batch.
-        messages_below: each [N, *out] and pulled back through the block, to arrive at block k−1 as ``received`` [N, *out of k−1].
+        messages_below: each [N, *out]; pulled back through the block, it is block k−1's ``received`` [N, *out of k−1].
             A message that is ``delta`` itself (the same tensor) costs no second backward pass. (): nothing is sent, and no gradient of
-            the block's input is computed. Only where block k−1 waits for it (``depends_on``).
+            the block's input is computed. Only if block k−1 waits for it (``depends_on``).
         aux_grads: parameter of the rule's own modules (dotted name in the rule, "heads.0.weight") -> its gradient, of its shape. The
-            training step gives them to the optimiser. Empty where this block has none, or where :meth:`Method.learn` computes them.
-        saved: anything; read by nobody but the rule's own ``learn`` and ``quantities``. Lives until the block's update is done.
-        loss: scalar, no graph: the loss that ``delta`` is the gradient of. Recorded; that of the output block is the run's loss, and there
-            the true gradient is read off ``delta``. None where the block has no loss.
-        logits: [N, C], no graph: the network's answer, of which the accuracy is counted. Only at the output block, else None.
+            training step passes them to the optimiser. Empty if this block has none, or if :meth:`Method.learn` computes them.
+        saved: anything; used only by the rule's own ``learn`` and ``quantities``. Freed after the block's update.
+        loss: scalar, no graph: the loss that ``delta`` is the gradient of. Recorded; that of the output block is the run's loss, and its
+            ``delta`` is the start of the true gradient. None if the block has no loss.
+        logits: [N, C], no graph: the network's output, from which the accuracy is computed. Only at the output block, else None.
 
     """
 
@@ -92,13 +44,31 @@ class Signal(NamedTuple):
 
 
 def top_signal(loss: Loss, p: Pass, send: bool = True) -> Signal:
-    """Signal of the output block: gradient of the supervised loss, used for its update and passed down unless ``send`` is False."""
+    """Compute the signal of the output block: gradient of the supervised loss, used for its update and passed down.
+
+    Args:
+        loss: (z [N, C], y [N]) -> scalar.
+        p: the output block's pass.
+        send: whether block k−1 is sent the gradient.
+
+    Returns:
+        delta [N, C], the same tensor as the message (or no message), the loss and the logits [N, C].
+
+    """
     value, delta = slope(loss, p.z, p.y)
     return Signal(delta, (delta,) if send else (), loss=value, logits=p.z.detach())
 
 
 def relay(received: tuple[Tensor, ...]) -> Signal:
-    """The signal of a block in backpropagation: the gradient that came from the block above, used for its update and passed down."""
+    """Build a block's signal as in backpropagation: use the gradient from block k+1 for the update and pass it down.
+
+    Args:
+        received: the one message [N, *out] from block k+1.
+
+    Returns:
+        a signal whose ``delta`` and message are this tensor.
+
+    """
     (delta,) = received
     return Signal(delta, (delta,))
 
@@ -107,12 +77,12 @@ class Update(NamedTuple):
     """One block's part of a step, as :func:`backward` yields it; read by the training step, the records and :meth:`Method.quantities`.
 
     Attributes:
-        k: the block, 0 at the bottom.
-        p: its forward pass; its graph is freed unless the step is recorded.
-        signal: what :meth:`Method.signal` said.
-        grad: what the block's own backward pass gave under that signal.
+        k: index of the block, 0 for the first.
+        p: its forward pass; the graph is freed unless the step is recorded.
+        signal: the result of :meth:`Method.signal`.
+        grad: the result of the block's own backward pass from that signal.
         aux_grads: gradients of the rule's own modules by dotted name, from ``signal`` and :meth:`Method.learn` together.
-        received: each [N, *out], what block k+1 sent, pulled back to this block's output; () where nothing came.
+        received: each [N, *out], messages of block k+1, pulled back to this block's output; () if there were none.
 
     """
 
@@ -125,18 +95,18 @@ class Update(NamedTuple):
 
 
 class Options(BaseModel, frozen=True, extra="forbid"):
-    """The options of a rule that has none; a rule with options subclasses this."""
+    """Options of a rule without options; a rule with options subclasses this."""
 
 
 class Step(NamedTuple):
-    """One step of a rule as it was run, graphs kept: what measuring reads.
+    """One executed step of a rule, graphs kept, for measuring.
 
     Attributes:
-        blocks: the network's, bottom first.
-        x: what :meth:`Method.make_inputs` gave, [N, *].
-        y: the targets that travel with it, [N, *].
-        passes: in the order in which the rule made them; fewer than blocks where it leaves some out.
-        updates: by block, of the blocks that were updated.
+        blocks: the network's blocks, first to last.
+        x: inputs from :meth:`Method.make_inputs`, [N, *].
+        y: the targets that belong to them, [N, *].
+        passes: in the order in which the rule ran them; fewer than blocks if the rule leaves some out.
+        updates: block -> its update, for the blocks that were updated.
 
     """
 
@@ -148,14 +118,14 @@ class Step(NamedTuple):
 
 
 class FeedbackPair(NamedTuple):
-    """Two tensors of one shape to be compared: something of the rule's own, and what it would be in backpropagation.
+    """Two tensors of one shape to compare: one of the rule's own, and its counterpart in backpropagation.
 
     Attributes:
-        layer: dotted path in the model, of the rows.
-        kind: of the rows: feedback_transpose, feedback_pseudoinverse, feedback_jacobian.
+        layer: dotted path in the model, written to the rows.
+        kind: kind of the rows: feedback_transpose, feedback_pseudoinverse, feedback_jacobian.
         mine: the rule's tensor.
-        true: what it would be.
-        reference: what ``true`` is, in words.
+        true: its counterpart in backpropagation, of the same shape.
+        reference: name of ``true`` for the rows.
 
     """
 
@@ -167,77 +137,80 @@ class FeedbackPair(NamedTuple):
 
 
 class Method(RefusesOldNames, ABC):
-    """A training rule; a subclass's docstring is its equation. Its own modules (heads, synthesisers) are its submodules.
+    """A learning rule; a subclass's docstring is its equation. Its own modules (heads, synthesisers) are its submodules.
 
-    A rule says two things: :meth:`signal`, the error signal of each block, and ``depends_on``, what that depends on. Everything else has
-    a default that is right for most rules:
+    A rule defines two things: :meth:`signal`, the error signal of each block, and ``depends_on``, its dependencies. Everything else has
+    a default that suits most rules:
 
     - facts: ``summary``, ``other_names``, ``Options``, ``defaults``, ``classifies``, ``unlabelled``, ``has_teacher``, ``least_batch``,
       ``in_stages``, ``top_only``, ``compiles``, ``pipelined``, ``saved_within_epochs``, ``has_local_losses``, ``plain_local_loss``,
       ``has_feedback``, ``inpaints``;
       refusals: :meth:`validate_epochs`
-    - what blocks read: :meth:`make_inputs`, :meth:`prepare_input`, :meth:`input_shape`; how they run: :meth:`forward`,
+    - inputs of the blocks: :meth:`make_inputs`, :meth:`prepare_input`, :meth:`input_shape`; how they run: :meth:`forward`,
       :meth:`run_block`, :meth:`backward_context`
-    - modules of its own: :meth:`learn`, :meth:`param_groups`; change over time: :meth:`start`
+    - auxiliary modules: :meth:`learn`, :meth:`param_groups`; change over time: :meth:`start`
     - outside training: :meth:`predict`, :meth:`features`, :meth:`evaluate_objective`, :meth:`made`, :meth:`kept_head`
     - records: ``method_quantities`` and :meth:`quantities`, :meth:`feedback_pairs`, :attr:`objective`, :meth:`of_objective`
-    - who waits for whom, and several ranks: :meth:`needs_above`, :meth:`waits_for_message`, :meth:`locking_reason`,
+    - locking, and several ranks: :meth:`needs_above`, :meth:`waits_for_message`, :meth:`locking_reason`,
       :meth:`can_split_after`, :meth:`supports_delayed_target`, :meth:`block_of`, ``replay_size``, ``replay_reads``
 
     Attributes:
-        num_blocks: of the network; block 0 is at the bottom, ``num_blocks - 1`` the top.
-        output_block: the highest block that is run; the objective is of its output, and it gives the answer.
-        num_probe_points: blocks that :meth:`features` reads, from the bottom.
+        num_blocks: number of blocks of the network; block 0 is the first, ``num_blocks - 1`` the last.
+        output_block: the last block that is run; the objective is computed from its output, and the prediction too.
+        num_probe_points: number of blocks, from the first, whose outputs :meth:`features` yields.
         loss: the supervised loss, (z [N, C], y [N]) -> scalar.
-        seed: the run's.
+        seed: seed of the run.
         options: an instance of ``Options``.
-        replay_size, replay_reads: with ``replay_buffer``: batches that lie before each block, and how often one is read at most.
+        replay_size, replay_reads: with ``replay_buffer``: batches stored before each block, and how often one is used at most.
 
     """
 
-    # --------------------------------------------------------------------------------- what every rule says: these two
+    # ------------------------------------------------------------------------------ what every rule defines: these two
 
-    depends_on: ClassVar[frozenset[str]] = frozenset({"input"})  # keys of DEPENDENCIES, of each block but the top
+    depends_on: ClassVar[frozenset[str]] = frozenset({"input"})  # keys of DEPENDENCIES, for each block but the last
 
     @abstractmethod
     def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """Compute block k's error signal and the message to block k−1; must depend only on the arguments.
 
         Args:
-            k: the block, 0 at the bottom.
-            passes: by block: k itself, the blocks below that wait for k's message, and that of the output block once it has run
-                (so rules that depend on ``output_error`` find the logits there). Others may be missing: updated and freed,
+            k: index of the block, 0 for the first.
+            passes: block -> its pass: k itself, the earlier blocks that wait for k's message, and the output block once it has run
+                (rules that depend on ``output_error`` read the logits there). Others may be missing: updated and freed,
                 not run yet, or on another rank.
-            received: [N, *out] what block k+1 sent, pulled back to this block's output; () where it sent nothing.
+            received: messages of block k+1, each [N, *out], pulled back to this block's output; () if it sent none.
+
+        Returns:
+            the error signal [N, *out], the messages, and what else :class:`Signal` lists.
 
         """
 
     # ----------------------------------------------------------------------------------------------- facts of the rule
 
-    summary: ClassVar[str] = ""  # one line of `gradlens list methods`; where there is none, the docstring's first sentence
-    other_names: ClassVar[tuple[str, ...]] = ()  # what it is called elsewhere: typed, they lead to its name here
+    summary: ClassVar[str] = ""  # one line of `gradlens list methods`; default: the docstring's first sentence
+    other_names: ClassVar[tuple[str, ...]] = ()  # its names in the literature: typed, the error suggests its name here
     Options: ClassVar[type[BaseModel]] = Options  # a pydantic model; ``--set RULE.NAME=VALUE`` sets a field
-    defaults: ClassVar[Mapping[str, Any]] = {}  # settings of ``Config`` that this rule wants where the user says nothing
-    classifies: ClassVar[bool] = True  # False: trained without labels, gives no answers; `evaluate_objective` tells how well it does
-    unlabelled: ClassVar[bool] = False  # True: also trained on the images whose label is not known (label -1)
-    has_teacher: ClassVar[bool] = False  # True: learns from the answers of a trained network, `NetworkInfo.teacher`
-    least_batch: ClassVar[int] = 1  # images a batch must have for the objective to mean anything
-    in_stages: ClassVar[bool] = False  # True: a block is trained in its stage only, the others lie still
-    top_only: ClassVar[bool] = False  # True: the blocks below the top are never updated
+    defaults: ClassVar[Mapping[str, Any]] = {}  # this rule's defaults for settings of ``Config``
+    classifies: ClassVar[bool] = True  # False: trained without labels, predicts no classes; scored by `evaluate_objective`
+    unlabelled: ClassVar[bool] = False  # True: also trained on images without a label (label -1)
+    has_teacher: ClassVar[bool] = False  # True: learns from the outputs of a trained network, `NetworkInfo.teacher`
+    least_batch: ClassVar[int] = 1  # smallest batch for which the objective is defined
+    in_stages: ClassVar[bool] = False  # True: each block is trained in its own stage only and frozen otherwise
+    top_only: ClassVar[bool] = False  # True: only the output block is updated
     compiles: ClassVar[bool] = True  # whether blocks may be compiled: False for rules that change what happens inside them
-    # True: plain backprop, which torch's pipelines compute where blocks are spread over ranks, calling no hook; not inherited
+    # True: plain backprop, which torch's pipelines compute if blocks are spread over ranks, calling no hook; not inherited
     pipelined: ClassVar[bool] = False
     saved_within_epochs: ClassVar[bool] = True  # False: its state is too large to be written every minute
-    has_local_losses: ClassVar[bool] = False  # True: blocks wait for those above inside the window of a loss, as `needs_above` says
+    has_local_losses: ClassVar[bool] = False  # True: blocks wait for later ones inside the window of a loss, see `needs_above`
     plain_local_loss: ClassVar[bool] = False  # True: each local loss is the network's own loss, of a head that classifies
-    has_feedback: ClassVar[bool] = False  # True: errors come down by matrices of the rule's own, which `feedback_pairs` compares
-    inpaints: ClassVar[bool] = False  # True: an image is corrupted, and `made` is what the network says was there
-    method_quantities: ClassVar[Mapping[str, str]] = {}  # what `quantities` gives: name -> meaning
+    has_feedback: ClassVar[bool] = False  # True: errors are propagated by the rule's own matrices, which `feedback_pairs` compares
+    inpaints: ClassVar[bool] = False  # True: images are corrupted, and `made` returns the network's reconstruction
+    method_quantities: ClassVar[Mapping[str, str]] = {}  # quantities that `quantities` returns: name -> meaning
 
     replay_size, replay_reads = 8, 10
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let no rule inherit ``pipelined``: torch's pipelines would leave out what it changes."""
+        """Reset ``pipelined`` in subclasses: torch's pipelines would ignore what a subclass changes."""
         super().__init_subclass__(**kwargs)
         cls.pipelined = cls.__dict__.get("pipelined", False)
 
@@ -251,147 +224,175 @@ class Method(RefusesOldNames, ABC):
         self.options = options
 
     def validate_epochs(self, epochs: int) -> str | None:
-        """Why a run of so many epochs makes no sense for this rule, in one sentence; None if it does."""
+        """Return one sentence that says why this rule cannot train for so few or so many epochs; None if it can."""
         return None
 
-    # ------------------------------------------------------------------------------- what blocks read and how they run
+    # ---------------------------------------------------------------------------- inputs of the blocks, and forward pass
 
     @classmethod
     def input_shape(cls, image: tuple[int, int, int], options: Any) -> tuple[int, int, int]:
-        """(C, H, W) of what the first block reads, for images of shape ``image``: the image, unless the rule cuts it up."""
+        """Return the first block's input shape (C, H, W): that of the image, unless the rule cuts it into patches.
+
+        Args:
+            image: (C, H, W) of the images.
+            options: an instance of ``Options``.
+
+        """
         return image
 
     def make_inputs(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """What a step's images and labels become: the network's input and the targets that travel with it.
+        """Turn a step's images and labels into the network's input and its targets.
 
         Args:
             images: [N, C, H, W] uint8.
-            labels: [N], -1 where unknown.
-            step: names the draws (views, masks); below zero in evaluation.
+            labels: [N], -1 if unknown.
+            step: keys the random draws (views, masks); negative in evaluation.
             to_input: normalises images of 0 … 255, [N, C, H, W], uint8 or float.
 
         Returns:
-            x [N, *] and y [N, *], image by image: halves of a batch are halves of both.
+            x [N, *] and y [N, *], one row per image: half of a batch is half of both.
 
         """
         return to_input(images), labels
 
     def prepare_input(self, x: Tensor) -> Tensor:
-        """What the first block reads of the input that :meth:`make_inputs` gave: views or patches come to lie in the batch."""
+        """Turn the x [N, *] of :meth:`make_inputs` into the first block's input [M, *]: views or patches become rows of the batch."""
         return x
 
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
-        """The passes of one step, bottom first: the chain up to the output block unless the rule changes what blocks read.
+        """Run one step's forward passes, first block to last: by default the plain chain up to the output block.
 
-        Where blocks are spread over several ranks, each makes the chain of its own blocks instead.
+        If blocks are spread over several ranks, each rank runs the chain of its own blocks instead.
+
+        Args:
+            blocks: the network's blocks, first to last.
+            x, y: [N, *] and [N, *], from :meth:`make_inputs`.
+
         """
         return chain(blocks[: self.output_block + 1], self.prepare_input(x), y, self.run_block)
 
     def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        """One block's output [N, *out], for rules that change what happens inside a block."""
+        """Compute one block's output [N, *out] from its input x [N, *in], for rules that change what happens inside a block."""
         h: Tensor = block(x)
         return h
 
     def backward_context(self) -> AbstractContextManager[None]:
-        """Active while the method's own backward runs (feedback rules replace Wᵀ inside blocks); the truth runs without."""
+        """Return the context of the rule's own backward passes (feedback rules replace Wᵀ in blocks); the true gradient runs outside."""
         return nullcontext()
 
-    # ------------------------------------------------------------------------------------ modules of its own, and time
+    # ----------------------------------------------------------------------------------- auxiliary modules, and schedule
 
     def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, received: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
-        """Gradients of the rule's own modules that need the block's gradient or the message from above, by dotted name."""
+        """Compute gradients of the rule's own modules that need the block's gradient or the message of block k+1.
+
+        Args:
+            k: index of the block, 0 for the first.
+            p: its pass.
+            signal: the result of :meth:`signal`, ``saved`` included.
+            grad: the result of the block's backward pass from that signal.
+            received: messages of block k+1, each [N, *out].
+
+        Returns:
+            dotted name of a parameter in the rule -> gradient of its shape.
+
+        """
         return {}
 
     def param_groups(self, blocks: Sequence[nn.Module]) -> list[dict[str, Any]]:
-        """The optimiser's parameter groups: blocks and the rule's own modules, one group; a parameter that blocks share comes once."""
+        """Return the optimiser's parameter groups: by default one of all blocks and the rule's own modules; shared parameters once."""
         return [{"params": list(dict.fromkeys(p for module in (*blocks, self) for p in module.parameters() if p.requires_grad))}]
 
     def start(self, epoch: int, step: int) -> None:
-        """Called before each step (epoch counts from 1, step from 0), for rules that change over time."""
+        """Prepare a step, for rules that change over time; called before each one (epoch counts from 1, step from 0)."""
 
     # ------------------------------------------------------------------------------------------------ outside training
 
     def predict(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
-        """The network's answer [N, C] outside training: all blocks in turn."""
+        """Compute the network's logits [N, C] outside training, from x as in :meth:`make_inputs`: by default all blocks in turn.
+
+        Raises:
+            TypeError: a rule without ``classifies``.
+
+        """
         if not self.classifies:
-            raise TypeError(f"{type(self).__name__} is trained without labels and gives no answers")
+            raise TypeError(f"{type(self).__name__} is trained without labels and predicts no classes")
         for block in blocks:
             x = block(x)
         return x
 
     def features(self, blocks: Sequence[nn.Module], x: Tensor) -> Iterator[Tensor]:
-        """What a probe reads: the outputs [N, *out] of the lowest ``num_probe_points`` blocks, bottom first."""
+        """Yield what probes read: the outputs [N, *out] of the first ``num_probe_points`` blocks on images x [N, C, H, W]."""
         for block in blocks[: self.num_probe_points]:
             x = block(x)
             yield x
 
     def evaluate_objective(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
-        """For rules that give no answers: the objective on what :meth:`make_inputs` gave, a scalar, in eval mode without gradients."""
+        """Compute the objective, a scalar, on x and y from :meth:`make_inputs`, in eval mode: for rules without ``classifies``."""
         raise NotImplementedError
 
     def made(self, blocks: Sequence[nn.Module], x: Tensor) -> Any:
-        """For rules that inpaint: the images [N, C, H, W] that they make of what :meth:`make_inputs` gave."""
+        """Compute the reconstructed images [N, C, H, W] from the x of :meth:`make_inputs`: for rules with ``inpaints``."""
         raise NotImplementedError
 
     def kept_head(self, layers: int) -> nn.Module | None:
-        """The first layers of the projection head at the top, [N, *top] -> [N, features]; None where there are not so many."""
+        """Return the first ``layers`` layers of the last projection head, [N, *out] -> [N, features]; None if it has fewer."""
         return None
 
     # ---------------------------------------------------------------------------------------------------- for the records
 
     @property
     def objective(self) -> str:
-        """What the true gradient is the gradient of, in a word or two for the rows."""
+        """Name the loss that the true gradient is the gradient of, in a word or two for the rows."""
         return "loss"
 
     def of_objective(self, name: str) -> bool:
-        """Whether a gradient in ``Signal.aux_grads`` is the objective's: a discriminator descends a loss of its own."""
+        """Return whether the gradient ``Signal.aux_grads[name]`` is one of the objective: a discriminator has a loss of its own."""
         return True
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
-        """Numbers of the rule's own to record for one block (a synthesiser's error): name -> scalar tensor."""
+        """Compute the rule's own numbers to record for one block (a synthesiser's error): name -> scalar tensor."""
         return {}
 
     def feedback_pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
-        """Tensors of the rule's own beside what they would be in backpropagation (feedback matrices), for the sparse records.
+        """Yield tensors of the rule (feedback matrices) with their counterparts in backpropagation, for the sparse records.
 
         Args:
-            step: the step as it was run.
-            passes: its plain chain of passes, bottom first, graphs kept.
+            step: the executed step.
+            passes: its plain chain of passes, first to last, graphs kept.
 
         """
         yield from ()
 
-    # ------------------------------------------------------------------------------ who waits for whom, and several ranks
+    # ------------------------------------------------------------------------------------------ locking, and several ranks
 
     def needs_above(self, k: int) -> bool:
-        """Whether block k must wait for the block above it; the top block never does."""
+        """Return whether block k must wait for block k+1; the output block never does."""
         return k < self.num_blocks - 1 and bool(self.depends_on & {"backward_message", "output_error", "delayed_message"})
 
     def waits_for_message(self) -> bool:
-        """Whether a block is updated after the message of the block above has come, by its options if not by ``depends_on``."""
+        """Return whether a block's update waits for the message of block k+1, because of ``depends_on`` or of the rule's options."""
         return "backward_message" in self.depends_on
 
     def locking_reason(self) -> str | None:
-        """Why blocks cannot work on several batches at once, each on a rank of its own: which lock; None if they can."""
+        """Name the lock that keeps blocks on different ranks from working on several batches at once; None if there is none."""
         if "backward_message" in self.depends_on:
-            return "it is backward-locked: a block is updated after all blocks above it have gone backward"
+            return "it is backward-locked: a block is updated after the backward pass of all later blocks"
         return None
 
     def can_split_after(self, k: int) -> bool:
-        """Whether block k and the one above it may be on different ranks; only asked where :meth:`locking_reason` is None."""
+        """Return whether block k and block k+1 may be on different ranks; called only if :meth:`locking_reason` is None."""
         return k < self.output_block
 
     def supports_delayed_target(self, k: int) -> bool:
-        """Whether block k can be updated now and :meth:`learn` from the message of an earlier batch, which came late."""
+        """Return whether block k can be updated now and :meth:`learn` later, from the delayed message of an earlier batch."""
         return False
 
     def block_of(self, name: str) -> int:
-        """The block with which a parameter or buffer of the rule's own is trained: the first number in its dotted name, or the top."""
+        """Return the block that a parameter or buffer of the rule belongs to: the first number in its dotted name, or the output block."""
         return next((int(part) for part in name.split(".") if part.isdigit()), self.output_block)
 
     @classmethod
     def locks(cls) -> Locks:
-        """What a block of this rule waits for, from ``depends_on``; not to be overridden."""
+        """Derive from ``depends_on`` what a block waits for; not to be overridden."""
         update = bool(cls.depends_on & {"output_error", "backward_message"})
         return Locks("input" in cls.depends_on, update, "backward_message" in cls.depends_on, "labels" in cls.depends_on)

@@ -1,4 +1,4 @@
-"""Names that a rule's attributes had in version 0.1.0: nothing would call or read them, so they are refused."""
+"""Reject names that a rule's attributes had in version 0.1.0: they would be ignored."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from gradlens.runtime.errors import InputError
 
 
 class RefusesOldNames(nn.Module):
-    """A module that answers a rule's old names with the new ones, in one sentence."""
+    """A module that rejects a rule's old names and names the new ones."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse a rule that overrides methods by their old names."""
+        """Reject a rule that overrides methods by their old names."""
         super().__init_subclass__(**kwargs)
         if old := [name for name in old_names.METHOD if hasattr(cls, name)]:
             said = "; ".join(old_names.renamed(name, old_names.METHOD[name], cls.__name__) for name in old)
@@ -25,7 +25,7 @@ class RefusesOldNames(nn.Module):
             raise InputError(said + more)
 
     def __getattr__(self, name: str) -> Any:
-        """Answer an attribute's old name with the new one."""
+        """Name the new name of an attribute in the error for its old one."""
         try:
             return super().__getattr__(name)
         except AttributeError as error:
@@ -34,7 +34,7 @@ class RefusesOldNames(nn.Module):
             raise error from None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse the numbers that were called ``top``, ``depth`` and ``readable``."""
+        """Reject the numbers that were called ``top``, ``depth`` and ``readable``."""
         if name in ("top", "depth", "readable") and isinstance(value, int):
             raise AttributeError(old_names.renamed(name, old_names.METHOD[name], type(self).__name__))
         super().__setattr__(name, value)

@@ -1,6 +1,6 @@
-"""Every tensor in what a layer returns, whatever container it is in, and the same container with another tensor in its place.
+"""Find every tensor in a layer's output, in any container, and replace tensors in a copy of the container.
 
-Nothing that was given is changed: a container that has to hold another tensor is copied, with its type and attributes.
+Outputs are not changed: a container with a replaced tensor is copied, with its type and attributes.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-DEEPEST = 8  # containers in one another that are looked into
+DEEPEST = 8  # levels of nested containers that are searched
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, array, torch.dtype, torch.device, torch.Generator)
-_NO_DATA = (nn.Module, type, FunctionType, MethodType, BuiltinFunctionType, ModuleType, partial)  # have attributes, but are no result
+_NO_DATA = (nn.Module, type, FunctionType, MethodType, BuiltinFunctionType, ModuleType, partial)  # have attributes, but are not results
 
 
 class OutputTensors:
-    """One look through one output.
+    """Search of one output for tensors.
 
     Args:
-        read: (place, tensor) -> the tensor that goes on, the same one or another; a place is ``""``, ``"[0]"``, ``"[hidden][1]"``.
-        shared: whether a container belongs to somebody else too, so that a copy in its place would not be the same.
+        read: (place, tensor) -> the tensor to return, the same one or another; a place is ``""``, ``"[0]"``, ``"[hidden][1]"``.
+        shared: whether a container is also referenced elsewhere, so that a copy would be a different object.
 
     """
 
     def __init__(self, read: Callable[[str, Tensor], Tensor], shared: Callable[[Any], bool]) -> None:
         self._read, self._shared = read, shared
-        self.found = 0  # tensors
-        self.opaque: list[str] = []  # types of what was not looked into
-        self.unreplaced: dict[str, str] = {}  # place of a tensor that had to stay -> why
+        self.found = 0  # number of tensors
+        self.opaque: list[str] = []  # types of objects that were not searched
+        self.unreplaced: dict[str, str] = {}  # place of a tensor that could not be replaced -> why
 
     def replaced(self, value: Any, place: str = "", above: tuple[int, ...] = ()) -> Any:
-        """The output with what ``read`` gave: the same object where that changed nothing."""
+        """Return the output with the tensors from ``read``: the same object if none changed."""
         if isinstance(value, Tensor):
             self.found += 1
             return self._read(place, value)
@@ -54,7 +54,7 @@ class OutputTensors:
         if why is None:
             try:
                 twin = build(value, changed)
-            except Exception as error:  # noqa: BLE001 - a user's class; what it cannot do is said, its forward pass goes on
+            except Exception as error:  # noqa: BLE001 - a user's class may not be copyable: report it, do not break its forward pass
                 why = f"its {type(value).__name__} cannot be copied ({type(error).__name__}: {error})"
             else:
                 if type(twin) is type(value):
@@ -65,16 +65,16 @@ class OutputTensors:
 
     def _why_not(self, value: Any) -> str | None:
         if not isinstance(value, tuple) and self._shared(value):
-            return f"it hands on a {type(value).__name__} that others hold too"
+            return f"it returns a {type(value).__name__} that is also referenced elsewhere"
         return None
 
 
 Parts = list[tuple[Any, Any]]  # (key, part)
-Build = Callable[[Any, dict[Any, Any]], Any]  # (container, key -> new part) -> a copy of it that holds them
+Build = Callable[[Any, dict[Any, Any]], Any]  # (container, key -> new part) -> a copy with the new parts
 
 
 def _named(parts: Parts) -> Iterator[tuple[str, Any, Any]]:
-    """(text of the key, key, part); keys that read alike (0 and "0") are told apart by their quotes."""
+    """Yield (text of the key, key, part); keys with the same text (0 and "0") are quoted."""
     texts = [str(key) for key, _ in parts]
     alike = len(set(texts)) < len(texts)
     for text, (key, part) in zip(texts, parts, strict=True):
@@ -82,7 +82,7 @@ def _named(parts: Parts) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _parts(value: Any) -> tuple[Parts, Build | None]:
-    """What a container holds, and how a copy with other parts is made; None: this is no container that is looked into."""
+    """Return a container's parts and the function that copies it with other parts; None: no container that is searched."""
     if isinstance(value, Mapping):
         return list(value.items()), _set_items
     if isinstance(value, tuple):
@@ -96,7 +96,7 @@ def _parts(value: Any) -> tuple[Parts, Build | None]:
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    """The attributes of an object that holds results: a dataclass, a namespace, a distribution, a user's own class."""
+    """Return the attributes of an object with results: a dataclass, a namespace, a distribution, a user's own class."""
     kind = type(value)
     home = kind.__module__
     of_torch = home.partition(".")[0] == "torch" and not home.startswith("torch.distributions")
@@ -123,7 +123,7 @@ def _new_tuple(value: tuple[Any, ...], new: dict[int, Any]) -> Any:
     parts = [new.get(i, part) for i, part in enumerate(value)]
     if hasattr(type(value), "n_sequence_fields"):  # torch.return_types.max: made from one sequence only
         return type(value)(parts)
-    twin = tuple.__new__(type(value), parts)  # a named tuple may have a constructor of its own
+    twin = tuple.__new__(type(value), parts)  # a named tuple may override its constructor
     getattr(twin, "__dict__", {}).update(getattr(value, "__dict__", {}))
     return twin
 
@@ -136,7 +136,7 @@ def _set_attributes(value: Any, new: dict[str, Any]) -> Any:
 
 
 def is_inside(others: Any, container: Any, deep: int = 4) -> bool:
-    """Whether one and the same container is among some others, or inside of them."""
+    """Return whether the same container object is among ``others``, or inside them."""
     if others is container:
         return True
     parts = others.values() if isinstance(others, dict) else others if isinstance(others, list | tuple) else ()
@@ -144,7 +144,7 @@ def is_inside(others: Any, container: Any, deep: int = 4) -> bool:
 
 
 def tensors_inside(value: Any, deep: int = 4) -> Iterator[Tensor]:
-    """The tensors in containers in one another; each container is looked into once."""
+    """Yield the tensors in nested containers; each container is searched once."""
     seen: dict[int, Any] = {}
     level: list[Any] = [value]
     for _ in range(deep):

@@ -1,4 +1,4 @@
-"""Which call of a module is computed again, when a backward pass runs a forward pass (gradient checkpointing, reversible networks)."""
+"""Find the call of a module that is recomputed when a backward pass runs a forward pass (gradient checkpointing, reversible networks)."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-backward_number = torch._C._current_graph_task_id  # of the backward pass that runs in this thread; -1 outside of one
+backward_number = torch._C._current_graph_task_id  # number of the backward pass that runs in this thread; -1: none
 
 
 class _Call(NamedTuple):
-    """A call without graph, as a checkpointed segment makes it before backward."""
+    """A call without graph, in a checkpointed segment before backward."""
 
     number: int
     thread: int
-    start: int  # the number of the next node when it began, which counts in each thread
+    start: int  # sequence number of the next node at its start, counted per thread
 
 
 class Calls:
-    """Numbers the calls of modules.
+    """Numbering of the calls of modules.
 
     A segment's node is made just before the segment runs without graph, so the calls in it begin with higher node numbers than its own.
-    When backward runs that node, the segment's calls come again, in the same order.
+    When backward runs that node, the segment's calls are repeated in the same order.
     """
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}  # module -> calls
         self._without_graph: dict[int, list[_Call]] = {}  # module -> calls
-        self._segment: tuple[int, int] = (-1, -1)  # backward pass and node that calls are computed again for
-        self._again: Counter[int] = Counter()  # module -> its calls there
+        self._segment: tuple[int, int] = (-1, -1)  # backward pass and node of the current recomputation
+        self._again: Counter[int] = Counter()  # module -> its calls in the current recomputation
 
     def forget(self) -> None:
         """Count from 0."""
         self.__init__()  # type: ignore[misc]
 
     def may_be_repeated(self, module: nn.Module) -> bool:
-        """Whether a call inside a backward pass may be one computed again that gradients go through."""
+        """Return whether a call inside a backward pass may be a recomputed one with gradients."""
         return id(module) in self._without_graph
 
     def number(self, module: nn.Module, start: int) -> tuple[int, bool] | None:
-        """A call's number, and whether an earlier one of that number is computed again with a graph; None: nothing new is to be read in it.
+        """Return a call's number, and whether it recomputes an earlier call of that number with a graph; None: the call is not to be read.
 
         Args:
-            module: what was called.
-            start: ``torch.autograd``'s number of the next node when the call began.
+            module: the called module.
+            start: ``torch.autograd``'s sequence number of the next node at the start of the call.
 
         """
         now, key = backward_number(), id(module)
@@ -59,7 +59,7 @@ class Calls:
         found = self._earlier(key, now, torch._C._current_autograd_node())
         if found is None:
             return None
-        if not torch.is_grad_enabled():  # a segment in a segment: its own turn comes
+        if not torch.is_grad_enabled():  # a segment inside a segment is recomputed later
             self._without_graph[key].append(_Call(found, threading.get_ident(), start))
             return None
         return found, True

@@ -1,4 +1,4 @@
-"""The rows that a measured step gives. Measuring leaves no trace: it reads the step's own passes and draws nothing."""
+"""Compute the rows of a measured step. Measuring leaves no trace: it uses the step's own passes and no random draws."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from gradlens.runtime.batch_shard import all_gather_rows, current_shard
 class Measurement(NamedTuple):
     """One measured number, a row of the long table ``gradients.csv``."""
 
-    step: int  # updates made before this batch
+    step: int  # updates before this batch
     layer: str  # dotted path in the model
-    kind: str  # weight, bias (one parameter), parameters (a block's, together), activation (at a block's output), rule
+    kind: str  # weight, bias (one parameter), parameters (all of a block), activation (at a block's output), rule
     quantity: str
     value: float
-    reference: str  # what "true" means here
+    reference: str  # the loss and passes of the true gradient
 
 
 def pair_rows(
@@ -33,7 +33,7 @@ def pair_rows(
     reference: str,
     quantities: tuple[str, ...] = RECORDED,
 ) -> Iterator[Measurement]:
-    """Rows of parameters' gradients given by full parameter name; a missing used gradient counts as exactly zero."""
+    """Yield rows of parameters' gradients, keyed by full parameter name; a missing used gradient counts as exactly zero."""
     for name, t in true.items():
         g = used.get(name)
         layer, kind = parameter_kind(name)
@@ -42,7 +42,7 @@ def pair_rows(
 
 
 def _joined(grads: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Tensor:
-    """All of a block's parameter gradients as one vector; a missing one counts as zero."""
+    """Concatenate a block's parameter gradients to one vector; a missing one counts as zero."""
     return torch.cat([grads.get(name, torch.zeros_like(g)).flatten() for name, g in like.items()])
 
 
@@ -54,16 +54,16 @@ def step_rows(
     truth: Truth,
     quantities: tuple[str, ...] = RECORDED,
 ) -> list[Measurement]:
-    """All rows of one recorded step: per parameter, per block (all its parameters), per block output, and the rule's own.
+    """Compute all rows of one recorded step: per parameter, per block (all its parameters), per block output, and the rule's own.
 
-    A block of the objective's net that was not trained on this batch counts as having used a gradient of exactly zero; what
-    it says at its output is left out.
+    For a block that was not trained on this batch the used gradient is exactly zero. A block whose replayed batch
+    has another size than this one has no row of kind "activation".
 
     Args:
-        number: updates made before this batch.
+        number: updates before this batch.
         names: the blocks' names in the model.
         method: the rule.
-        step: the step as it was run; of a shared batch with updates as :func:`all_reduce_update` gives them.
+        step: the executed step; of a shared batch with updates from :func:`all_reduce_update`.
         truth: its true gradients.
         quantities: names from ``alignment.QUANTITIES``.
 
@@ -92,7 +92,7 @@ def step_rows(
 
 
 def compute_method_quantities(method: Method, update: Update | None) -> dict[str, float]:
-    """The rule's own numbers for one block, and the loss it descends."""
+    """Compute the rule's own numbers for one block, and its local loss."""
     if update is None:
         return {}
     own = dict(method.quantities(update))
@@ -102,11 +102,11 @@ def compute_method_quantities(method: Method, update: Update | None) -> dict[str
 
 
 def rank_rows(number: int, rank: int, names: Sequence[str], used: Mapping[int, Mapping[str, Tensor]], truth: Truth) -> list[Measurement]:
-    """How far the gradient of one rank's own images is from the true one of all: rows of kind ``rank0``, ``rank1``, … by block.
+    """Compare the gradient of one rank's images with the true one of all: rows of kind ``rank0``, ``rank1``, … by block.
 
     Args:
-        number: updates made before this batch.
-        rank: this one.
+        number: updates before this batch.
+        rank: this rank.
         names: the blocks' names in the model.
         used: block -> parameter gradients of this rank's images, as shares of the global mean.
         truth: the true gradients of the whole batch.

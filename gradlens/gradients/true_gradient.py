@@ -1,4 +1,4 @@
-"""The true gradient of a step, on the passes that the rule itself made."""
+"""Compute the true gradient of a step, on the rule's own forward passes."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from gradlens.runtime.rng import forked
 class Truth(NamedTuple):
     """The true gradient of one step, and the chain of passes it was pulled back through.
 
-    On a shared batch gradients of parameters and the loss are of all ranks together, what has a row for each image is this rank's.
+    On a shared batch, parameter gradients and the loss are summed over all ranks; tensors with a row per image are this rank's.
     """
 
-    grads: Sequence[Grad]  # bottom first, one a block of the net the objective is of; ``delta`` is the gradient at its output
-    passes: Sequence[Pass]  # the same blocks' passes; with graphs where they were kept
+    grads: Sequence[Grad]  # first block to last, up to the output block; ``delta`` is the gradient at the block's output
+    passes: Sequence[Pass]  # the same blocks' passes; with graphs if they were kept
     loss: Tensor  # scalar: the objective on this batch
-    aux_grads: Mapping[str, Tensor]  # its gradients at the rule's own modules that it reads (greedy's head), by their name in the rule
-    reference: str  # what it is the gradient of, and by which passes
+    aux_grads: Mapping[str, Tensor]  # its gradients at the rule's own modules (greedy's head), by their name in the rule
+    reference: str  # the loss that it is the gradient of, and the passes
 
 
 @contextmanager
 def preserve_buffers_and_rng(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Forward passes made inside leave buffers and torch's random streams as they were.
+    """Restore buffers and torch's random generators after forward passes inside the context.
 
-    They see copies: a buffer that was written to, even with its own values, would invalidate tensors saved for backward.
+    The passes use copies of buffers: an in-place write, even of the same values, would invalidate tensors saved for backward.
     """
     real = [(m, name, b) for module in modules for m in module.modules() for name, b in m._buffers.items() if b is not None]
     for m, name, b in real:
@@ -45,23 +45,23 @@ def preserve_buffers_and_rng(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def true_gradients(method: Method, step: Step, keep: bool = False) -> Truth:
-    """The true gradients of one step, and what they are the gradient of.
+    """Compute the true gradients of one step; a collective on a shared batch: call it on every rank.
 
-    On a shared batch this is a collective: call it on every rank. The method's own top gradient, pulled back through the step's
-    passes. Where a block read something other than its predecessor's output, that product is not the gradient of any loss: then
-    one clean chain pass is made (RNG forked, buffers restored) and the row says so.
+    They are the output block's own gradient, pulled back through the step's passes. If a block's input was not its predecessor's
+    output, that product is not the gradient of any loss: then one clean chain pass is made (RNG forked, buffers restored) and
+    ``reference`` names it.
 
     Args:
         method: the rule.
-        step: the step as it was run, graphs kept (they are freed unless ``keep``).
-        keep: keep the graphs of the passes it is pulled back through.
+        step: the executed step, graphs kept (they are freed unless ``keep``).
+        keep: keep the graphs of the passes.
 
     """
     top = method.output_block
     if is_chain(step.passes) and len(step.passes) == top + 1:
         signal = step.updates[top].signal
         if signal.delta is None or signal.loss is None:
-            raise ValueError("the top block was not trained on this batch: there is no true gradient to compare with")
+            raise ValueError("the output block was not trained on this batch: there is no true gradient to compare with")
         grads = pull_back_chain(step.passes, signal.delta, keep)
         return _truth(method, signal, grads, step.passes, "same passes")
     with preserve_buffers_and_rng((*step.blocks, method)):
@@ -81,12 +81,12 @@ def _truth(method: Method, signal: Signal, grads: Sequence[Grad], passes: Sequen
 
 
 def all_reduce_grads(grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All-reduce gradients of parameters: their sum over the ranks of a shared batch."""
+    """Sum parameter gradients over the ranks of a shared batch (all-reduce)."""
     return {name: all_reduce_sum(g) for name, g in grads.items()}
 
 
 def all_reduce_update(update: Update) -> Update:
-    """All-reduce an update over the ranks of a shared batch: as one process would have made it."""
+    """Sum an update's gradients and loss over the ranks of a shared batch (all-reduce)."""
     signal, grad = update.signal, update.grad
     loss = None if signal.loss is None else all_reduce_sum(signal.loss)
     return update._replace(

@@ -1,4 +1,4 @@
-"""The training rules, one a file. A new rule is a file and a line here; the property tests then cover it unedited."""
+"""List the learning rules, one per file. A new rule is a file and a line here; the property tests then cover it unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gradlens.methods.shallow import Shallow
 from gradlens.methods.synthetic_gradients.dni import CDNI, DNI
 from gradlens.methods.synthetic_gradients.dni_unlocked import DNIUnlocked
 
-METHODS: dict[str, type[Method]] = {  # a new rule goes to the end: its place gives it its colour in every figure
+METHODS: dict[str, type[Method]] = {  # add a new rule at the end: its position determines its colour in every figure
     "bp": Backprop,
     "dgl": DGL,
     "dni": DNI,
@@ -55,9 +55,9 @@ METHODS: dict[str, type[Method]] = {  # a new rule goes to the end: its place gi
     "distil": Distil,
 }
 SHIPPED = tuple(METHODS)  # the rules of this package; METHODS also gets those of users' files
-OTHER_NAMES = {name: key for key, rule in METHODS.items() for name in vars(rule).get("other_names", ())}  # of them -> the name here
+OTHER_NAMES = {name: key for key, rule in METHODS.items() for name in vars(rule).get("other_names", ())}  # name in the literature -> key
 
-BASELINE = "bp"  # the rule that uses the true gradient: accuracies and costs are told beside its
-DEFAULT_COMPARISON = ("bp", "dgl", "dni", "cdni")  # what commands compare where no method is named
-DEFAULT_SIMULATION = ("bp", "dgl", "dgl-async", "dni", "dni-unlocked", "dfa")  # whose schedules are: one rule for each kind of waiting
-BY_REACH = ("bp", "chunked", "overlap", "dgl")  # rules that differ in how many blocks a gradient goes through, the most first
+BASELINE = "bp"  # the rule that uses the true gradient: reference of accuracies and costs
+DEFAULT_COMPARISON = ("bp", "dgl", "dni", "cdni")  # compared by commands if no method is named
+DEFAULT_SIMULATION = ("bp", "dgl", "dgl-async", "dni", "dni-unlocked", "dfa")  # simulated by default: one rule per kind of locking
+BY_REACH = ("bp", "chunked", "overlap", "dgl")  # rules that differ in the number of blocks a gradient passes, the most first

@@ -1,4 +1,4 @@
-"""Backpropagation."""
+"""Train by backpropagation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from gradlens.gradients.method import Method, Signal, relay, top_signal
 
 
 class Backprop(Method):
-    """delta_K = dL/dh_K;  delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}."""
+    """delta_K = dL/dh_K;  delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}.
 
-    summary = "the true gradient, all others' reference"
+    Rumelhart, Hinton & Williams 1986, "Learning representations by back-propagating errors", Nature 323.
+    """
+
+    summary = "the true gradient, reference of all other rules"
     other_names = ("backprop", "backpropagation", "end-to-end", "e2e")
     depends_on = frozenset({"input", "backward_message"})
     pipelined = True
 
     def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
-        """The message from above, used and passed on."""
+        """Use the gradient from block k+1 and pass it down; at the output block the loss's gradient."""
         return top_signal(self.loss, passes[k]) if k == self.num_blocks - 1 else relay(received)

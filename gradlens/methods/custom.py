@@ -1,4 +1,4 @@
-"""Rules from a user's own file."""
+"""Load learning rules from a user's own file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from gradlens.runtime.classes import is_subclass
 from gradlens.runtime.errors import InputError, kind_of, unknown
 from gradlens.runtime.user_code import found_in
 
-# of a rule, kept so that its runs can be read without it: all that `Method` declares, whether or how much; the first five always, as by
-# version 0.1.0, others where they differ from Method's
+# facts of a rule, stored so that its runs can be read without its file: every bool and int that `Method` declares; the first five always,
+# as in version 0.1.0, others if they differ from Method's
 FACTS = tuple(name for name, kind in Method.__annotations__.items() if kind in ("ClassVar[bool]", "ClassVar[int]"))
 ALWAYS_KEPT = (
     "classifies",
@@ -28,10 +28,10 @@ ALWAYS_KEPT = (
 
 
 def rule_in(path: Path, name: str) -> type[Method]:
-    """A rule by file and class.
+    """Import a rule by file and class name.
 
     Raises:
-        InputError: no such class, or one that is no rule, in one sentence.
+        InputError: no such class, or one that is no rule.
 
     """
     where = f"{path}:{name}"
@@ -39,7 +39,7 @@ def rule_in(path: Path, name: str) -> type[Method]:
     if not is_subclass(found, Method):  # type: ignore[type-abstract]
         raise InputError(f"{where} is {kind_of(found)}: a rule is a subclass of gradlens.Method")
     if found.signal is Method.signal:
-        raise InputError(f"{where} has no method `signal`, which says what each block is told")
+        raise InputError(f"{where} must define `signal(...)`, the error signal of each block")
     if old := [word for word in found.depends_on if word in old_names.DEPENDENCIES]:
         raise InputError(old_names.renamed(old[0], old_names.DEPENDENCIES[old[0]], f"`depends_on` of {where}"))
     if isinstance(found.depends_on, str) or not set(found.depends_on) <= set(DEPENDENCIES):
@@ -51,17 +51,17 @@ def rule_in(path: Path, name: str) -> type[Method]:
 
 
 def facts_of(rule: type[Method]) -> dict[str, Any]:
-    """What is kept of a rule."""
+    """Return the facts of a rule that its runs store."""
     return {name: getattr(rule, name) for name in FACTS if name in ALWAYS_KEPT or getattr(rule, name) != getattr(Method, name)}
 
 
 def stand_in(name: str, kept: Mapping[str, Any]) -> type[Method]:
-    """What is known of a rule whose file has not been imported: enough to read its runs."""
+    """Build a rule from stored facts, without importing its file: enough to read its runs."""
 
     class AnyOptions(BaseModel, frozen=True, extra="allow"):
-        """Options as they were when the run was made."""
+        """Options stored by the run."""
 
     facts = {fact: kept[fact] for fact in FACTS if fact in kept}
-    about = {"__doc__": f"The rule of {kept['file']}, as a run remembers it.", "Options": AnyOptions}
+    about = {"__doc__": f"The rule of {kept['file']}, from the facts that a run stores.", "Options": AnyOptions}
     words = frozenset(old_names.DEPENDENCIES.get(word, word) for word in kept.get("reads", ()))  # of runs of version 0.1.0 too
     return type(name, (Method,), {**about, **facts, "depends_on": words, "method_quantities": kept.get("own_quantities", {})})

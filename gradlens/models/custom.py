@@ -1,4 +1,4 @@
-"""Networks from a user's own file."""
+"""Load networks from a user's own file."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from gradlens.runtime.user_code import blamed, function_in
 
 
 def blocks_of(built: Any, shape: Sequence[int], where: str) -> nn.Sequential:
-    """What a user's ``build(spec)`` returned, as a network of named blocks.
+    """Convert the result of a user's ``build(spec)`` to a network of named blocks.
 
     Args:
         built: an ``nn.Sequential`` of blocks; a list of blocks; or (module, cut points), see :func:`gradlens.models.fx_split.cut_module`.
         shape: (C, H, W) of an image.
-        where: what to call it.
+        where: name of the function, for messages.
 
     Raises:
-        InputError: nothing of these, or cut points that are none.
+        InputError: another type, or invalid cut points.
 
     """
     if isinstance(built, nn.Sequential):
@@ -59,13 +59,13 @@ def blocks_of(built: Any, shape: Sequence[int], where: str) -> nn.Sequential:
 
 
 def _must_be_alike(built: Any, again: Any, where: str) -> None:
-    """Two networks from one random stream have the same weights, or no run could be made twice."""
+    """Check that two networks built with the same seed have the same weights, so that runs are reproducible."""
     first, second = (
         [m for m in (thing if isinstance(thing, list | tuple) else [thing]) if isinstance(m, nn.Module)] for thing in (built, again)
     )
     for one, other in zip(first, second, strict=False):
         if lazy := next((name for name, p in one.named_parameters() if is_lazy(p)), None):
-            raise InputError(f"{where} gives a network whose {lazy} has no shape yet: say how many features a layer reads, or run it once")
+            raise InputError(f"{where} gives a network whose {lazy} has no shape yet: set the layer's input features, or run it once")
         mine, theirs = one.state_dict(), other.state_dict()
         for name in mine.keys() & theirs.keys():
             if isinstance(mine[name], Tensor) and not torch.equal(mine[name], theirs[name]):
@@ -73,7 +73,7 @@ def _must_be_alike(built: Any, again: Any, where: str) -> None:
 
 
 def _must_be_real_and_dense(model: nn.Module, where: str) -> None:
-    """Optimisers here take real parameters and dense gradients only."""
+    """Reject complex parameters and sparse gradients, which the optimisers here do not support."""
     for name, p in model.named_parameters():
         if p.is_complex():
             raise InputError(
@@ -85,7 +85,7 @@ def _must_be_real_and_dense(model: nn.Module, where: str) -> None:
 
 
 def _refuse_other_dtypes(model: nn.Module, where: str) -> None:
-    """Refuse parameters that are not float32, as the images and the rules' own modules are."""
+    """Reject parameters that are not float32, the type of the images and the rules' own modules."""
     for name, p in model.named_parameters():
         if p.dtype != torch.float32 and (p.is_floating_point() or p.is_complex()):
             kind = str(p.dtype).removeprefix("torch.")
@@ -94,10 +94,10 @@ def _refuse_other_dtypes(model: nn.Module, where: str) -> None:
 
 
 def _copied(model: nn.Sequential, where: str) -> nn.Sequential:
-    """A deep copy of a network, as measurements make them.
+    """Make a deep copy of a network, as measurements do.
 
     Raises:
-        InputError: it cannot be copied; the innermost module at which it fails is named.
+        InputError: it cannot be copied; the innermost module that fails is named.
 
     """
     try:
@@ -106,7 +106,7 @@ def _copied(model: nn.Sequential, where: str) -> nn.Sequential:
         for path, m in reversed(list(model.named_modules())):  # from the inside
             try:
                 copy.deepcopy(m)
-            except Exception as why:  # noqa: BLE001 - whatever a user's attribute raises
+            except Exception as why:  # noqa: BLE001 - a user's attribute may raise anything
                 reason = str(why).splitlines()[0] if str(why) else type(why).__name__
                 at = path or "the network"
                 break
@@ -119,7 +119,7 @@ def _copied(model: nn.Sequential, where: str) -> nn.Sequential:
 
 
 def network_of(kept: Mapping[str, Any], spec: ModelSpec) -> nn.Sequential:
-    """The network of a user's ``build(spec)``, checked on a blank image."""
+    """Build the network of a user's ``build(spec)`` and check it on a blank image."""
     path, name = Path(kept["file"]), kept["name"]
     where = f"{path}:{name}"
     build = function_in(path, name, "from a spec to a network")

@@ -1,4 +1,4 @@
-"""Networks that make images of activations, and the one that tells such images from real ones."""
+"""Build networks that generate images from activations, and discriminators of generated and real images."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from gradlens.models.layouts import space_of
 
 
 def decoder(shape: Sequence[int], image: Sequence[int]) -> nn.Module:
-    """Reconstructs images: activations [N, *shape] -> [N, *image], after the decoder of Wang et al. 2021 without its sigmoid.
+    """Build a decoder from activations [N, *shape] to images [N, *image]: that of Wang et al. 2021 (arXiv 2101.10832) without its sigmoid.
 
     Args:
-        shape: (C, H, W): enlarged bilinearly to the image, conv3×3(12)–BN–ReLU–conv3×3; or (features,) or a sequence's: one Linear.
+        shape: (C, H, W): enlarged bilinearly to the image, conv3×3(12)–BN–ReLU–conv3×3; (features,) or a sequence's: one Linear.
         image: (C, H, W) of the image.
 
     """
@@ -29,7 +29,7 @@ def decoder(shape: Sequence[int], image: Sequence[int]) -> nn.Module:
 
 
 class ChannelwiseLinear(nn.Module):
-    """y_c = W_c vec(x_c) + b_c: each channel's pixels fully connected among themselves, channels apart (Pathak et al. 2016, §3.1).
+    """y_c = W_c vec(x_c) + b_c: each channel's pixels fully connected, channels separate (Pathak et al. 2016, arXiv 1604.07379, §3.1).
 
     [N, m, h, w] -> [N, m, h, w]; with n² = h · w pixels it has m · n⁴ weights and m · n² biases.
 
@@ -47,7 +47,7 @@ class ChannelwiseLinear(nn.Module):
         nn.init.normal_(self.weight, 0, 0.02)
 
     def forward(self, h: Tensor) -> Tensor:
-        """[N, m, h, w] -> [N, m, h, w]."""
+        """Map [N, m, h, w] to [N, m, h, w]."""
         by_channel = h.flatten(2).transpose(0, 1)  # [m, N, n²]
         y = torch.baddbmm(self.bias[:, None], by_channel, self.weight.transpose(1, 2))
         return y.transpose(0, 1).reshape(h.shape)
@@ -56,11 +56,11 @@ class ChannelwiseLinear(nn.Module):
 LARGEST_CONTEXT = 8  # pixels on a side of the maps that a channel-wise layer connects
 
 
-DENSE_START = 4  # ... of the maps that are made of features without space
+DENSE_START = 4  # pixels on a side of the maps that a linear layer makes of features without space
 
 
 def _halved_to(image: Sequence[int], limit: Sequence[int]) -> list[tuple[int, int]]:
-    """Sizes (h, w) from one within the limit up to the image, each next one twice as large where it grows (or twice and a pixel)."""
+    """Return sizes (h, w) from one within the limit up to the image; a side that grows doubles (or doubles and adds a pixel)."""
     sizes = [(image[1], image[2])]
     while any(side > most for side, most in zip(sizes[-1], limit, strict=True)):
         h, w = (side // 2 if side > most else side for side, most in zip(sizes[-1], limit, strict=True))
@@ -69,7 +69,7 @@ def _halved_to(image: Sequence[int], limit: Sequence[int]) -> list[tuple[int, in
 
 
 def _enlarging(a: int, b: int, small: tuple[int, int], large: tuple[int, int], bias: bool) -> nn.Module:
-    """The up-convolution of a channels and size ``small`` to b channels and size ``large``: 4×4, stride 2, where it grows."""
+    """Return the up-convolution from a channels and size ``small`` to b channels and size ``large``: 4×4, stride 2, if it grows."""
     if small == large:
         return nn.Conv2d(a, b, 3, padding=1, bias=bias)
     tall, wide = ((4, 2, n - 2 * m) if n > m else (3, 1, 0) for m, n in zip(small, large, strict=True))  # kernel, stride, pixels more
@@ -78,13 +78,13 @@ def _enlarging(a: int, b: int, small: tuple[int, int], large: tuple[int, int], b
 
 
 def context_decoder(shape: Sequence[int], image: Sequence[int]) -> nn.Sequential:
-    """Reconstructs images from their context: activations [N, *shape] -> [N, *image], after Pathak et al. 2016 (arXiv 1604.07379).
+    """Build a context decoder from activations [N, *shape] to images [N, *image], after Pathak et al. 2016 (arXiv 1604.07379).
 
     Maps are averaged to 8×8 or less (to a size from which doublings lead to the image's), go through a channel-wise fully connected
     layer, a 1×1 convolution that mixes channels, and 4×4 up-convolutions of stride 2 that halve the channels (8 at least), each with BN
-    and ReLU but the last, which has neither nor a tanh: under any normalisation but [-1, 1] that could not reach all values. Features
-    without space, or of one pixel, are made maps of 4×4 or less by one linear layer instead (the bottleneck of the authors' code).
-    Weights start as DCGAN's.
+    and ReLU except the last, which has neither nor a tanh: that could reach all values only with the normalisation to [-1, 1]. Features
+    without space, or of one pixel, become maps of 4×4 or less by one linear layer instead (the bottleneck of the authors' code).
+    Weights are initialised as in DCGAN.
 
     Args:
         shape: (C, H, W), (features,) or a sequence's of the activations.
@@ -119,10 +119,11 @@ def context_decoder(shape: Sequence[int], image: Sequence[int]) -> nn.Sequential
 
 
 def discriminator(region: Sequence[int], width: int = 64) -> nn.Sequential:
-    """Tells real regions from made ones: [N, *region] -> logits [N, 1], as DCGAN's (Radford et al. 2016, arXiv 1511.06434).
+    """Build a discriminator of real and generated regions, [N, *region] -> logits [N, 1], as in DCGAN.
 
-    4×4 convolutions of stride 2 and leaky ReLU (slope 0.2), ``width`` channels doubled each time up to eight times as many, BN in all but
-    the first, until 4 pixels on a side are left; then one convolution over all of them. Weights start as DCGAN's.
+    Radford et al. 2016 (arXiv 1511.06434): 4×4 convolutions of stride 2 and leaky ReLU (slope 0.2), ``width`` channels doubled each time
+    up to eight times as many, BN in all but the first, until 4 pixels on a side are left; then one convolution over all of them. Weights
+    are initialised as in DCGAN.
 
     Args:
         region: (C, H, W), 2 pixels on a side at least.
@@ -140,7 +141,7 @@ def discriminator(region: Sequence[int], width: int = 64) -> nn.Sequential:
 
 
 def dcgan_start(module: nn.Sequential) -> nn.Sequential:
-    """The same module with weights drawn from N(0, 0.02²), those of normalisation from N(1, 0.02²), and biases of zero."""
+    """Initialise a module's weights from N(0, 0.02²), those of normalisation from N(1, 0.02²), biases at zero, and return it."""
     for m in module.modules():
         if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | ChannelwiseLinear | nn.BatchNorm2d):
             nn.init.normal_(m.weight, 1.0 if isinstance(m, nn.BatchNorm2d) else 0.0, 0.02)

@@ -1,4 +1,4 @@
-"""Any module cut into blocks at the outputs of some of its submodules, by its graph as torch.fx traces it."""
+"""Cut any module into blocks at the outputs of some of its submodules, using its torch.fx graph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gradlens.runtime.rng import forked, seed_global
 
 
 class NoPlace(InputError):
-    """A cut point after which there is no one place to cut."""
+    """A cut point without a unique place to cut."""
 
     def __init__(self, cut: str, where: str, why: str) -> None:
         super().__init__(f"{where}: cut point {cut} {why}")
@@ -24,7 +24,7 @@ class NoPlace(InputError):
 
 
 class _Tracer(fx.Tracer):
-    """Looks into those submodules only that hold a cut point, and notes what comes out at each; the others stay as they are."""
+    """A tracer that traces only submodules with a cut point inside, and stores the output at each; others stay whole."""
 
     def __init__(self, cuts: Sequence[str]) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class _Tracer(fx.Tracer):
         self.ends: dict[str, list[Any]] = {cut: [] for cut in cuts}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a submodule stays whole."""
+        """Return whether a submodule stays whole."""
         return not any(cut.startswith(module_qualified_name + ".") for cut in self.cuts)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -45,23 +45,23 @@ class _Tracer(fx.Tracer):
 
 
 def _traced(module: nn.Module, cuts: Sequence[str], where: str) -> tuple[fx.Graph, dict[str, fx.Node]]:
-    """The graph of a module that may be spoiled by it, and the node that each cut point's output is."""
+    """Trace a module (which is modified) and return its graph and the output node of each cut point."""
     parameters = list(inspect.signature(module.forward).parameters.values())
     if len([p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]) != 1:
-        raise InputError(f"{where} cannot be cut: the forward of {type(module).__name__} must read one image tensor and nothing else")
+        raise InputError(f"{where} cannot be cut: the forward of {type(module).__name__} must have one required argument, the image tensor")
     fixed = {p.name: p.default for p in parameters if p.default is not p.empty}
     tracer = _Tracer(cuts)
     try:
         graph = tracer.trace(module, concrete_args=fixed or None)
-    except Exception as error:  # fx passes on whatever a forward makes of a tensor that has no values yet
+    except Exception as error:  # fx raises whatever the forward raises for a tensor without values
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{where} cannot be cut: torch.fx cannot trace the forward of {type(module).__name__}: {reason}") from error
     if any(name.startswith("_tensor_constant") for name in vars(module)):
         raise InputError(
             f"{where} cannot be cut: the forward of {type(module).__name__} makes a tensor that does not depend on the image (as"
-            " torch.arange and torch.randn do): make it a buffer, or draw it inside a submodule"
+            " torch.arange and torch.randn do): make it a buffer, or move it into a submodule"
         )
-    for node in [n for n in graph.nodes if n.op == "placeholder"][1:]:  # arguments held at their defaults, which fx asserts
+    for node in [n for n in graph.nodes if n.op == "placeholder"][1:]:  # arguments fixed at their defaults, which fx asserts
         above = [node]
         for each in above:  # grows as it is walked
             above += [user for user in each.users if user not in above]
@@ -74,29 +74,29 @@ def _traced(module: nn.Module, cuts: Sequence[str], where: str) -> tuple[fx.Grap
         if len(outs) > 1:
             raise NoPlace(cut, where, f"is called {len(outs)} times: there is no one place after it")
         if not isinstance(outs[0], fx.Proxy):
-            raise NoPlace(cut, where, f"gives a {type(outs[0]).__name__}: a block must hand on one tensor")
+            raise NoPlace(cut, where, f"returns a {type(outs[0]).__name__}: a block's output must be one tensor")
         ends[cut] = outs[0].node
     return graph, ends
 
 
 def _steady(module: nn.Module, cuts: Sequence[str], where: str) -> tuple[fx.Graph, dict[str, fx.Node]]:
-    """The graph in training, where it is the same each time and in evaluation too."""
-    module, kind = copy.deepcopy(module).train(), type(module).__name__  # tracing runs what a forward does besides computing
+    """Return the graph in training mode; reject a module whose graph differs between traces or in eval mode."""
+    module, kind = copy.deepcopy(module).train(), type(module).__name__  # tracing runs the side effects of a forward
     graph, ends = _traced(module, cuts, where)
     again, _ = _traced(module, cuts, where)
     tested, _ = _traced(module.eval(), cuts, where)
     if str(again) != str(graph):
-        raise InputError(f"{where} cannot be cut: the forward of {kind} is another one each time; does it draw numbers of Python's random?")
+        raise InputError(f"{where} cannot be cut: the forward of {kind} differs from call to call; does it use Python's random?")
     if str(tested) != str(graph):
         raise InputError(
-            f"{where} cannot be cut: the forward of {kind} asks whether it is in training; put what depends on it (F.dropout) into a"
+            f"{where} cannot be cut: the forward of {kind} depends on self.training; move that code (F.dropout) into a"
             " submodule (nn.Dropout)"
         )
     return graph, ends
 
 
 def _named(node: fx.Node) -> str:
-    """What to call a node when speaking to a person."""
+    """Name a node, for messages."""
     if node.op == "placeholder":
         return "the network's input"
     if node.op == "call_module":
@@ -107,20 +107,18 @@ def _named(node: fx.Node) -> str:
 
 
 def _refuse_skips(order: dict[fx.Node, int], cut: str, end: fx.Node, where: str) -> None:
-    """No value but the cut point's own may be made before it and read after it."""
+    """Reject a cut point that another value crosses: computed before it and used after it."""
     for node in order:
         if node is end or node.op == "get_attr" or order[node] > order[end]:
             continue
         later = next((user for user in node.users if order[user] > order[end]), None)
         if later is not None:
             reader = "the network's output" if later.op == "output" else _named(later)
-            raise InputError(
-                f"{where}: a skip crosses the cut point {cut}: {_named(node)} is read by {reader} past it; cut where one value is handed on"
-            )
+            raise InputError(f"{where}: a skip crosses the cut point {cut}: {_named(node)} is read by {reader} past it; cut elsewhere")
 
 
 def _block(module: nn.Module, nodes: Sequence[fx.Node], read: fx.Node, given: fx.Node) -> nn.Module:
-    """The nodes between two cuts as a module: the submodule itself where it is all there is, else a module of its graph."""
+    """Build a module of the nodes between two cuts: the submodule itself if it is the only one, else a GraphModule."""
     whole = [node for node in nodes if node.op != "placeholder"]
     if len(whole) == 1 and whole[0].op == "call_module" and whole[0].args == (read,) and not whole[0].kwargs:
         return module.get_submodule(str(whole[0].target))
@@ -128,7 +126,7 @@ def _block(module: nn.Module, nodes: Sequence[fx.Node], read: fx.Node, given: fx
     copied[read] = graph.placeholder("x")
 
     def of(node: fx.Node) -> fx.Node:
-        if node not in copied:  # a parameter, fetched where it is read
+        if node not in copied:  # a parameter, fetched where it is used
             copied[node] = graph.node_copy(node)
         return copied[node]
 
@@ -141,9 +139,9 @@ def _block(module: nn.Module, nodes: Sequence[fx.Node], read: fx.Node, given: fx
 
 
 def _reshaped(graph: fx.Graph, tripled: bool, out_of_place: bool) -> None:
-    """Feed one channel three times, and switch functions that work in place to their other form, where asked for.
+    """Repeat one channel three times (``tripled``), and make in-place functions out-of-place (``out_of_place``).
 
-    A view of channels-last images, as which networks are trained, becomes a copy where it must.
+    ``view`` becomes ``reshape``, since networks are trained on channels-last images.
     """
     if tripled:
         x = next(node for node in graph.nodes if node.op == "placeholder")
@@ -165,11 +163,11 @@ def _refuse_unknown(module: nn.Module, cuts: Sequence[str], where: str) -> None:
     if twice := sorted({cut for cut in cuts if list(cuts).count(cut) > 1}):
         raise InputError(f"{where}: cut point {twice[0]} is named twice")
     if not cuts:
-        raise InputError(f"{where} gives no cut points: a network needs a block or more and a top")
+        raise InputError(f"{where} returns no cut points: set one or more")
 
 
 def cuts_without_skips(module: nn.Module, cuts: Sequence[str], where: str) -> list[str]:
-    """Those of some cut points that are reached once, give one tensor and are crossed by no skip, in the order in which they are reached.
+    """Select the cut points that are called once, return one tensor and are crossed by no skip, in the order of the forward pass.
 
     Raises:
         InputError: torch.fx cannot trace the module.
@@ -209,23 +207,23 @@ def cut_module(
     tripled: bool = False,
     out_of_place: bool = False,
 ) -> nn.Sequential:
-    """A module as a network of blocks, bit-identical to it in forward and backward; parameters are the module's own.
+    """Cut a module into a network of blocks, bit-identical to it in forward and backward; parameters are the module's own.
 
-    A block is called after the cut point at its end (dots become underscores), the rest is ``top``. A block that is one submodule
-    is that submodule; any other keeps the dotted paths of what is in it.
+    A block is named after the cut point at its end (dots become underscores), the rest is ``top``. A block that is one submodule
+    is that submodule; any other keeps the dotted paths of its submodules.
 
     Args:
-        module: reads one tensor [N, *shape], gives one.
+        module: a module with one input [N, *shape] and one output tensor.
         cuts: dotted paths of submodules after whose output it is cut, in any order.
         shape: (C, H, W) of an image, for a comparison of the blocks with the uncut module.
-        where: what to call it when speaking to a person.
-        names: of the blocks but the top, where others are wanted.
-        tripled: images have one channel and the module reads three.
-        out_of_place: let functions that overwrite what they read make a copy instead.
+        where: name of the module, for messages.
+        names: names of the blocks except the last, if others are wanted.
+        tripled: images have one channel and the module needs three.
+        out_of_place: make functions that overwrite their input copy it instead.
 
     Raises:
-        InputError: cut points that do not exist, are never or more than once reached, or are crossed by a skip; a forward that torch.fx
-            cannot trace, that does something else in training than in evaluation outside of submodules, or gives several tensors.
+        InputError: cut points that do not exist, are never or more than once called, or are crossed by a skip; a forward that torch.fx
+            cannot trace, that depends on the training mode outside of submodules, or returns several tensors.
 
     """
     _refuse_unknown(module, cuts, where)
@@ -234,13 +232,13 @@ def cut_module(
     (image,) = [node for node in graph.nodes if node.op == "placeholder"]
     (output,) = [node for node in graph.nodes if node.op == "output"]
     if not isinstance(output.args[0], fx.Node):
-        raise InputError(f"{where}: the forward of {type(module).__name__} gives several outputs: the answer must be one tensor")
+        raise InputError(f"{where}: the forward of {type(module).__name__} returns several outputs: the output must be one tensor")
     order = {node: i for i, node in enumerate(graph.nodes)}
     ordered = sorted(ends, key=lambda cut: order[ends[cut]])
     for cut in ordered:
         _refuse_skips(order, cut, ends[cut], where)
     if ends[ordered[-1]] is output.args[0]:
-        raise InputError(f"{where}: nothing comes after the cut point {ordered[-1]}: the top would be empty")
+        raise InputError(f"{where}: nothing comes after the cut point {ordered[-1]}: the output block would be empty; leave it out")
     blocks: OrderedDict[str, nn.Module] = OrderedDict()
     read, begin = image, -1
     for i, end in enumerate([*(ends[cut] for cut in ordered), output.args[0]]):
@@ -257,9 +255,9 @@ def cut_module(
 
 
 def _must_agree(module: nn.Module, model: nn.Sequential, shape: Sequence[int], where: str, tripled: bool) -> None:
-    """Blocks and module give the same bits on two noisy images, in training and in evaluation; done on copies.
+    """Check on copies that blocks and module give bit-identical outputs on two noise images, in training and eval mode.
 
-    On torch's meta device, which holds no numbers, only the types of what is handed on are looked at.
+    On torch's meta device, which has no values, only the types of the outputs are checked.
     """
     weight = next(module.parameters(), torch.zeros(()))
     x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(weight)
@@ -274,10 +272,10 @@ def _must_agree(module: nn.Module, model: nn.Sequential, shape: Sequence[int], w
                     h = block(h)
                     if not isinstance(h, Tensor):
                         whose = f"the block that ends with {name}" if net is cut else type(module).__name__
-                        raise InputError(f"{where}: {whose} gives a {type(h).__name__}: what is handed on must be one tensor")
+                        raise InputError(f"{where}: {whose} returns a {type(h).__name__}: its output must be one tensor")
             answers.append(h)
         if not x.is_meta and not torch.allclose(answers[0], answers[1], rtol=0, atol=0, equal_nan=True):
             raise InputError(
-                f"{where} cannot be cut: its blocks do not give what {type(module).__name__} gives; its forward depends on something that"
-                " torch.fx does not see, such as a hook on the whole module"
+                f"{where} cannot be cut: its blocks do not compute the output of {type(module).__name__}; its forward depends on something"
+                " that torch.fx does not trace, such as a hook on the whole module"
             )

@@ -1,4 +1,4 @@
-"""Auxiliary networks of the rules on a block's output: classifiers and projection heads."""
+"""Build auxiliary heads on a block's output: classifiers and projection heads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEADS = ("linear", "mlp", "mlp-sr", "cnn")
 
 
 def _dense(sizes: Sequence[int], norm: bool) -> list[nn.Module]:
-    """Linear(–BatchNorm)–ReLU for each pair of neighbouring sizes."""
+    """Build Linear(–BatchNorm)–ReLU for each pair of neighbouring sizes."""
     layers: list[nn.Module] = []
     for a, b in pairwise(sizes):
         layers += [nn.Linear(a, b), *([nn.BatchNorm1d(b)] if norm else []), nn.ReLU()]
@@ -24,7 +24,7 @@ def _dense(sizes: Sequence[int], norm: bool) -> list[nn.Module]:
 
 
 def _convolved(channels: int, kernel: int, layers: int) -> list[nn.Module]:
-    """Conv(no bias)–BatchNorm–ReLU, ``layers`` times, keeping channels and resolution."""
+    """Build conv(no bias)–BatchNorm–ReLU, ``layers`` times, with constant channels and resolution."""
     one = [
         [nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(channels), nn.ReLU()] for _ in range(layers)
     ]
@@ -32,16 +32,16 @@ def _convolved(channels: int, kernel: int, layers: int) -> list[nn.Module]:
 
 
 def head(kind: str, shape: Sequence[int], classes: int, width: int, layers: int, pooled: bool, last: bool = False) -> nn.Module:
-    """An auxiliary classifier: activations [N, *shape] -> logits [N, classes].
+    """Build an auxiliary classifier: activations [N, *shape] -> logits [N, classes].
 
     Args:
         kind: ``linear``; ``mlp`` (flatten, `layers` × Linear(width)–ReLU, Linear); ``mlp-sr`` (average to a quarter of the
             resolution, `layers` × [1×1 conv–BN–ReLU], 2×2, three-layer MLP of width 4C); ``cnn`` (`layers` × [3×3 conv–BN–ReLU],
-            2×2, BN, Linear). The latter two follow Belilovsky et al. 2020, §4 and their code, and always pool.
+            2×2, BN, Linear). The latter two follow Belilovsky et al. 2020 (arXiv 1901.08164, §4) and their code, and always pool.
         shape: (C, H, W); for linear and mlp also (features,) and sequences, (C, L) or (T, D).
         classes: number of classes.
         width: width of an mlp's hidden layers.
-        layers: number of hidden layers (0: none, where the kind's remain).
+        layers: number of hidden layers (0: only those fixed by the kind).
         pooled: average to 2×2 (sequences to 4) before a linear or mlp head (its hidden layers then follow the paper's: with BatchNorm).
         last: whether a sequence's features come last, (T, D).
 
@@ -52,7 +52,7 @@ def head(kind: str, shape: Sequence[int], classes: int, width: int, layers: int,
     if kind not in HEADS:
         raise unknown("head", kind, HEADS)
     if kind in ("mlp-sr", "cnn") and len(shape) != 3:
-        raise InputError(f"head={kind} needs activations of shape [C, H, W]; this model's blocks give {list(shape)}")
+        raise InputError(f"head={kind} needs activations of shape [C, H, W]; this model's blocks have outputs of {list(shape)}")
     space, channels = space_of(shape) if pooled or not shape else 0, channels_first(shape, last)[0]
     pool: list[nn.Module] = [] if not space else [nn.AdaptiveAvgPool2d(2)] if space == 2 else [nn.AdaptiveAvgPool1d(4)]
     if pool and last:
@@ -71,7 +71,7 @@ def head(kind: str, shape: Sequence[int], classes: int, width: int, layers: int,
 
 
 class Scaled(nn.BatchNorm1d):
-    """BatchNorm with a scale and no shift: what ends SimCLR's projection head."""
+    """BatchNorm with a scale and no shift, the last layer of SimCLR's projection head."""
 
     def __init__(self, features: int) -> None:
         super().__init__(features)
@@ -79,7 +79,7 @@ class Scaled(nn.BatchNorm1d):
 
 
 def projection(shape: Sequence[int], layers: int, out: int, side: int = 1, convolutions: int = 0, last: bool = False) -> nn.Sequential:
-    """The projection head of SimCLR (arXiv 2002.05709, §4.2; three layers: arXiv 2006.10029): activations [N, *shape] -> [N, out].
+    """Build the projection head of SimCLR (arXiv 2002.05709, §4.2; three layers: arXiv 2006.10029): activations [N, *shape] -> [N, out].
 
     Average to ``side`` × ``side``, then ``layers`` times Linear–BN–ReLU of the input's width, of which the last is Linear–BN of width
     ``out`` without shift and ReLU. One layer is the linear head. Its children layer1, layer2, … can be kept for fine-tuning.
@@ -87,8 +87,8 @@ def projection(shape: Sequence[int], layers: int, out: int, side: int = 1, convo
     Args:
         shape: (C, H, W), (features,), or that of sequences, (C, L) or (T, D).
         layers: 1 or more.
-        out: features given.
-        side: of the square that maps are averaged to; sequences are averaged to this length.
+        out: output features.
+        side: side of the square that maps are averaged to; sequences are averaged to this length.
         convolutions: 3×3 conv–BN–ReLU layers before the average of maps (the deeper local decoders of Xiong et al. 2020).
         last: whether a sequence's features come last, (T, D).
 

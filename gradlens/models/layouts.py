@@ -1,4 +1,4 @@
-"""How activations lie in memory: features, maps [C, H, W], and sequences, whose features come first ([C, L]) or last ([T, D])."""
+"""Distinguish the layouts of activations: features, maps [C, H, W], and sequences with features first ([C, L]) or last ([T, D])."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from gradlens.runtime.errors import InputError
 
 
 def space_of(shape: Sequence[int]) -> int:
-    """Dimensions of space of activations [N, *shape]: 0 of features, 1 of sequences, 2 of maps.
+    """Return the dimensions of space of activations [N, *shape]: 0 for features, 1 for sequences, 2 for maps.
 
     Raises:
-        InputError: none or more than two of them.
+        InputError: no dimension, or more than two of space.
 
     """
     if not 1 <= len(shape) <= 3:
         gives = f"[N, {', '.join(map(str, shape))}]" if len(shape) else "[N]"
         raise InputError(
-            f"a block gives {gives}: this rule's networks on blocks read features [N, D], sequences [N, T, D] or maps [N, C, H, W]"
+            f"a block's output is {gives}: auxiliary networks of this rule need features [N, D], sequences [N, T, D] or maps [N, C, H, W]"
         )
     return len(shape) - 1
 
 
 def features_last(block: nn.Module, shape: Sequence[int]) -> bool:
-    """Whether a block's output [N, *shape] is a sequence whose features come last, [T, D], as attention and linear layers give them.
+    """Return whether a block's output [N, *shape] is a sequence with the features last, [T, D], as of attention and linear layers.
 
-    Its last layer of a known kind says so: after a Conv1d or BatchNorm1d of as many channels they come first, [C, L].
+    Its last layer of a known kind decides: after a Conv1d or BatchNorm1d of as many channels the features are first, [C, L].
     """
     if len(shape) != 2:
         return False
@@ -44,13 +44,13 @@ def features_last(block: nn.Module, shape: Sequence[int]) -> bool:
 
 
 def channels_first(shape: Sequence[int], last: bool) -> tuple[int, ...]:
-    """The shape with its features first."""
+    """Return the shape with the features first."""
     return (*shape[::-1],) if last else (*shape,)
 
 
 class Turn(nn.Module):
-    """[N, T, D] -> [N, D, T]."""
+    """Transpose [N, T, D] to [N, D, T]."""
 
     def forward(self, h: Tensor) -> Tensor:
-        """Features from last to first, or back."""
+        """Move features from last to first, or back."""
         return h.transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Residual networks for small images, their blocks, and channel attention. A block of the network is its stem or one residual block."""
+"""Build residual networks for small images, and channel attention. A block of the network is its stem or one residual block."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ class Subsampled(nn.Module):
         self.stride, self.zeros = stride, zeros
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C + zeros, H / stride, W / stride], rounded up."""
+        """Map [N, C, H, W] to [N, C + zeros, H / stride, W / stride], rounded up."""
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.zeros))
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` says."""
+        """Return the text for ``print(model)``."""
         return f"stride={self.stride}, zeros={self.zeros}"
 
 
 def _projection(c_in: int, c_out: int, stride: int, average: bool = False) -> nn.Sequential:
-    """Every ``stride``-th pixel, then a 1×1 convolution and BN: what a 1×1 convolution of that stride gives.
+    """Build a shortcut of every ``stride``-th pixel, a 1×1 convolution and BN: equal to a 1×1 convolution of that stride.
 
     In channels-last layout the weight gradient of the latter writes out of bounds on some CPUs (oneDNN's AVX2 kernel, as of torch 2.14,
-    input channels that are no multiple of 8). ``average``: the mean of ``stride`` × ``stride`` pixels instead, at the edge of those
-    there are (ResNet-D, He et al. 2018, arXiv:1812.01187, fig. 2c).
+    input channels that are no multiple of 8). ``average``: the mean of ``stride`` × ``stride`` pixels instead, at the edge of the
+    available ones (ResNet-D, He et al. 2018, arXiv:1812.01187, fig. 2c).
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if stride > 1:
@@ -64,13 +64,13 @@ class SqueezeExcitation(nn.Module):
         self.reduce, self.act, self.expand = nn.Linear(channels, few), act(), nn.Linear(few, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C, H, W]."""
+        """Map [N, C, H, W] to [N, C, H, W]."""
         gate: Tensor = self.expand(self.act(self.reduce(x.mean((2, 3))))).sigmoid()
         return x * gate[:, :, None, None]
 
 
 class SelectiveKernel(nn.Module):
-    """Two 3×3 convolutions' outputs, mixed channel by channel by what the whole image shows, as SimCLRv2 has it (``SK_Conv2D``).
+    """Two 3×3 convolutions' outputs, mixed per channel with weights from the global mean, as in SimCLRv2 (``SK_Conv2D``).
 
     (u₁, u₂) = act(BN(conv3×3(x))), ``channels`` each;  m = V act(BN(W s)), s the mean over the image of u₁ + u₂;
     out = p₁ u₁ + p₂ u₂ with (p₁, p₂) = softmax over the two of (m₁, m₂). W has max(channels / 16, 32) rows; no biases.
@@ -88,7 +88,7 @@ class SelectiveKernel(nn.Module):
         self.expand = nn.Linear(few, 2 * channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, c_in, H, W] -> [N, channels, H / stride, W / stride], rounded up."""
+        """Map [N, c_in, H, W] to [N, channels, H / stride, W / stride], rounded up."""
         one, two = self.act(self.norm(self.conv(x))).chunk(2, 1)
         seen = (one + two).mean((2, 3))
         mixed = self.expand(self.reduced_act(self.reduced_norm(self.reduce(seen))))
@@ -111,7 +111,7 @@ class Residual(nn.Module):
         self.branch, self.shortcut, self.act = branch, shortcut, act
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, c_in, H, W] -> [N, c_out, H / stride, W / stride], rounded up."""
+        """Map [N, c_in, H, W] to [N, c_out, H / stride, W / stride], rounded up."""
         y: Tensor = self.act(self.branch(x) + self.shortcut(x))
         return y
 
@@ -123,15 +123,15 @@ def _shortcut(c_in: int, c_out: int, stride: int, project: bool, attention: str)
 
 
 def basic_residual(c_in: int, c_out: int, stride: int, act: Act, project: bool = True, attention: str = "none") -> Residual:
-    """Branch = conv3×3–BN–act–conv3×3–BN without biases (He et al. 2016, arXiv:1512.03385, fig. 2).
+    """Build a residual block with branch conv3×3–BN–act–conv3×3–BN without biases (He et al. 2016, arXiv:1512.03385, fig. 2).
 
-    The shortcut is the identity where the shape stays, else a 1×1 convolution with BN (``project``) or :class:`Subsampled`.
+    The shortcut is the identity if the shape does not change, else a 1×1 convolution with BN (``project``) or :class:`Subsampled`.
 
     Args:
-        c_in: channels read.
-        c_out: channels given.
-        stride: of the first convolution and of the shortcut.
-        act: makes an activation; each of the two is its own module.
+        c_in: input channels.
+        c_out: output channels.
+        stride: stride of the first convolution and of the shortcut.
+        act: makes an activation; each of the two is a separate module.
         project: whether a shortcut that changes the shape has weights.
         attention: ``se``: the branch ends with :class:`SqueezeExcitation`; ``sk``: its first convolution is a
             :class:`SelectiveKernel` and a shortcut with weights is ResNet-D's.
@@ -150,7 +150,7 @@ def basic_residual(c_in: int, c_out: int, stride: int, act: Act, project: bool =
 
 
 def bottleneck(c_in: int, c_out: int, stride: int, act: Act, project: bool = True, attention: str = "none") -> Residual:
-    """Branch = conv1×1–BN–act–conv3×3–BN–act–conv1×1–BN, a quarter of ``c_out`` channels wide inside (He et al. 2016, fig. 5).
+    """Build a residual block with branch conv1×1–BN–act–conv3×3–BN–act–conv1×1–BN, ``c_out`` / 4 channels inside (He et al. 2016, fig. 5).
 
     The stride is the 3×3 convolution's, as in torchvision; that one is the :class:`SelectiveKernel` of ``attention=sk``.
     All else, and the arguments, as in :func:`basic_residual`.
@@ -169,9 +169,9 @@ def bottleneck(c_in: int, c_out: int, stride: int, act: Act, project: bool = Tru
 
 
 def preactivated(c_in: int, c_out: int, stride: int, act: Act) -> Residual:
-    """conv1×1(act(conv3×3(act(conv1×1(act(x)))))) + x, with biases, without BN, a quarter of ``c_out`` channels wide inside.
+    """Build conv1×1(act(conv3×3(act(conv1×1(act(x)))))) + x, with biases, without BN, ``c_out`` / 4 channels inside.
 
-    Where the shape changes, a 1×1 convolution of act(x) takes the place of x (Löwe et al. 2019, arXiv:1905.11786, their code's
+    If the shape changes, a 1×1 convolution of act(x) replaces x (Löwe et al. 2019, arXiv:1905.11786, their code's
     ``PreActBottleneckNoBN``).
     """
     c = c_out // 4
@@ -182,7 +182,7 @@ def preactivated(c_in: int, c_out: int, stride: int, act: Act) -> Residual:
     if stride != 1 or c_in != c_out:
         shortcut["act"] = act()
         if stride > 1:
-            shortcut["pick"] = Subsampled(stride, 0)  # and no stride in the convolution, for the reason that _projection gives
+            shortcut["pick"] = Subsampled(stride, 0)  # and no stride in the convolution, see _projection
         shortcut["conv"] = nn.Conv2d(c_in, c_out, 1)
     return Residual(nn.Sequential(branch), nn.Sequential(shortcut) if shortcut else nn.Identity(), nn.Identity())
 
@@ -191,12 +191,12 @@ def preactivated(c_in: int, c_out: int, stride: int, act: Act) -> Residual:
 
 
 class Form(NamedTuple):
-    """What tells the residual networks apart."""
+    """The parameters that distinguish the residual networks."""
 
-    stages: tuple[int, ...]  # residual blocks of each resolution
+    stages: tuple[int, ...]  # number of residual blocks at each resolution
     width: int  # channels of the stem, and of the first stage's 3×3 convolutions
     block: Callable[..., Residual] = basic_residual
-    expansion: int = 1  # channels a block gives, over those of its 3×3 convolutions
+    expansion: int = 1  # output channels of a block, over those of its 3×3 convolutions
     project: bool = True  # whether a shortcut that changes the shape has weights
 
 
@@ -224,7 +224,7 @@ def _refuse_what_does_not_fit(spec: ModelSpec, name: str) -> None:
 
 
 def _deep_stem(channels: int, c: int, kernel: int, act: Act) -> nn.Sequential:
-    """ResNet-D's stem (arXiv:1812.01187, fig. 2b) at full resolution: three conv–BN–act, c/2, c/2 and c channels."""
+    """Build ResNet-D's stem (arXiv:1812.01187, fig. 2b) at full resolution: three conv–BN–act, c/2, c/2 and c channels."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     sizes = (channels, max(1, c // 2), max(1, c // 2), c)
     for i in (1, 2, 3):
@@ -235,7 +235,7 @@ def _deep_stem(channels: int, c: int, kernel: int, act: Act) -> nn.Sequential:
 
 
 def _bodied(spec: ModelSpec, name: str, stem: nn.Module, **options: object) -> nn.Sequential:
-    """The stem, then a form's residual blocks, the first of each later stage with stride 2 and twice the channels, then the top."""
+    """Build stem, a form's residual blocks, the first of each later stage with stride 2 and twice the channels, then the output block."""
     form = FORMS[name]
     width = spec.width or form.width
     blocks, c = [stem], width
@@ -297,7 +297,7 @@ def resnet152(spec: ModelSpec) -> nn.Sequential:
 def resnet_gim(spec: ModelSpec) -> nn.Sequential:
     """Greedy InfoMax's encoder (Löwe et al. 2019): conv5×5, 3 + 4 + 6 preactivated bottleneck blocks, biases and no BatchNorm.
 
-    What a block gives is not activated, and is averaged so. ``width`` = channels of the stem (64); the stages give ×4, ×8, ×16;
+    Outputs of blocks have no activation, also before the average. ``width`` = channels of the stem (64); the stages give ×4, ×8, ×16;
     ``stem`` = first kernel (5). The paper's three modules are blocks 1–4, 5–8 and 9–14.
     """
     _refuse_what_does_not_fit(spec, "resnet-gim")

@@ -1,4 +1,4 @@
-"""What networks are built from: sizes and options, activations, and how blocks are put together."""
+"""Define the specification of a network, activations, and functions that assemble blocks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,25 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
-ATTENTIONS = ("none", "se", "sk")  # how a residual block weighs its channels by what the whole image shows
+ATTENTIONS = ("none", "se", "sk")  # channel attention of a residual block
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model is built from; None means the model's own default."""
+    """The specification of a model: input shape, classes, sizes and options; None is the model's own default.
 
-    shape: tuple[int, int, int]  # (C, H, W) of the input
+    Attributes:
+        shape: (C, H, W) of the input.
+        classes: number of classes, the width of the output [N, classes].
+        width: channels or features of the first block.
+        depth: number of blocks.
+        stem: kernel size of the first convolution.
+        activation: a key of ``ACTIVATIONS``.
+        attention: one of ``ATTENTIONS``.
+
+    """
+
+    shape: tuple[int, int, int]
     classes: int
     width: int | None = None
     depth: int | None = None
@@ -33,12 +44,12 @@ class ModelSpec:
     attention: str = "none"
 
     def act(self) -> nn.Module:
-        """A fresh activation module."""
+        """Make an activation module."""
         return ACTIVATIONS[self.activation]()
 
 
 def conv_block(c_in: int, c_out: int, kernel: int, act: nn.Module, pool: bool = False, bias: bool = True) -> nn.Sequential:
-    """Conv (odd ``kernel``, resolution kept)–BN–act, and a 2×2 max-pool if ``pool``."""
+    """Build conv (odd ``kernel``, same resolution)–BN–act, and a 2×2 max-pool if ``pool``."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv=nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=bias), norm=nn.BatchNorm2d(c_out), act=act
     )
@@ -48,11 +59,11 @@ def conv_block(c_in: int, c_out: int, kernel: int, act: nn.Module, pool: bool = 
 
 
 def numbered(blocks: Sequence[nn.Module], top: nn.Module) -> nn.Sequential:
-    """The network block1, block2, …, top."""
+    """Build the network block1, block2, …, top."""
     named = [(f"block{i}", block) for i, block in enumerate(blocks, 1)]
     return nn.Sequential(OrderedDict([*named, ("top", top)]))
 
 
 def pooled_top(channels: int, classes: int) -> nn.Sequential:
-    """Average over the image, then Linear: [N, channels, H, W] -> [N, classes]."""
+    """Build an output block: average over the image, then Linear, [N, channels, H, W] -> [N, classes]."""
     return nn.Sequential(OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), out=nn.Linear(channels, classes)))

@@ -1,4 +1,4 @@
-"""Networks that predict a gradient or an activation: the synthesisers of decoupled neural interfaces."""
+"""Build networks that predict a gradient or an activation: the synthesisers of decoupled neural interfaces."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ Layer = nn.Conv2d | nn.Conv1d | nn.Linear
 
 
 def _layer(space: int, a: int, b: int) -> Layer:
-    """From a to b channels: a convolution of 5 pixels a side that keeps the resolution, or without space a linear layer."""
+    """Make a layer from a to b channels: a convolution of 5 pixels a side that keeps the resolution, or without space a linear layer."""
     if not space:
         return nn.Linear(a, b)
     return nn.Conv2d(a, b, 5, padding=2) if space == 2 else nn.Conv1d(a, b, 5, padding=2)
 
 
 def _turned(h: Tensor, last: bool) -> Tensor:
-    """A sequence's features from last to first, or back; other activations as they are."""
+    """Move a sequence's features from last to first, or back; return other activations unchanged."""
     return h.transpose(1, 2) if last else h
 
 
 class Regressor(nn.Module):
     """layer–BN–ReLU–layer–BN–ReLU–layer, the context's linear map added to the first layer's output before BN.
 
-    Convolutions are 5×5, of sequences 5, and keep the resolution; without space the layers are linear (Jaderberg et al. 2017; the
-    documents' ConvSynthesizer).
+    Convolutions are 5×5, of sequences 5, and keep the resolution; without space the layers are linear (Jaderberg et al. 2017,
+    arXiv 1608.05343; ConvSynthesizer of the reference study).
 
     Args:
-        read: channels or features read.
-        given: channels or features given.
-        hidden: those of the hidden layers.
-        context: classes of the label that is read too; 0: none is.
-        space: dimensions of space that activations have.
+        read: input channels or features.
+        given: output channels or features.
+        hidden: channels or features of the hidden layers.
+        context: number of classes of the label input; 0: no label input.
+        space: dimensions of space of the activations.
 
     """
 
@@ -54,7 +54,7 @@ class Regressor(nn.Module):
         self.context = nn.Linear(context, hidden) if context else None
 
     def forward(self, h: Tensor, context: Tensor | None = None) -> Tensor:
-        """h [N, read, *space], context [N, classes] or None -> [N, given, *space]."""
+        """Map h [N, read, *space] and context [N, classes] or None to [N, given, *space]."""
         first = self.first(h)
         if self.context is not None:
             added = self.context(context)
@@ -66,8 +66,8 @@ class Regressor(nn.Module):
 class Synthesiser(Regressor):
     """S(h [, c]): [N, *shape] -> predicted gradient [N, *shape].
 
-    The last layer's weight starts at zero, so that S starts at its bias; ``zero_bias`` starts the bias at zero too. ``last``: a sequence
-    [N, T, D], whose features come last.
+    The last layer's weight is initialised at zero, so that S is its bias at first; with ``zero_bias`` that is zero too. ``last``: a
+    sequence [N, T, D] with the features last.
     """
 
     def __init__(self, shape: Sequence[int], context: int, width: int | None, zero_bias: bool, last: bool = False) -> None:
@@ -87,8 +87,8 @@ class Synthesiser(Regressor):
 class LinearSynthesiser(nn.Module):
     """S(h [, c]) = A h [+ B c] + b: [N, *shape] -> predicted gradient [N, *shape]; with space, A is a convolution of 5 pixels a side.
 
-    The synthesiser of Czarnecki et al. 2017 (arXiv 1703.00522): exact where the gradient is linear in h and the label. All of it
-    starts at zero; ``zero_bias=False`` leaves b at PyTorch's default.
+    The synthesiser of Czarnecki et al. 2017 (arXiv 1703.00522): exact if the gradient is linear in h and the label. All parameters
+    are initialised at zero; ``zero_bias=False`` leaves b at PyTorch's default.
     """
 
     def __init__(self, shape: Sequence[int], context: int, zero_bias: bool, last: bool = False) -> None:
@@ -112,10 +112,10 @@ class LinearSynthesiser(nn.Module):
 
 
 class InputSynthesiser(Regressor):
-    """I(image [, c]): [N, C, H, W] -> predicted activations [N, *shape]; its last layer starts as any other.
+    """I(image [, c]): [N, C, H, W] -> predicted activations [N, *shape]; its last layer has the default initialisation.
 
-    The image is brought to the activations' resolution by moving space to channels where that is a whole number of times
-    smaller, else by averaging; for activations without space it is flattened, for sequences of L its pixels are cut into L parts.
+    The image is brought to the activations' resolution by moving space to channels if the ratio is a whole number, else by
+    averaging; for activations without space it is flattened, for sequences of length L its pixels are cut into L parts.
     """
 
     def __init__(self, image: Sequence[int], shape: Sequence[int], context: int, width: int | None, last: bool = False) -> None:
@@ -125,19 +125,19 @@ class InputSynthesiser(Regressor):
         self.fit, self.turned = fit, last
 
     def forward(self, h: Tensor, context: Tensor | None = None) -> Tensor:
-        """Image [N, C, H, W], context [N, classes] or None -> predicted activations [N, *shape]."""
+        """Map the image [N, C, H, W] and context [N, classes] or None to predicted activations [N, *shape]."""
         return _turned(super().forward(self.fit(h), context), self.turned)
 
 
 class Parts(nn.Module):
-    """Pixels in reading order cut into parts, [N, C, H, W] -> [N, C · pixels of a part, parts]; averaged where parts would not be alike."""
+    """Pixels in reading order cut into parts, [N, C, H, W] -> [N, C · pixels of a part, parts]; averaged if parts would differ in size."""
 
     def __init__(self, parts: int) -> None:
         super().__init__()
         self.parts = parts
 
     def forward(self, image: Tensor) -> Tensor:
-        """Images [N, C, H, W] -> sequences [N, channels, parts]."""
+        """Map images [N, C, H, W] to sequences [N, channels, parts]."""
         pixels = image.flatten(2)
         if pixels.shape[2] % self.parts:
             return nn.functional.adaptive_avg_pool1d(pixels, self.parts)
@@ -145,7 +145,7 @@ class Parts(nn.Module):
 
 
 def _fitted(image: Sequence[int], shape: Sequence[int]) -> tuple[nn.Module, int]:
-    """What brings images [N, C, H, W] to the space of activations [N, *shape], features first, and the channels or features it gives."""
+    """Build the map from images [N, C, H, W] to the space of activations [N, *shape], features first; return its output channels too."""
     channels, high, wide = image
     if len(shape) == 1:
         return nn.Flatten(), prod(image)

@@ -1,4 +1,4 @@
-"""torchvision's classifiers as networks of blocks: ``torchvision:NAME``, untrained, cut after each stage's own blocks."""
+"""Build torchvision's classifiers as networks of blocks: ``torchvision:NAME``, untrained, cut after each stage's own blocks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gradlens.models.zoo import MODELS
 from gradlens.runtime.errors import InputError, unknown
 
 PREFIX = "torchvision:"
-TOP = ("avgpool", "classifier", "fc", "head", "heads")  # with the first of these the answering part of a torchvision model begins
-OPENED = {"encoder": "layers"}  # a part that is no list of blocks but holds one (vit)
+TOP = ("avgpool", "classifier", "fc", "head", "heads")  # the output block of a torchvision model begins with the first of these
+OPENED = {"encoder": "layers"}  # a part that is no list of blocks but contains one (vit)
 
 
 def register(name: str) -> None:
-    """Make ``torchvision:NAME`` a model.
+    """Add ``torchvision:NAME`` to MODELS.
 
     Raises:
         InputError: torchvision has no such classifier.
@@ -37,7 +37,7 @@ def register(name: str) -> None:
 
 
 def _units(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The parts of a model that may be blocks, by dotted path: lists of modules are opened, everything else stays whole."""
+    """Yield the parts of a model that may be blocks, by dotted path: lists of modules are opened, everything else stays whole."""
     opened = OPENED.get(name.rpartition(".")[2])
     if type(module) in (nn.Sequential, nn.ModuleList):
         for child, part in module.named_children():
@@ -49,12 +49,12 @@ def _units(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _weighs(module: nn.Module) -> bool:
-    """Whether a part has a matrix or a kernel: normalisations, activations and pools belong to the block they follow."""
+    """Return whether a part has a matrix or a kernel: normalisations, activations and pools belong to the block they follow."""
     return any(p.ndim > 1 for p in module.parameters())
 
 
 def cut_points(model: nn.Module) -> list[str]:
-    """After each part of a model that has weights of its own, and what follows it without any; the rest from the last of them is the top.
+    """Return cut points after each part with weights and the parts without weights that follow it; the rest is the output block.
 
     >>> from torchvision.models import resnet18
     >>> cut_points(resnet18())[:3]
@@ -84,16 +84,16 @@ def _refuse_settings(name: str, spec: ModelSpec) -> None:
     }
     for flag, value in given.items():
         if value is not None:
-            raise InputError(f"--{flag} {value}: {name} is built as torchvision has it")
+            raise InputError(f"--{flag} {value}: {name} is built by torchvision, without this setting; leave it out")
 
 
 def network(name: str, spec: ModelSpec) -> nn.Sequential:
-    """A classifier of torchvision by ``torchvision:NAME``, untrained, with as many classes as the data have, in blocks.
+    """Build an untrained classifier of torchvision by ``torchvision:NAME`` for the data's number of classes, in blocks.
 
     Images of one channel are fed as three equal ones. In-place activations are switched off: a block must not overwrite its input.
 
     Raises:
-        InputError: settings it does not have, images that it does not take, a model that gives several outputs in training.
+        InputError: settings that it does not have, images that it cannot process, a model with several outputs in training.
 
     """
     from torchvision.models import get_model
@@ -101,10 +101,10 @@ def network(name: str, spec: ModelSpec) -> nn.Sequential:
     _refuse_settings(name, spec)
     channels, height, width = spec.shape
     if channels not in (1, 3):
-        raise InputError(f"{name} reads colour images of 3 channels (or grey ones, three times); these have {channels}")
+        raise InputError(f"{name} needs images of 3 channels (or 1, repeated three times); these have {channels}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of how a later release will initialise
+            warnings.simplefilter("ignore")  # about initialisation in later releases
             model = get_model(name.removeprefix(PREFIX), weights=None, num_classes=spec.classes)
     except (TypeError, ValueError, ImportError) as error:
         raise InputError(f"torchvision cannot build {name}: {' '.join(str(error).split())}") from error
@@ -114,7 +114,7 @@ def network(name: str, spec: ModelSpec) -> nn.Sequential:
     _must_take(model, name, (3, height, width))
     cuts = cuts_without_skips(model, cut_points(model), name)
     if not cuts:
-        raise InputError(f"{name} has no place where it can be cut")
+        raise InputError(f"{name} cannot be cut into blocks: no cut point is free of skip connections; set another model")
     names = [cut.replace(".", "_") for cut in cuts]
     if "." not in cuts[0]:
         names[0] = "stem"
@@ -122,7 +122,7 @@ def network(name: str, spec: ModelSpec) -> nn.Sequential:
 
 
 def _must_take(model: nn.Module, name: str, shape: tuple[int, int, int]) -> None:
-    """Whether a model takes images of this shape and answers with one tensor; nothing of it changes.
+    """Check that a model accepts images of this shape and returns one tensor; the model does not change.
 
     Raises:
         InputError: it does not.
@@ -139,4 +139,4 @@ def _must_take(model: nn.Module, name: str, shape: tuple[int, int, int]) -> None
         for key, b in model.named_buffers():
             b.copy_(buffers[key])
     if not isinstance(answer, Tensor):
-        raise InputError(f"{name} gives several outputs in training ({type(answer).__name__}): the network's answer must be one tensor")
+        raise InputError(f"{name} returns several outputs in training ({type(answer).__name__}): the network's output must be one tensor")

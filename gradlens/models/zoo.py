@@ -1,4 +1,4 @@
-"""Networks as lists of named blocks: the children of an ``nn.Sequential``, the last one the top. None knows how it is trained."""
+"""Build networks as lists of named blocks: the children of an ``nn.Sequential``, the last one the output block ``top``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VGG_LAYERS: dict[str, tuple[int, ...]] = {  # convolutions in each of the five r
 
 
 def basic_cnn(spec: ModelSpec) -> nn.Sequential:
-    """The documents' BasicCNN: 3 × [Conv5×5(128)–BN–ReLU–MaxPool], then Linear(256)–ReLU–Linear; 1,357,066 parameters at 3×32×32.
+    """BasicCNN of the reference study: 3 × [Conv5×5(128)–BN–ReLU–MaxPool], then Linear(256)–ReLU–Linear; 1,357,066 parameters at 3×32×32.
 
     ``width`` = channels (128), ``depth`` = conv blocks (3), ``stem`` = first kernel (5).
     """
@@ -49,7 +49,7 @@ def vgg(layers: Sequence[int]) -> Callable[[ModelSpec], nn.Sequential]:
     def build(spec: ModelSpec) -> nn.Sequential:
         channels, height, width = spec.shape
         if spec.depth is not None:
-            raise InputError("vgg models have a fixed depth: choose vgg11, vgg13, vgg16 or vgg19 instead of --depth")
+            raise InputError("vgg models have a fixed depth: set vgg11, vgg13, vgg16 or vgg19 instead of --depth")
         if min(height, width) < 32:
             raise InputError(
                 f"vgg halves the image 5 times and needs at least 32x32 pixels; these images are {height}x{width} (HxW)"
@@ -71,9 +71,9 @@ def dcgan(spec: ModelSpec) -> nn.Sequential:
     """The context encoder's convolutions (Pathak et al. 2016, arXiv:1604.07379): conv4×4 of stride 2 to 4×4 pixels, then 4,000 numbers.
 
     Channels 64–64–128–256–512 at 128×128, 64–128–256 at 32×32: one block for each halving that leaves 4 pixels or more. The last
-    block is a convolution over all that is left. Blocks are conv–BN–act without biases, the first has no BN. Convolutions start from
-    N(0, 0.02²), BN scales from N(1, 0.02²). ``width`` = first channels (64), with which the 4,000 grow. ``relu``, the default
-    activation, is leaky here (0.2).
+    block is a convolution over the whole remaining map. Blocks are conv–BN–act without biases, the first has no BN. Convolutions are
+    initialised from N(0, 0.02²), BN scales from N(1, 0.02²). ``width`` = first channels (64), the 4,000 grow in proportion. ``relu``, the
+    default activation, is leaky here (0.2).
     """
     channels, height, width = spec.shape
     if spec.depth is not None:
@@ -121,9 +121,9 @@ def mlp(spec: ModelSpec) -> nn.Sequential:
 
 
 def linear(spec: ModelSpec) -> nn.Sequential:
-    """``depth`` (1) blocks of Linear(``width`` = 20) on flattened images, then Linear; no biases and, whatever is asked for, no activation.
+    """``depth`` (1) blocks of Linear(``width`` = 20) on flattened images, then Linear; no biases, no activation (not even a given one).
 
-    The deep linear net of the documents' theory: 30-20-10 on inputs of shape (1, 1, 30) and 10 classes.
+    The deep linear network of the reference study's theory: 30-20-10 on inputs of shape (1, 1, 30) and 10 classes.
     """
     _refuse_stem(spec, "linear")
     size, blocks = spec.shape[0] * spec.shape[1] * spec.shape[2], []
@@ -151,9 +151,9 @@ MODELS: dict[str, Callable[[ModelSpec], nn.Sequential]] = {
 
 
 def cut_before_pool(model: nn.Sequential) -> nn.Sequential:
-    """The same network with each pool moved to the front of the next block: local rules then read what goes into the pool.
+    """Move each pool to the front of the next block, so that local losses read the input of the pool.
 
-    A block without a child ``pool`` to give or take is kept as it is; one that is no ``nn.Sequential`` neither gives nor takes.
+    Blocks without a child ``pool`` before or after them do not change, nor do blocks that are no ``nn.Sequential``.
     """
     blocks = OrderedDict(zip(model._modules, model, strict=True))
     for below, above in pairwise(blocks):
@@ -168,17 +168,17 @@ def cut_before_pool(model: nn.Sequential) -> nn.Sequential:
 def build(
     name: str, spec: ModelSpec, cut: str = "after-pool", seed: int = 0, make: Callable[[ModelSpec], nn.Sequential] | None = None
 ) -> nn.Sequential:
-    """A network of named blocks with PyTorch's default initialisation (dcgan: its own), drawn from the keyed stream (seed, "init").
+    """Build a network of named blocks with PyTorch's default initialisation (dcgan: its own), keyed by (seed, "init").
 
     Args:
         name: a key of MODELS.
         spec: input shape, classes, sizes.
-        cut: ``after-pool`` (pooling belongs to the block below it) or ``before-pool`` (to the block above).
+        cut: ``after-pool`` (a pool belongs to the block before it) or ``before-pool`` (to the block after it).
         seed: the run's seed.
-        make: makes the network, where ``name`` is that of a user's own.
+        make: builds the network, if ``name`` is a user's own.
 
     Raises:
-        InputError: unknown names, an image too small for the model, an option the model does not have.
+        InputError: unknown names, an image too small for the model, an option that the model does not have.
 
     """
     if make is None and name not in MODELS:
@@ -195,13 +195,13 @@ def build(
 
 
 def head_width(model: nn.Sequential) -> int:
-    """How wide the network's own top is: 256 for BasicCNN (its hidden layer), 512 for VGG (what its one Linear reads)."""
+    """Return the width of the network's output block: 256 for BasicCNN (its hidden layer), 512 for VGG (input of its one Linear)."""
     linears = [m for m in model[-1].modules() if isinstance(m, nn.Linear)]
-    if not linears:  # a top of a user's own
+    if not linears:  # a user's own output block
         return 256
     return linears[0].out_features if len(linears) > 1 else linears[0].in_features
 
 
 def layers(model: nn.Module) -> list[str]:
-    """The dotted paths of linear and convolutional layers, bottom first: the rows of every table."""
+    """Return the dotted paths of linear and convolutional layers, first to last: the rows of every table."""
     return [name for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]

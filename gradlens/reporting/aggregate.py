@@ -1,6 +1,6 @@
 """Runs in, small long tables out: means and intervals over seeds. Pure functions; nothing here trains or imports torch.
 
-A *group* is the set of runs whose configs are equal but for the seed; each row of a table speaks of one group by its label.
+A *group* is the set of runs whose configs are equal but for the seed; each row of a table describes one group, named by its label.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ class LayerPoint(NamedTuple):
     low: float
     high: float
     seeds: int  # seeds with a finite value
-    dropped: int  # seeds whose value is NaN (an exact zero met a direction) or infinite
+    dropped: int  # seeds with a value that is NaN (an exact zero has no direction) or infinite
 
 
 class FinalValue(NamedTuple):
-    """What a layer's quantity came to: its mean over the recorded steps of the last epoch that recorded it."""
+    """Final value of a layer's quantity: its mean over the recorded steps of the last epoch that recorded it."""
 
     label: str
     layer: str
@@ -101,11 +101,11 @@ class Score(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------ groups
 
 
-SUPERVISED_TRUTH = "loss, same passes"  # what "true" means where nothing is said of it
+SUPERVISED_TRUTH = "loss, same passes"  # what "true" means by default
 
 
 def truths(runs: Sequence[Run]) -> list[str]:
-    """What "true" means for rules whose true gradient is not the loss's on the same passes, a sentence each, from the rows' references."""
+    """Explain "true" where the true gradient is not the loss's on the same passes, a sentence each, from the rows' references."""
     said: dict[str, dict[str, None]] = {}
     for run in runs:
         for reference in dict.fromkeys(row.reference for row in run.gradients if row.kind == "weight"):
@@ -115,7 +115,7 @@ def truths(runs: Sequence[Run]) -> list[str]:
 
 
 def recorded_untrained(runs: Sequence[Run]) -> list[str]:
-    """The labels of runs whose only recorded gradients are of their first update, the untrained network's: no final ones."""
+    """List the labels of runs with recorded gradients of the first update only, the untrained network's: no final ones."""
     return [label for label, group in group_runs(runs).items() if any(map(recorded_only_untrained, group))]
 
 
@@ -123,12 +123,12 @@ def recorded_untrained(runs: Sequence[Run]) -> list[str]:
 
 
 def runs_title(runs: Sequence[Run]) -> str:
-    """Data and model of runs, for a figure's title."""
+    """Return data and model of runs, for a figure's title."""
     return configs_title([run.config for run in runs])
 
 
 def configs_title(configs: Sequence[Config]) -> str:
-    """Data and model of configs, for a figure's title; several are all named, so that no one compares them by mistake."""
+    """Return data and model of configs, for a figure's title; several are all named, so that no one compares them by mistake."""
     data = dict.fromkeys(Path(config.data.name).name for config in configs)
     return f"{' / '.join(data)} · {' / '.join(dict.fromkeys(config.model.name for config in configs))}"
 
@@ -139,7 +139,7 @@ def _t_quantile(n: int) -> float:
 
 
 def interval(values: Iterable[float]) -> Interval:
-    """Mean and 95 % t-interval, mean ± t(n − 1) · s / √n; NaN and infinite values are left out.
+    """Return mean and 95 % t-interval, mean ± t(n − 1) · s / √n; NaN and infinite values are left out.
 
     >>> [round(v, 2) for v in interval([1.0, 2.0, 3.0])]
     [2.0, -0.48, 4.48, 3]
@@ -157,7 +157,7 @@ def interval(values: Iterable[float]) -> Interval:
 
 
 def curve_points(runs: Sequence[Run]) -> list[CurvePoint]:
-    """Learning curves of every split, without smoothing; seeds that stopped earlier leave the later epochs to the rest."""
+    """Return learning curves of every split, without smoothing; seeds that stopped earlier leave the later epochs to the rest."""
     rows = []
     for label, group in group_runs(runs).items():
         found: dict[tuple[str, str, int], list[float]] = {}
@@ -170,7 +170,7 @@ def curve_points(runs: Sequence[Run]) -> list[CurvePoint]:
 
 
 def _recorded(run: Run, quantity: str, kind: str) -> dict[tuple[str, int], float]:
-    """(layer, step) -> value. Where a step was both recorded and measured later, the recorded batch counts."""
+    """Return a dict (layer, step) -> value. Where a step was both recorded and measured later, the recorded batch counts."""
     found: dict[tuple[str, int], float] = {}
     for rows in (run.gradients, run.measured):
         for row in rows:
@@ -180,7 +180,7 @@ def _recorded(run: Run, quantity: str, kind: str) -> dict[tuple[str, int], float
 
 
 def layer_points(runs: Sequence[Run], quantity: str, kind: str = "weight") -> list[LayerPoint]:
-    """A quantity of every layer at every recorded step, layers bottom first.
+    """Return a quantity of every layer at every recorded step, layers bottom first.
 
     Args:
         runs: several methods, several seeds each.
@@ -203,14 +203,14 @@ def layer_points(runs: Sequence[Run], quantity: str, kind: str = "weight") -> li
 
 
 def _first_seen(names: Iterable[str]) -> dict[str, int]:
-    """name -> its place; rows are recorded bottom layer first, so this is the layers' order."""
+    """Return a dict name -> its place; rows are recorded bottom layer first, so this is the layers' order."""
     return {name: i for i, name in enumerate(dict.fromkeys(names))}
 
 
 def _last_epoch(run: Run, steps: Iterable[int]) -> set[int]:
-    """Those of the given steps that lie in the last epoch any of them lies in.
+    """Return those of the given steps that lie in the last epoch any of them lies in.
 
-    A metrics row says how many updates had been made at the end of its epoch; a recorded step says how many had been
+    A metrics row holds how many updates had been made at the end of its epoch; a recorded step how many had been
     made before it, so the step equal to an end belongs to the epoch after it. Only what was measured after the very last
     update (of a finished run) has no epoch after it, and belongs to the last.
     """
@@ -221,7 +221,7 @@ def _last_epoch(run: Run, steps: Iterable[int]) -> set[int]:
 
 
 def _final(run: Run, quantity: str, kind: str) -> dict[str, list[float]]:
-    """layer -> what the last epoch recorded of it."""
+    """Return a dict layer -> what the last epoch recorded of it."""
     values = _recorded(run, quantity, kind)
     last = _last_epoch(run, {step for _, step in values})
     found: dict[str, list[float]] = {}
@@ -232,7 +232,7 @@ def _final(run: Run, quantity: str, kind: str) -> dict[str, list[float]]:
 
 
 def final_values(runs: Sequence[Run], quantity: str, kind: str = "weight") -> list[FinalValue]:
-    """Each layer's value at the end of training, layers bottom first: the mean over the last recorded epoch, then over seeds.
+    """Return each layer's value at the end of training, layers bottom first: the mean over the last recorded epoch, then over seeds.
 
     Args:
         runs: several methods, several seeds each.
@@ -253,10 +253,10 @@ def final_values(runs: Sequence[Run], quantity: str, kind: str = "weight") -> li
 
 
 def alignment_values(runs: Sequence[Run]) -> list[FinalValue]:
-    """Each layer's ``cosine``, ``null_cosine`` and ``noise_corrected`` cosine at the end of training, all of the same steps.
+    """Return each layer's ``cosine``, ``null_cosine`` and ``noise_corrected`` cosine at the end of training, all of the same steps.
 
     The steps are those of the last epoch that recorded nulls while training. The noise-corrected cosine is made of each seed's means
-    over them: a mean of ratios would be ruled by the steps whose ceiling is near zero.
+    over them: a mean of ratios would be dominated by the steps with a ceiling near zero.
     """
     parts = ("cosine", "null_cosine", "across_halves", "noise_ceiling", "rule_ceiling")
     found = {label: [_with_nulls(run, parts) for run in group] for label, group in group_runs(runs).items()}
@@ -277,7 +277,7 @@ def alignment_values(runs: Sequence[Run]) -> list[FinalValue]:
 
 
 def _with_nulls(run: Run, quantities: Sequence[str]) -> dict[tuple[str, str], float]:
-    """(layer, quantity) -> mean over the steps of the last epoch that recorded nulls in training."""
+    """Return a dict (layer, quantity) -> mean over the steps of the last epoch that recorded nulls in training."""
     steps = {row.step for row in run.gradients if row.quantity == "null_cosine"}
     last = _last_epoch(run, steps) if steps else set()
     found: dict[tuple[str, str], list[float]] = {}
@@ -288,17 +288,17 @@ def _with_nulls(run: Run, quantities: Sequence[str]) -> dict[tuple[str, str], fl
 
 
 def without_noise(across: float, noise_ceiling: float, rule_ceiling: float) -> float:
-    """The cosine of rule and truth on a batch without noise: cos(rule A, truth B) / √(cos(truth A, truth B) · cos(rule A, rule B)).
+    """Return the cosine of rule and truth on a batch without noise: cos(rule A, truth B) / √(cos(truth A, truth B) · cos(rule A, rule B)).
 
     Spearman's correction for attenuation. Dividing by the truth's ceiling alone, as the recorded ``corrected_cosine`` does, is right
-    only for a rule that is exactly as noisy as the truth. NaN where a ceiling is not above zero: nothing is known then.
+    only for a rule that is exactly as noisy as the truth. NaN where a ceiling is not above zero: nothing can be concluded then.
     """
     product = noise_ceiling * rule_ceiling
     return across / math.sqrt(product) if noise_ceiling > 0 and rule_ceiling > 0 else math.nan
 
 
 def descent_points(runs: Sequence[Run]) -> list[LayerPoint]:
-    """Measured over predicted change of the loss at every diagnosed step, each a mean over seeds first; without an interval."""
+    """Return measured over predicted change of the loss at every diagnosed step, each a mean over seeds first; without an interval."""
     predicted, measured = (layer_points(runs, name, "descent") for name in ("predicted_change", "measured_change"))
     change = {(p.label, p.step): p.mean for p in measured if p.layer == "network"}
     return [
@@ -309,16 +309,16 @@ def descent_points(runs: Sequence[Run]) -> list[LayerPoint]:
 
 
 def _held_out(label: str, group: Sequence[Run]) -> str:
-    """The group's held-out split."""
+    """Return the group's held-out split."""
     splits = sorted({m.split for run in group for m in run.metrics} - {TRAIN, TRAIN_EVAL})
     if len(splits) != 1:
         what = f"several: {', '.join(splits)}" if splits else "none"
-        raise InputError(f"{label}: wanted one held-out split in metrics.csv, found {what} ({group[0].path})")
+        raise InputError(f"{label}: expected one held-out split in metrics.csv, found {what} ({group[0].path})")
     return splits[0]
 
 
 def scores(runs: Sequence[Run]) -> list[Score]:
-    """Best and final results of each group.
+    """Return best and final results of each group.
 
     Raises:
         InputError: a group without a held-out split in its metrics (a run stopped before its first evaluation).

@@ -1,4 +1,4 @@
-"""How the stored results of an analysis are shown: printed tables, figures, a section of the page."""
+"""Reports of an analysis's stored results: printed tables, figures, a section of the page."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ class AnalysisReport(NamedTuple):
     """What is made of the results of an analysis; ``reporting/registry.py`` holds one for each."""
 
     tables: Callable[[Sequence[Run], Results], Iterable[Table]] = _no_tables  # printed by its command
-    figures: Callable[[Sequence[Run], Results, str], Figures] | None = None  # under a title; an InputError says why there is none
+    figures: Callable[[Sequence[Run], Results, str], Figures] | None = (
+        None  # under a title; an InputError gives the reason if there is none
+    )
     section: Callable[[ReportContext], ReportSection] | None = None  # of the page of `gradlens report`
 
 
 def results_by_label(runs: Sequence[Run], results: Results) -> dict[str, list[Mapping[str, Any]]]:
-    """Label -> the results of its seeds, in the order of the runs."""
+    """Return a dict label -> the results of its seeds, in the order of the runs."""
     found = {run.path: result for run, result in zip(runs, results, strict=True)}
     return {label: [found[run.path] for run in group] for label, group in group_runs(runs).items()}
 

@@ -1,4 +1,4 @@
-"""How a quantity is drawn: its axis and what it means, lines of means with their bands, panels of layers, colours of a table."""
+"""Drawing of a quantity: its axis and meaning, lines of means with their bands, panels of layers, colours of a table."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ SCALES = {
         "norm ratio, log scale", "norm of the rule's gradient ÷ norm of the true one", (0, math.inf), (0.5, 2), 1, log=True
     ),
     "sign_agreement": Scale("share of signs", "share of the true gradient's signs that the rule's has", (0, 1), (0.4, 1), 0.5),
-    "null_cosine": Scale("cosine", "chance (deltas dealt to other images)", (-1, 1), (-0.2, 1), 0),
+    "null_cosine": Scale("cosine", "chance (error signals shuffled over images)", (-1, 1), (-0.2, 1), 0),
     "descent_ratio": Scale("measured ÷ predicted", "change of the loss by the real step ÷ its first-order prediction", (-1, 2), (0, 1), 1),
     "synth_explained_variance": Scale(
         "explained variance", "share of the incoming gradient's variance that the synthetic one explains", (-1, 1), (-1, 1), 0
     ),
     "effective_rank": Scale("effective rank", "effective rank of each block's output", (0, math.inf), (0, 2)),
     "fisher": Scale("between ÷ within", "scatter between the classes ÷ scatter within them", (0, math.inf), (0, 0)),
-    "reconstruction_r2": Scale("R²", "I(h, x): share of the images' variance that a decoder gives back", (-1, 1), (0, 1), 0),
-    "information_y_bits": Scale("bits", "I(h, y): bits of the label that a head finds, a lower bound", mark=0),
+    "reconstruction_r2": Scale("R²", "I(h, x): share of the images' variance that a decoder reconstructs", (-1, 1), (0, 1), 0),
+    "information_y_bits": Scale("bits", "I(h, y): information of a head on the label in bits, a lower bound", mark=0),
 }
 ANGLES = {  # kind of rows -> the two that the angle is between
     "feedback_transpose": "feedback matrix and the weights' transpose",
@@ -58,23 +58,23 @@ KINDS = {"weight": "weights", "bias": "biases", "parameters": "all parameters of
 
 
 def scale_of(quantity: str) -> Scale:
-    """How a quantity's axis is drawn; of one that SCALES does not have, by its name alone."""
+    """Return how a quantity's axis is drawn; of one that is not in SCALES, by its name alone."""
     return SCALES.get(quantity, Scale(quantity.replace("_", " ")))
 
 
 def seeds_of(rows: Iterable[CurvePoint | LayerPoint | FinalValue]) -> str:
-    """Over how many seeds the means go, in words."""
+    """Name the number of seeds of the means, in words."""
     counts = sorted({row.seeds for row in rows if row.seeds})
     return "one seed" if counts[-1] == 1 else f"mean of {'–'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds"
 
 
 def band_of(rows: Iterable[CurvePoint | LayerPoint]) -> str:
-    """What the band is, in words, if there is one."""
+    """Return what the band is, in words, if there is one."""
     return "band: 95 % t-interval" if any(math.isfinite(row.low) for row in rows) else ""
 
 
 def mean_line(ax: Axes, x: Sequence[int], rows: Sequence[CurvePoint | LayerPoint], look: Style, label: str) -> None:
-    """A line of means, gaps where there is none, and the band of the interval."""
+    """Draw a line of means, with gaps where there is none, and the band of the interval."""
     y = np.array([row.mean for row in rows])
     if ax.get_yscale() == "log":
         y[~(y > 0)] = math.nan
@@ -93,7 +93,7 @@ def mean_line(ax: Axes, x: Sequence[int], rows: Sequence[CurvePoint | LayerPoint
 
 
 def view(rows: Sequence[CurvePoint | LayerPoint], scale: Scale) -> tuple[float, float]:
-    """The y axis' ends: all means, and the bands as far as they do not dwarf them; within the scale's limits, plus a margin."""
+    """Return the y axis' ends: all means, and the bands as far as they do not dwarf them; within the scale's limits, plus a margin."""
     to, back = (math.log10, lambda v: 10.0**v) if scale.log else (float, float)
     drawn = [row for row in rows if math.isfinite(row.mean) and (row.mean > 0 or not scale.log)]
     means = [to(row.mean) for row in drawn] + [to(v) for v in scale.shown or ()]
@@ -122,7 +122,7 @@ def y_axis(ax: Axes, rows: Sequence[CurvePoint | LayerPoint], scale: Scale) -> N
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Places within 0 … 1 moved as little as needed for neighbours to be ``gap`` apart; too many reach below 0.
+    """Return places within 0 … 1 moved as little as needed for neighbours to be ``gap`` apart; too many reach below 0.
 
     >>> spread([0.5, 0.5, 0.125], 0.25), spread([1.0, 0.9], 0.25)
     ([0.5, 0.75, 0.125], [1.0, 0.75])
@@ -141,7 +141,7 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 
 
 def label_ends(ax: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
-    """A text right of the axes at the height of each line's end, in its colour, joined to it where it had to be moved.
+    """Write a text right of the axes at the height of each line's end, in its colour, joined to it where it had to be moved.
 
     Args:
         ax: with its final limits.
@@ -163,7 +163,7 @@ def label_ends(ax: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
 
 
 def quantity_head(figure: Figure, scale: Scale, rows: Sequence[LayerPoint | FinalValue], *notes: str) -> None:
-    """Two lines above the panels: what is drawn, and of which runs."""
+    """Write two lines above the panels: the quantity, and the runs."""
     what = f"{scale.text or scale.name}{f' ({KINDS[rows[0].kind]})' if rows[0].kind in KINDS else ''}"
     if rows[0].kind in ANGLES:
         what = f"angle between {ANGLES[rows[0].kind]}"
@@ -188,7 +188,7 @@ def quantity_head(figure: Figure, scale: Scale, rows: Sequence[LayerPoint | Fina
 
 
 def layer_panels(n: int, names: Sequence[str], look: Mapping[str, Style]) -> tuple[Figure, list[Axes]]:
-    """A figure of n panels with common axes and a legend below, laid out in inches: panels do not move with the names."""
+    """Return a figure of n panels with common axes and a legend below, laid out in inches: panels do not move with the names."""
     rows = math.ceil(n / 5)
     columns = math.ceil(n / rows)
     width = max(6.4, min(9.0, 2.6 * columns))
@@ -213,7 +213,7 @@ def layer_panels(n: int, names: Sequence[str], look: Mapping[str, Style]) -> tup
 
 
 def mark_below(grid: Sequence[Axes], layers: Sequence[str], rows: Sequence[LayerPoint], scale: Scale, look: Mapping[str, Style]) -> None:
-    """▾ under the axis' lower limit wherever a value lies below it, a line of them for each label that has any."""
+    """Draw ▾ under the axis' lower limit wherever a value lies below it, a line of them for each label that has any."""
     low, high = grid[0].get_ylim()
     below = [p for p in rows if p.mean < scale.limits[0]]
     if below:
@@ -228,7 +228,7 @@ def mark_below(grid: Sequence[Axes], layers: Sequence[str], rows: Sequence[Layer
 
 
 def colour_norm(values: np.ndarray[Any, Any], scale: Scale) -> Normalize:
-    """Colours symmetric about the scale's mark: over its limits where it has both, else as far as the values reach."""
+    """Return colours symmetric about the scale's mark: over its limits where it has both, else as far as the values reach."""
     finite = values[np.isfinite(values)]
     if scale.log:
         positive = finite[finite > 0]
@@ -243,7 +243,7 @@ def colour_norm(values: np.ndarray[Any, Any], scale: Scale) -> Normalize:
 
 
 def drawable(table: Sequence[R], quantity: str) -> list[R]:
-    """The rows of a quantity, if there is anything in them to draw."""
+    """Return the rows of a quantity, if there is anything in them to draw."""
     rows = [row for row in table if row.quantity == quantity]
     if not rows:
         there = ", ".join(sorted({row.quantity for row in table})) or "no rows"

@@ -1,4 +1,4 @@
-"""The tables of what a training step costs: beside a plain loop, on several ranks, of each rule."""
+"""Tables of the cost of a training step: beside a plain loop, on several ranks, of each rule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradlens.training.cost.step_benchmark import Bench, Cost
 
 
 def protocol(result: Bench) -> str:
-    """How the numbers came about, in words to print beside them."""
+    """Describe how the numbers were measured, to print beside them."""
     where = f"{result.device}, {result.threads} threads, {result.cpu}" if result.device == "cpu" else result.device
     image = "x".join(map(str, result.input))
     return (
@@ -32,7 +32,7 @@ def _name(row: Cost) -> str:
 
 
 def bench_table(result: Bench) -> Table:
-    """The rows to print, the protocol under them."""
+    """Return the rows to print, the protocol under them."""
     printed = Table(notes=[protocol(result)])
     printed.add_column("method")
     shares = any(row.task_share is not None for row in result.rows)
@@ -58,10 +58,10 @@ def bench_table(result: Bench) -> Table:
 
 
 def ranks_table(rows: Sequence[Gain], about: str) -> Table:
-    """The rows to print, ``about`` under them."""
+    """Return the rows to print, ``about`` under them."""
     caption = (
-        f"{about} Gain: seconds alone / together, the median of interleaved rounds [smallest, largest]. Machine: what as many processes"
-        " gain that share nothing, the most there is to have here. Bound: all blocks' cost / that of the costliest rank. MB/s:"
+        f"{about} Gain: seconds alone / together, the median of interleaved rounds [smallest, largest]. Machine: the gain of as many"
+        " independent processes, the maximum on this machine. Bound: all blocks' cost / that of the costliest rank. MB/s:"
         " activations and messages between ranks."
     )
     printed = Table(notes=[caption])
@@ -80,12 +80,12 @@ def ranks_table(rows: Sequence[Gain], about: str) -> Table:
 
 
 def cards_table(found: Sequence[Card], rounds: int) -> Table:
-    """The cards to print, and what the columns mean under them."""
+    """Return the cards to print, and what the columns mean under them."""
     caption = (
-        f"Locked: fwd = a block runs after the one below it; upd = it is updated after all above it have run; bwd = … and"
+        f"Locked: fwd = block k runs after block k−1; upd = it is updated after all later blocks have run; bwd = … and"
         f" have gone backward (inside a chunk or window where a rule has such). Labels = used by every block. Own = numbers of the rule's"
         f" own modules, trained + fixed, in thousands. A step on BasicCNN (3x32x32), batches of {IMAGES} generated images, default options,"
-        f" {rounds} interleaved round{'s' * (rounds > 1)} here and now: multiply-adds an image in millions, then as ratios to bp's:"
+        f" {rounds} interleaved round{'s' * (rounds > 1)} on this machine: multiply-adds an image in millions, then as ratios to bp's:"
         " multiply-adds, images/s, added memory (dgl-async's buffers and feedback matrices are held between steps and not in it)."
         " greedy: its last stage."
     )

@@ -17,12 +17,12 @@ from gradlens.training.run_groups import experiments, group_runs
 from gradlens.training.run_progress import split_finished
 
 WIDE = 8  # layers beyond which layers become rows and methods columns
-DIVERGED = 100.0  # a mean loss per image that is written as a power of ten, and said where training came to it
+DIVERGED = 100.0  # a mean loss per image that is written as a power of ten, and reported as diverged at the end of training
 
 
 def _accuracies(score: Score) -> tuple[Cell, Cell, Cell]:
-    """The best accuracy in %, its epoch, the accuracy after the last epoch."""
-    if math.isnan(score.best_accuracy):  # a rule that gives no answers
+    """Return the best accuracy in %, its epoch, the accuracy after the last epoch."""
+    if math.isnan(score.best_accuracy):  # a rule that makes no predictions
         return NONE, NONE, NONE
     best = mean_cell(score.best_accuracy, score.best_low, 1, 100, high=score.best_high)
     final = mean_cell(score.final_accuracy, score.final_low, 1, 100, high=score.final_high)
@@ -30,7 +30,7 @@ def _accuracies(score: Score) -> tuple[Cell, Cell, Cell]:
 
 
 def comparison_table(runs: Sequence[Run], *, whole: bool = False, rates: bool = False) -> Table:
-    """A row a group of seeds: the final cosine of each layer's weight gradient with the true one, and held-out accuracy, best and last.
+    """Tabulate groups of seeds: the final cosine of each layer's weight gradient with the true one, held-out accuracy, best and last.
 
     Args:
         runs: several methods, several seeds each.
@@ -49,7 +49,7 @@ def comparison_table(runs: Sequence[Run], *, whole: bool = False, rates: bool = 
     notes = [*_seeds_note(results), *truths(runs)]
     if untrained:
         short = ", ".join(untrained)
-        notes.append(f"update 0, the untrained network, is all that was recorded of {short}: --record-every is longer than the run")
+        notes.append(f"only update 0, the untrained network, was recorded of {short}: --record-every is longer than the run")
     table = Table(title, notes, turned=len(cells) > WIDE)
     table.add_column("method")
     rates = rates or whole or len({score.lr for score in results}) > 1
@@ -70,7 +70,7 @@ def comparison_table(runs: Sequence[Run], *, whole: bool = False, rates: bool = 
 
 
 def with_heading(tables: Iterable[Table], heading: str) -> list[Table]:
-    """The tables with a heading before their titles, if there is one."""
+    """Return the tables with a heading before their titles, if there is one."""
     found = list(tables)
     for table in found if heading else ():
         table.title = f"{heading}: {table.title}" if table.title else heading
@@ -78,7 +78,7 @@ def with_heading(tables: Iterable[Table], heading: str) -> list[Table]:
 
 
 def comparison_tables(runs: Sequence[Run], *, whole: bool = False, rates: bool = False) -> list[Table]:
-    """:func:`comparison_table` of the finished runs of each experiment; what its runs share stands above it where there are several.
+    """Make :func:`comparison_table` of the finished runs of each experiment; what its runs share stands above it where there are several.
 
     Where no run is finished, all are shown as far as they came.
     """
@@ -91,22 +91,22 @@ def comparison_tables(runs: Sequence[Run], *, whole: bool = False, rates: bool =
 
 
 def unlike_settings(runs: Sequence[Run]) -> list[str]:
-    """What the runs of an experiment differ in besides their rules and learning rates, which stand in the table, a line an experiment."""
+    """Describe how experiments differ besides rules and learning rates, which the table shows; a line an experiment."""
     lines, parts = [], experiments(runs)
     for part in parts:
         differ = [d for d in differences(group_runs(part.runs)) if d.kind in ("data", "network", "training") and d.name != "lr"]
         where = f"{part.heading}: " if len(parts) > 1 else ""
-        lines += [f"{where}not alike but for the rule: {'; '.join(map(by_value, differ))}"] if differ else []
+        lines += [f"{where}different besides the rule: {'; '.join(map(by_value, differ))}"] if differ else []
     return lines
 
 
 def _seeds_note(results: Sequence[Score]) -> list[str]:
-    """What ± means, where a table has it."""
+    """Return what ± means, where a table has it."""
     return ["±: half of the 95 % t-interval over seeds"] if any(score.seeds > 1 for score in results) else []
 
 
 def results_table(runs: Sequence[Run]) -> Table:
-    """Best and final results of runs, one row a group of seeds."""
+    """Return best and final results of runs, one row a group of seeds."""
     results = scores(runs)
     split = " or ".join(dict.fromkeys(score.split for score in results))
     table = Table(notes=[*_seeds_note(results), *(sentence for run in runs if (sentence := diverged(run)))])
@@ -122,7 +122,7 @@ def results_table(runs: Sequence[Run]) -> Table:
 
 
 def _loss_text(loss: float) -> str:
-    """A loss with four digits behind the point; beyond DIVERGED as a power of ten.
+    """Return a loss with four digits behind the point; beyond DIVERGED as a power of ten.
 
     >>> _loss_text(0.1234567), _loss_text(579539.2)
     ('0.1235', '5.8e5')
@@ -134,26 +134,26 @@ def _loss_text(loss: float) -> str:
 
 
 def diverged(run: Run) -> str:
-    """A sentence where a run's training loss is far above the untrained network's at its end, or no number at all; else nothing."""
+    """Return a sentence where a run's training loss is far above the untrained network's at its end, or no number at all; else nothing."""
     losses = [m.loss for m in run.metrics if m.split == TRAIN and m.epoch > 0]
     before = max((m.loss for m in run.metrics if m.epoch == 0 and math.isfinite(m.loss)), default=0.0)
     if not losses or (math.isfinite(losses[-1]) and losses[-1] < max(DIVERGED, 10 * before)):
         return ""
-    said = f"train loss {_loss_text(losses[-1])}" if math.isfinite(losses[-1]) else "a train loss that is no number"
+    said = f"train loss {_loss_text(losses[-1])}" if math.isfinite(losses[-1]) else "a train loss that is NaN or infinite"
     return f"{run.path.name} diverged: {said} at its end; try a lower --lr than {run.config.optimizer.lr:g}"
 
 
 def diagnosis_table(title: str, diagnosis: Diagnosis) -> Table:
-    """The findings of one run, the wrong ones first: what was seen, why it matters, what was wanted, and the advice."""
+    """Tabulate the findings of one run, the wrong ones first: what was found, why it matters, what was expected, and the advice."""
     drawn = Table(f"{title}: {diagnosis_line(diagnosis)}")
     drawn.add_column("check")
     drawn.add_column("verdict", align="left")
-    drawn.add_column("seen, why, wanted, advice", prose=True)
+    drawn.add_column("found, why, expected, advice", prose=True)
     for severity, check in dict.fromkeys((f.severity, f.check) for f in diagnosis.findings):
         mine = [f for f in diagnosis.findings if (f.severity, f.check) == (severity, check)]
         seen = "\n".join(f.evidence for f in mine)
         if drawn.rows:
             drawn.add_section()
         verdict = Cell(severity.upper() if severity == WRONG else severity, severity)
-        drawn.add_row(check, verdict, f"{seen}\nwhy: {mine[0].why}\nwanted: {mine[0].threshold}\n{mine[0].advice}")
+        drawn.add_row(check, verdict, f"{seen}\nwhy: {mine[0].why}\nexpected: {mine[0].threshold}\n{mine[0].advice}")
     return drawn

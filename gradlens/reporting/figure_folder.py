@@ -1,4 +1,4 @@
-"""Where figures and pages are put: what gradlens made of the same runs is made anew, nothing else is replaced without being asked."""
+"""Folders of figures and pages: what gradlens made of the same runs is replaced, anything else only with --overwrite."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DRAWN = Path("figures")  # where folders of figures are made by default
 
 
 def default_folder(configs: Sequence[Config]) -> Path:
-    """A folder of their own for figures of runs of these configs: of one run by its name, of several by methods, data and a digest."""
+    """Return the folder for figures of runs of these configs: of one run by its name, of several by methods, data and a digest."""
     if len(configs) == 1:
         return DRAWN / configs[0].run_name()
     methods, data = (list(dict.fromkeys(names)) for names in ([c.method for c in configs], [Path(c.data.name).name for c in configs]))
@@ -29,7 +29,7 @@ def default_folder(configs: Sequence[Config]) -> Path:
 
 
 def _relative(runs: Sequence[Path], folder: Path) -> list[str]:
-    """The runs as the folder's file names them: by paths that stay true when both are moved."""
+    """Return the runs as the folder's file names them: by paths that stay true when both are moved."""
     return sorted(Path(os.path.relpath(run, folder)).as_posix() for run in runs)
 
 
@@ -77,7 +77,7 @@ def note_runs(folder: Path, runs: Sequence[Path]) -> None:
 
 
 def mark(runs: Sequence[Path], file: Path) -> str:
-    """The last line of a page of these runs, by which a later one of the same runs may replace it."""
+    """Return the last line of a page of these runs, by which a later one of the same runs may replace it."""
     return f"<!-- gradlens report {digest_of(_relative(runs, file.parent))} -->\n"
 
 

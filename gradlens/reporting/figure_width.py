@@ -43,7 +43,7 @@ def set_width(figure: Figure, width: float) -> None:
 
 
 def _beside(ax: Axes, width: float) -> Any:
-    """The legend at the right of some axes, if it would take more than a third of the width."""
+    """Return the legend at the right of some axes, if it would take more than a third of the width."""
     legend = ax.get_legend()
     if legend is None or legend.get_bbox_to_anchor().x0 < ax.bbox.x1:
         return None
@@ -52,7 +52,7 @@ def _beside(ax: Axes, width: float) -> Any:
 
 
 def _titles(figure: Figure, width: float) -> int:
-    """Break the heading at blanks, and place it and the common label of panels where the layout wants them; returns the new lines."""
+    """Break the heading at blanks, and place it and the common label of panels where the layout puts them; return the new lines."""
     label = figure.get_supylabel()
     if label:
         figure._supylabel.remove()  # type: ignore[attr-defined]
@@ -76,7 +76,7 @@ def _titles(figure: Figure, width: float) -> int:
 
 
 def _broken(text: str, width: float) -> str:
-    """A text in lines that fit into a width, broken at blanks."""
+    """Return a text in lines that fit into a width, broken at blanks."""
     fits = max(16, int((width - 0.2) / LETTER))
     return "\n".join("\n".join(textwrap.wrap(part, fits, break_long_words=False)) for part in text.split("\n"))
 

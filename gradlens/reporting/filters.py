@@ -23,7 +23,7 @@ from gradlens.runtime.errors import InputError
 from gradlens.runtime.tables import Cell, Table
 from gradlens.training.run_directory import Run
 
-FILTERS_SHOWN = 49  # in a panel, the first ones of the layer, as in the documents' 7x7
+FILTERS_SHOWN = 49  # in a panel, the first ones of the layer, as in the reference study's 7x7
 FILTER_ORDER = "luminance by frequency, then colour by hue"
 FILTER_NUMBERS = {  # name in filters.json -> (at the axis, factor)
     "gabor_share": ("Gabors (%)", 100),
@@ -61,14 +61,14 @@ class FilterNumber(NamedTuple):
 
 
 def side_by_side(labels: Iterable[str]) -> list[str]:
-    """Labels in the documents' order (by how far a gradient reaches), others after them; of one method as they came."""
+    """Sort labels in the reference study's order (by how far a gradient reaches), others after them; of one method in the given order."""
     known = [*BY_REACH, *SHIPPED]
     unique = list(dict.fromkeys(labels))
     return sorted(unique, key=lambda label: known.index(m) if (m := label.split(" ")[0]) in known else len(known))
 
 
 def filter_numbers(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[FilterNumber]:
-    """The table behind :func:`filter_dots`: mean and 95 % t-interval over seeds of each number of each label.
+    """Return the table behind :func:`filter_dots`: mean and 95 % t-interval over seeds of each number of each label.
 
     Args:
         results: label -> contents of ``filters.json``, one a seed.
@@ -92,7 +92,7 @@ def filter_numbers(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[F
 
 
 def filter_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
-    """Label × number: mean over seeds with half its 95 % interval, the untrained stems' mean in brackets, chance in the last lines.
+    """Return label × number: mean over seeds with half its 95 % interval, the untrained stems' mean in brackets, chance in the last lines.
 
     Args:
         results: from :func:`gradlens.reporting.analysis_report.results_by_label`.
@@ -124,7 +124,7 @@ def filter_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
 
 
 def filter_panels(results: Mapping[str, Sequence[Mapping[str, Any]]], change: bool = False) -> list[FilterPanel]:
-    """What :func:`filter_grid` shows of each label's first run, and of the untrained stem of each kernel size.
+    """Return what :func:`filter_grid` shows of each label's first run, and of the untrained stem of each kernel size.
 
     Args:
         results: label -> contents of ``filters.json``, one a seed.
@@ -151,7 +151,7 @@ def _in_order(weights: Sequence[Any], order: Iterable[int]) -> list[Any]:
 
 
 def _pixels(one: Any) -> NDArray[np.float64]:
-    """A filter [C, k, k] as colours [k, k, 3] from 0 to 1 over all its channels together; grey unless it has three channels."""
+    """Return a filter [C, k, k] as colours [k, k, 3] from 0 to 1 over all its channels together; grey unless it has three channels."""
     w = np.asarray(one, dtype=float)
     w = w if len(w) == 3 else np.repeat(w.mean(0, keepdims=True), 3, 0)
     reach = w.max() - w.min()
@@ -159,7 +159,7 @@ def _pixels(one: Any) -> NDArray[np.float64]:
 
 
 def _tiled(filters: Sequence[Any]) -> NDArray[np.float64]:
-    """Filters side by side in a square, row by row, a white pixel between them."""
+    """Return the filters side by side in a square, row by row, a white pixel between them."""
     k, side = len(filters[0][0]), math.ceil(math.sqrt(len(filters)))
     canvas = np.ones((math.ceil(len(filters) / side) * (k + 1) - 1, side * (k + 1) - 1, 3))
     for i, one in enumerate(filters):
@@ -170,7 +170,7 @@ def _tiled(filters: Sequence[Any]) -> NDArray[np.float64]:
 
 @style.context(LOOK)
 def filter_grid(panels: Sequence[FilterPanel], *, what: str = "First-layer filters", order: str = FILTER_ORDER, title: str = "") -> Figure:
-    """First-layer filters, a panel a network, each filter scaled to its own range over its three channels together.
+    """Draw first-layer filters, a panel a network, each filter scaled to its own range over its three channels together.
 
     Args:
         panels: from :func:`filter_panels`.
@@ -204,7 +204,7 @@ def filter_grid(panels: Sequence[FilterPanel], *, what: str = "First-layer filte
 
 @style.context(LOOK)
 def filter_dots(rows: Sequence[FilterNumber], *, title: str = "") -> Figure:
-    """The filters' numbers, a panel a number and a line a label; dashed what the untrained stem has, dotted what chance gives.
+    """Draw the filters' numbers, a panel a number and a line a label; dashed what the untrained stem has, dotted what chance gives.
 
     Args:
         rows: from :func:`filter_numbers`; numbers that no label has are left out.
@@ -257,7 +257,7 @@ def filter_dots(rows: Sequence[FilterNumber], *, title: str = "") -> Figure:
 
 
 def filter_figures(results: Mapping[str, Sequence[Mapping[str, Any]]], title: str = "") -> dict[str, tuple[Figure, list[FilterNumber]]]:
-    """The figures of some runs' filters: the filters, what training added to them, and the numbers.
+    """Return the figures of some runs' filters: the filters, what training added to them, and the numbers.
 
     Args:
         results: from :func:`gradlens.reporting.analysis_report.results_by_label`.
@@ -277,10 +277,10 @@ def filter_figures(results: Mapping[str, Sequence[Mapping[str, Any]]], title: st
 
 
 def tables(runs: Sequence[Run], results: Results) -> list[Table]:
-    """What `gradlens filters` prints."""
+    """Return what `gradlens filters` prints."""
     return [filter_table(results_by_label(runs, results))]
 
 
 def figures(runs: Sequence[Run], results: Results, title: str) -> Figures:
-    """What `gradlens filters` draws."""
+    """Return what `gradlens filters` draws."""
     return filter_figures(results_by_label(runs, results), title)

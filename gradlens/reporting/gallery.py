@@ -1,4 +1,4 @@
-"""All that some runs hold, drawn: figures of their training and of what commands have stored in them. Nothing is computed here."""
+"""All figures of some runs: of their training and of the results that analyses stored. Nothing is computed here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEY = "labels.csv"  # every setting of every label, beside the figures
 
 
 class Drawn(NamedTuple):
-    """What was drawn of some runs."""
+    """Figures drawn of some runs."""
 
     names: list[str]  # of the figures, without an ending
     skipped: dict[str, str]  # name -> why there is no such figure

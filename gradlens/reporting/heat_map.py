@@ -1,4 +1,4 @@
-"""The method × layer heat map of a quantity, and what alignment there is between chance and the noise ceiling. Tables in, figures out."""
+"""The method × layer heat map of a quantity, and alignment between chance and the noise ceiling. Tables in, figures out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MOST_COLUMNS = 10  # labels beyond which they become rows, where the layers are 
 
 
 def _coloured_table(ax: Axes, shown: np.ndarray[Any, Any], norm: Normalize, log: bool) -> QuadMesh:
-    """Cells in the colour of their values, which are written into them; those without a value are hatched."""
+    """Draw cells in the colour of their values, which are written into them; those without a value are hatched."""
     colours = colormaps["RdBu"]
     mesh = ax.pcolormesh(np.ma.masked_invalid(shown), cmap=colours, norm=norm, edgecolors="white", linewidth=1.2)
     for (i, j), value in np.ndenumerate(shown):
@@ -49,7 +49,7 @@ def heat_map(
     title: str = "",
     look: Mapping[str, Style] | None = None,
 ) -> Figure:
-    """Final values as a table in colour: a column a label, a row a layer (the bottom one at the bottom), each value written out.
+    """Draw final values as a table in colour: a column a label, a row a layer (the bottom one at the bottom), each value written out.
 
     Of many labels and few layers each label is a row and each layer a column, the bottom one first: names stay horizontal.
     Blue is with the true gradient, red against it; cells without a value are hatched.
@@ -100,10 +100,10 @@ MARKS = {"cosine": ("o", "cosine"), "noise_corrected": ("D", "noise-corrected"),
 
 @style.context(LOOK)
 def alignment_figure(finals: Sequence[FinalValue], *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
-    """Final cosines beside what noise and chance alone give: a panel a layer, a line a label, three marks on it.
+    """Draw final cosines beside those of noise and chance alone: a panel a layer, a line a label, three marks on it.
 
-    ● the cosine, ◇ the noise-corrected one (what it would be on a batch without noise), | the cosine of deltas dealt to other
-    images. A cosine says something where ● stands clear of |; where ◇ is near 1, the batch's noise is all that ● lacks. Values
+    ● the cosine, ◇ the noise-corrected one (what it would be on a batch without noise), | the cosine when each image gets another
+    image's error signal. A cosine is above chance where ● is clear of |; where ◇ is near 1, only the batch's noise keeps ● below 1. Values
     outside −0.5…1.5 are drawn at the edge.
 
     Args:

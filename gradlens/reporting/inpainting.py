@@ -1,4 +1,4 @@
-"""What context encoders of several runs put where pixels were dropped: errors over seeds, the printed table, the pictures."""
+"""Inpainting by context encoders of several runs: errors over seeds, the printed table, the pictures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class InpaintingRow(NamedTuple):
 
 
 class InpaintingPanel(NamedTuple):
-    """Some images, what a network saw of them, and what it made of that: each [K, C, H, W] of grey values 0 … 255."""
+    """Some images, the network's input made of them, and its output: each [K, C, H, W] of grey values 0 … 255."""
 
     label: str
     original: NDArray[np.uint8]
@@ -49,7 +49,7 @@ class InpaintingPanel(NamedTuple):
 
 
 def inpainting_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[InpaintingRow]:
-    """The errors by label.
+    """Return the errors by label.
 
     Args:
         runs: several labels, several seeds each.
@@ -69,7 +69,7 @@ def inpainting_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -
 
 
 def inpainting_table(found: Sequence[InpaintingRow]) -> Table:
-    """The errors to print, in per cent of the grey scale as in the paper."""
+    """Return the errors to print, in per cent of the grey scale as in the paper."""
     said = Table(title="predicted pixels of held-out images")
     said.add_column("method")
     for name, unit in (("L1", "%"), ("L2", "%"), ("PSNR", "dB")):
@@ -87,7 +87,7 @@ def inpainting_table(found: Sequence[InpaintingRow]) -> Table:
 
 
 def _strip(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[K, C, H, W] side by side with white between them: [H, *, 3]; images that are not of three channels are their mean."""
+    """Return [K, C, H, W] side by side with white between them: [H, *, 3]; images that are not of three channels are their mean."""
     colour = images if images.shape[1] == 3 else np.repeat(images.mean(1, keepdims=True).round().astype(np.uint8), 3, 1)
     gap = max(1, images.shape[3] // 16)
     spaced = np.pad(np.moveaxis(colour, 1, -1), ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
@@ -96,7 +96,7 @@ def _strip(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @style.context(LOOK)
 def inpainting_grid(panels: Sequence[InpaintingPanel], *, title: str = "") -> Figure:
-    """Held-out images in columns; of each label what the network saw and what it made of it, under the images as they are.
+    """Draw held-out images in columns: the images, and below them each label's network input and output.
 
     Args:
         panels: one a label.
@@ -114,7 +114,7 @@ def inpainting_grid(panels: Sequence[InpaintingPanel], *, title: str = "") -> Fi
         if shown is None or not np.array_equal(shown, panel.original):
             shown = panel.original
             strips.append(("images", _strip(shown)))
-        strips += [(f"{fill(panel.label, 14)}\nseen", _strip(panel.corrupted)), ("made", _strip(panel.output))]
+        strips += [(f"{fill(panel.label, 14)}\ninput", _strip(panel.corrupted)), ("output", _strip(panel.output))]
     wide = 6.6
     heights = [wide * strip.shape[0] / strip.shape[1] for _, strip in strips]
     figure = Figure(figsize=(wide + 2.6, sum(heights) + 0.08 * len(strips) + 0.6), layout="constrained")
@@ -128,18 +128,18 @@ def inpainting_grid(panels: Sequence[InpaintingPanel], *, title: str = "") -> Fi
             spine.set_visible(False)
         ax.set_ylabel(name, rotation=0, ha="right", va="center")
         ax.set_anchor("E")  # what the fixed aspect leaves over goes to the labels
-    text = "Held-out images, what the network sees of them, and what it makes where pixels are missing"
+    text = "Held-out images, the network's input, and its prediction where pixels are missing"
     head(figure, text, title)
     return figure
 
 
 def tables(runs: Sequence[Run], results: Results) -> list[Table]:
-    """What `gradlens inpaint` prints."""
+    """Return what `gradlens inpaint` prints."""
     return [inpainting_table(inpainting_rows(runs, results))]
 
 
 def figures(runs: Sequence[Run], results: Results, title: str) -> Figures:
-    """What `gradlens inpaint` draws: the pictures of each label's first seed; the errors are its table."""
+    """Return what `gradlens inpaint` draws: the pictures of each label's first seed; the errors are its table."""
     panels = [
         InpaintingPanel(label, *(unpacked(first, name) for name in ("original", "corrupted", "output")))
         for label, (first, *_) in results_by_label(runs, results).items()

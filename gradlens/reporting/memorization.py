@@ -22,7 +22,7 @@ from gradlens.training.metrics import TRAIN_EVAL
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import run_labels
 
-APART = {  # settings that say what rule it is, which draw, or what is looked at: no part of the schedule
+APART = {  # settings of the rule, of the random draw, or of what is recorded: no part of the schedule
     "method", "options", "seed", "record_every", "diagnose_every", "keep_checkpoints", "evaluate_train", "online_probe", "limit_test",
     "compile",
 }  # fmt: skip
@@ -61,13 +61,13 @@ class BlockPoint(NamedTuple):
     """A probe's accuracy on one block (or the network's own), a mean over seeds."""
 
     label: str
-    block: str  # "network": its own answer
+    block: str  # "network": its own prediction
     quantity: str  # corrupted_noisy, corrupted_true, clean, held_out
     mean: float
     low: float
     high: float
     seeds: int
-    untrained: float  # the same probe on the untrained network, mean over seeds; NaN for the network's own answer
+    untrained: float  # the same probe on the untrained network, mean over seeds; NaN for the network's own prediction
 
 
 # -------------------------------------------------------------------------------------------------------- over seeds
@@ -78,7 +78,7 @@ def _values(results: Sequence[Mapping[str, Any]], name: str) -> list[float]:
 
 
 def memorization_scores(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[Memorized]:
-    """One row a group of seeds, of runs and what :func:`gradlens.analysis.memorization.memorized` found of each."""
+    """Return one row a group of seeds, of runs and what :func:`gradlens.analysis.memorization.memorized` found of each."""
     rows = []
     for label, mine in results_by_label(runs, results).items():
         half, most = (interval(_values(mine, name)) for name in ("epochs_to_50", "epochs_to_90"))
@@ -94,7 +94,7 @@ def memorization_scores(runs: Sequence[Run], results: Sequence[Mapping[str, Any]
 
 
 def block_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[BlockPoint]:
-    """The probes' accuracies by block, and the network's own as a last block; of runs with partial noise only."""
+    """Return the probes' accuracies by block, and the network's own as a last block; of runs with partial noise only."""
     partial = [(run, result) for run, result in zip(runs, results, strict=True) if "blocks" in result]
     rows: list[BlockPoint] = []
     if not partial:
@@ -115,7 +115,7 @@ def block_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> l
 
 
 def memorization_curves(runs: Sequence[Run]) -> list[CurvePoint]:
-    """The training images' accuracy in eval mode by epoch: the rows of the figure."""
+    """Return the training images' accuracy in eval mode by epoch: the rows of the figure."""
     return [p for p in curve_points(runs) if (p.split, p.quantity) == (TRAIN_EVAL, "accuracy")]
 
 
@@ -123,16 +123,16 @@ def memorization_curves(runs: Sequence[Run]) -> list[CurvePoint]:
 
 
 def cautions(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a reader of the table must know: other settings, other labels, ordinary labels, and what the heads can hold."""
+    """List caveats of the table: other settings, other labels, ordinary labels, and what the heads can hold."""
     said = []
     configs = [run.config.as_dict(exclude=APART) for run in runs]
     for name, first in configs[0].items():
         if any(config[name] != first for config in configs):
             values = ", ".join(dict.fromkeys(f"{config[name]}" for config in configs))
-            said.append(f"not one schedule: {name} is {values}")
+            said.append(f"different schedules: {name} is {values}")
     for seed in sorted({run.config.seed for run in runs}):
         if len({run.info.get("label_hash") for run in runs if run.config.seed == seed}) > 1:
-            said.append(f"not the same labels: the runs of seed {seed} differ in theirs")
+            said.append(f"different labels: the runs of seed {seed} have other ones each")
     if any(not run.config.data.label_noise for run in runs):
         said.append("label noise 0: these labels are the true ones, and fitting them is learning as well as memorizing")
     network = max(int(r["network_parameters"]) for r in results)
@@ -144,14 +144,14 @@ def cautions(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[
 
 
 def _when(mean: float, reached: int, row: Memorized) -> Cell:
-    """An epoch, and of how many seeds where not all got there; beyond the last one where none did."""
+    """Return an epoch, and of how many seeds where not all got there; beyond the last one where none did."""
     if not reached:
         return Cell(f"> {row.epochs}")
     return Cell(short_number(mean, 1) + ("" if reached == row.seeds else f" ({reached} of {row.seeds})"), mean)
 
 
 def memorization_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Table:
-    """What each group memorized, and under it what to mind."""
+    """Tabulate what each group memorized, with caveats below."""
     held = " or ".join(dict.fromkeys(r["held_out"]["split"] for r in results))
     chances = " or ".join(short_number(c, 1, scale=100, unit="%") for c in dict.fromkeys(r["chance"] for r in results))
     title = "accuracy in % of the training images, labels as given, in eval mode; area: its mean over the epochs"
@@ -168,7 +168,7 @@ def memorization_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]
 
 
 def memorization_block_table(points: Sequence[BlockPoint]) -> Table:
-    """Partial noise: what a linear probe on each block, fitted to the labels as given, reads of them and of the true ones."""
+    """Tabulate partial noise: what a linear probe on each block, fitted to the labels as given, reads of them and of the true ones."""
     title = "linear probe on each block, fitted to the labels as given; accuracy in % (the same on the untrained network)"
     printed = Table(title)
     printed.add_column("method")
@@ -183,7 +183,7 @@ def memorization_block_table(points: Sequence[BlockPoint]) -> Table:
             control = f" ({short_number(p.untrained, 1, scale=100)})" if math.isfinite(p.untrained) else ""
             cell = mean_cell(p.mean, p.low, 1, 100, high=p.high)
             cells.append(cell._replace(text=cell.text + control))
-        printed.add_row(label, "its own answer" if block == "network" else block, *cells)
+        printed.add_row(label, "own prediction" if block == "network" else block, *cells)
     return printed
 
 
@@ -192,7 +192,7 @@ def memorization_block_table(points: Sequence[BlockPoint]) -> Table:
 
 @style.context(LOOK)
 def memorization_curve(points: Sequence[CurvePoint], chance: float, *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
-    """Accuracy of the training images, labels as given, in eval mode over epochs, with what guessing gives.
+    """Draw the accuracy of the training images, labels as given, in eval mode over epochs, with what guessing gives.
 
     Args:
         points: from :func:`memorization_curves`.
@@ -219,9 +219,9 @@ def memorization_curve(points: Sequence[CurvePoint], chance: float, *, title: st
 def noise_by_block(
     points: Sequence[BlockPoint], words: Mapping[str, str], chance: float, *, title: str = "", look: Mapping[str, Style] | None = None
 ) -> Figure:
-    """What a linear probe reads on each block where some labels are random: a panel a quantity, a line a label.
+    """Draw what a linear probe reads on each block where some labels are random: a panel a quantity, a line a label.
 
-    Thin dotted lines are the same probe on the untrained networks; the point on the right is the network's own answer.
+    Thin dotted lines are the same probe on the untrained networks; the point on the right is the network's own prediction.
 
     Args:
         points: from :func:`block_points`.
@@ -269,14 +269,14 @@ def noise_by_block(
 
 
 def tables(runs: Sequence[Run], results: Results) -> Iterator[Table]:
-    """What `gradlens memorize` prints."""
+    """Yield what `gradlens memorize` prints."""
     yield memorization_table(runs, results)
     if points := block_points(runs, results):
         yield memorization_block_table(points)
 
 
 def figures(runs: Sequence[Run], results: Results, title: str) -> Figures:
-    """What `gradlens memorize` draws."""
+    """Return what `gradlens memorize` draws."""
     chance, points = float(results[0]["chance"]), memorization_curves(runs)
     curve = memorization_curve(points, chance, title=title, look=styles(run_labels(runs)))
     drawn: dict[str, tuple[Figure, Sequence[Any]]] = {"memorization": (curve, points)}

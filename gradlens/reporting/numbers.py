@@ -11,7 +11,7 @@ NONE = Cell(DASH)  # the same in a table
 
 
 def short_number(value: float | None, digits: int = 2, sign: bool = False, scale: float = 1.0, unit: str = "") -> str:
-    """A number times ``scale`` with a real minus sign, no sign on a zero, and the unit behind it; a dash for none.
+    """Return a number times ``scale`` with a real minus sign, no sign on a zero, and the unit behind it; a dash for none.
 
     >>> short_number(-0.004), short_number(-0.126), short_number(2.04, 1, sign=True), short_number(0.5, 1, scale=100, unit=" %")
     ('0.00', '−0.13', '+2.0', '50.0 %')
@@ -25,7 +25,7 @@ def short_number(value: float | None, digits: int = 2, sign: bool = False, scale
 
 
 def number_text(mean: float, low: float = math.nan, digits: int = 2, scale: float = 1.0, sign: bool = False) -> str:
-    """A mean with half its interval, which begins at ``low``; without one, the mean alone.
+    """Return a mean with half its interval, which begins at ``low``; without one, the mean alone.
 
     >>> number_text(0.5, 0.4), number_text(0.5), number_text(0.5, 0.4, 1, 100), number_text(float("nan"))
     ('0.50 ± 0.10', '0.50', '50.0 ± 10.0', '–')
@@ -35,7 +35,7 @@ def number_text(mean: float, low: float = math.nan, digits: int = 2, scale: floa
 
 
 def number_cell(value: float | None, digits: int = 2, scale: float = 1.0, *, unit: str = "") -> Cell:
-    """A number of a table; ``unit`` stands behind it only where people read it.
+    """Return a number of a table; ``unit`` follows it only in text for people.
 
     >>> number_cell(0.5, 1, 100)
     Cell(text='50.0', value=50.0, low=nan, high=nan)
@@ -44,7 +44,7 @@ def number_cell(value: float | None, digits: int = 2, scale: float = 1.0, *, uni
 
 
 def mean_cell(mean: float, low: float = math.nan, digits: int = 2, scale: float = 1.0, *, high: float = math.nan) -> Cell:
-    """A mean of a table with half its interval; ``high`` is the interval's other end where it is not symmetric.
+    """Return a mean of a table with half its interval; ``high`` is the interval's other end where it is not symmetric.
 
     >>> mean_cell(0.5, 0.25, 1, 100)
     Cell(text='50.0 ± 25.0', value=50.0, low=25.0, high=75.0)
@@ -54,12 +54,12 @@ def mean_cell(mean: float, low: float = math.nan, digits: int = 2, scale: float 
 
 
 def count_cell(value: float | None, digits: int = 0) -> Cell:
-    """A large number of a table, its thousands set apart."""
+    """Return a large number of a table, its thousands set apart."""
     return Cell(with_thousands(value, digits), value)
 
 
 def with_ends(mean: float, low: float, high: float, digits: int = 2, scale: float = 1.0, sign: bool = False) -> str:
-    """A mean and the ends of its interval, which need not be symmetric.
+    """Return a mean and the ends of its interval, which need not be symmetric.
 
     >>> with_ends(0.5, 0.4, 0.7, 1, 100), with_ends(-0.5, float("nan"), float("nan"), sign=True), with_ends(*[float("nan")] * 3)
     ('50.0 [40.0, 70.0]', '−0.50', '–')
@@ -69,7 +69,7 @@ def with_ends(mean: float, low: float, high: float, digits: int = 2, scale: floa
 
 
 def with_thousands(value: float | None, digits: int = 0) -> str:
-    """A count, or another large number, with its thousands set apart; a dash for none.
+    """Return a count, or another large number, with its thousands set apart; a dash for none.
 
     >>> with_thousands(12345.6), with_thousands(12345.6, 1), with_thousands(None)
     ('12,346', '12,345.6', '–')
@@ -78,7 +78,7 @@ def with_thousands(value: float | None, digits: int = 0) -> str:
 
 
 def cell_text(value: float, log: bool = False) -> str:
-    """A value in at most five signs, with a real minus; on a log scale small values keep their power of ten.
+    """Return a value in at most five signs, with a real minus; on a log scale small values keep their power of ten.
 
     >>> cell_text(-0.123), cell_text(-0.004), cell_text(0.004, log=True), cell_text(1234.5)
     ('−0.12', '0.00', '4e−3', '1e3')

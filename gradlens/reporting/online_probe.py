@@ -24,14 +24,14 @@ LEARNER_WORDS = {  # name in online.csv -> in the legend
 
 @style.context(LOOK)
 def regret_figure(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
-    """Cumulative regret of a run's online probe against rounds, a panel a block, and the bound of each learner's theorem (thin, dotted).
+    """Draw cumulative regret of a run's online probe against rounds, a panel a block, and each learner's theoretical bound (thin, dotted).
 
     Both axes are logarithmic: a line of slope ½ grows like √T, one of slope 1 has learned nothing. A learner that followed a changing
     block has done better than every fixed probe where its regret is not above zero; such points are hollow, at the panel's lower edge.
 
     Args:
         rows: the ``rows`` of a run's ``online.json``, from :func:`gradlens.training.online_probe.regret.regret_rows`.
-        title: whose.
+        title: of the figure.
 
     Raises:
         InputError: nothing to draw.
@@ -75,7 +75,7 @@ def regret_figure(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figu
     figure.suptitle(heading, fontsize=11, y=1 - 0.1 / total, va="top")
     handles = [Line2D([], [], color=c, marker="o", markersize=3.5, label=LEARNER_WORDS[k]) for k, c in zip(known, COLOURS, strict=False)]
     handles.append(
-        Line2D([], [], color="0.35", linewidth=1.1, linestyle=(0, (1, 1.5)), label="the theorem's bound on the line of its colour")
+        Line2D([], [], color="0.35", linewidth=1.1, linestyle=(0, (1, 1.5)), label="theoretical bound on the line of its colour")
     )
     figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0), ncols=2 if width > 8 else 1)
     return figure
@@ -96,7 +96,7 @@ class RegretRow(NamedTuple):
 
 
 def figures(runs: Sequence[Run], results: Results, title: str) -> Figures:
-    """One figure a run: regrets of different streams are not to be averaged."""
+    """Draw one figure a run: regrets of different streams are not to be averaged."""
     drawn = {}
     alone = len({(run.config.method, run.config.seed) for run in runs}) == len(runs)
     for run, result in zip(runs, results, strict=True):

@@ -23,11 +23,11 @@ from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import group_runs
 
-OWN = "own"  # the network's own answer, beside its probes
+OWN = "own"  # the network's own prediction, beside its probes
 SHORT = 4  # lines of LINES that a first look prints, which fits on a screen
 LINES = (  # (network, labels, half, what it is called), in the order of the table
     (TRAINED, TRUE, "test", "{}"),
-    (OWN, TRUE, "test", "the network's own answer"),
+    (OWN, TRUE, "test", "the network's own prediction"),
     (PIXELS, TRUE, "test", "raw pixels"),
     (UNTRAINED, TRUE, "test", "{}, untrained"),
     (TRAINED, PERMUTED, "test", "{}, permuted"),
@@ -48,7 +48,7 @@ class ProbePoint(NamedTuple):
     """A probe's accuracy on one block of one group of runs; a share, mean over seeds with its 95 % t-interval."""
 
     label: str
-    network: str  # trained, untrained, pixels; own: the network's own answer
+    network: str  # trained, untrained, pixels; own: the network's own prediction
     labels: str  # true, permuted
     block: str
     step: int
@@ -63,12 +63,12 @@ class ProbePoint(NamedTuple):
 
 
 def own_accuracy(run: Run) -> float:
-    """The network's own accuracy on the held-out images at its last evaluation; NaN where there was none."""
+    """Return the network's own accuracy on the held-out images at its last evaluation; NaN where there was none."""
     return next((m.accuracy for m in reversed(run.metrics) if not m.split.startswith(TRAIN)), math.nan)
 
 
 def probe_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[ProbePoint]:
-    """The rows of runs' ``probe.json``, and the networks' own accuracy, as means over seeds.
+    """Return the rows of runs' ``probe.json``, and the networks' own accuracy, as means over seeds.
 
     Args:
         runs: the runs.
@@ -91,7 +91,7 @@ def probe_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> l
 
 
 def last_probed(points: Sequence[ProbePoint]) -> list[ProbePoint]:
-    """The controls, and of each label's trained network the last step."""
+    """Return the controls, and of each label's trained network the last step."""
     last = {p.label: max(q.step for q in points if q.label == p.label) for p in points}
     return [p for p in points if p.network != TRAINED or p.step == last[p.label]]
 
@@ -100,7 +100,7 @@ def last_probed(points: Sequence[ProbePoint]) -> list[ProbePoint]:
 
 
 def probe_table(points: Sequence[ProbePoint], short: bool = False) -> Table:
-    """A row a block and control, a column a method: accuracy in %; ``short``: without permuted labels, and closely set."""
+    """Return a row a block and control, a column a method: accuracy in %; ``short``: without permuted labels, and closely set."""
     shown = Table(title="linear probe: test accuracy in %")
     shown.add_column("block")
     labels = list(dict.fromkeys(p.label for p in points))
@@ -118,12 +118,12 @@ def probe_table(points: Sequence[ProbePoint], short: bool = False) -> Table:
 
 
 def _called(network: str, labels: str, block: str) -> str:
-    """A block and what is special about it, in words."""
+    """Return a block and what is special about it, in words."""
     return ", ".join([block, *([UNTRAINED] if network == UNTRAINED else []), *([PERMUTED] if labels == PERMUTED else [])])
 
 
 def probe_detail(result: Mapping[str, Any]) -> Table:
-    """What stands behind one run's numbers: features, l2, accuracies, and how near the optimum each probe is."""
+    """Return what stands behind one run's numbers: features, l2, accuracies, and how near the optimum each probe is."""
     shown = Table(title="linear probes at the last weights")
     shown.add_column("block")
     for name, unit in (("features", ""), ("l2", ""), ("train", "%"), ("held out", "%"), ("test", "%"), ("nats above minimum ≤", "")):
@@ -140,7 +140,7 @@ def probe_detail(result: Mapping[str, Any]) -> Table:
 
 
 def _verdict(rows: Sequence[ProbeRecord]) -> str:
-    """Of how many seeds' points separability is proven; of one seed with the margin."""
+    """State for how many seeds' points separability is proven; for one seed with the margin."""
     said = [row["verdict"] for row in rows]
     yes, undecided = said.count(SEPARABLE), said.count(UNDECIDED)
     if len(rows) > 1:
@@ -149,7 +149,7 @@ def _verdict(rows: Sequence[ProbeRecord]) -> str:
 
 
 def separability_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Table:
-    """Whether a few training images are strictly separable, beside what the numbers of points and features alone make likely.
+    """Return whether a few training images are strictly separable, beside what the numbers of points and features alone make likely.
 
     Args:
         runs: the runs.
@@ -181,7 +181,7 @@ def separability_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]
 
 
 def _over_labels(points: Sequence[ProbePoint]) -> dict[str, float]:
-    """Block -> mean in % over all labels: one line of a control for the whole figure."""
+    """Return a dict block -> mean in % over all labels: one line of a control for the whole figure."""
     means: dict[str, list[float]] = {}
     for p in points:
         means.setdefault(p.block, []).append(100 * p.mean)
@@ -231,7 +231,7 @@ def separability_by_depth(points: Sequence[ProbePoint], *, title: str = "", look
         for p in (p for p in tests if (p.label, p.network) == (name, "own")):
             ax.plot(len(blocks) + aside, 100 * p.mean, "*", color=colour, markersize=10, markeredgecolor="white", zorder=4)
     if any(p.network == "own" for p in tests):
-        drawn.append(Line2D([], [], linestyle="", marker="*", markersize=10, color="0.2", label="the network's own answer"))
+        drawn.append(Line2D([], [], linestyle="", marker="*", markersize=10, color="0.2", label="the network's own prediction"))
     for network, labels, dash, marker, called in PROBE_CONTROLS:
         if mean := _over_labels([p for p in tests if (p.network, p.labels) == (network, labels)]):
             at = {i: mean["pixels" if network == "pixels" else b] for i, b in enumerate(blocks) if network == "pixels" or b in mean}
@@ -303,7 +303,7 @@ def separability_over_training(points: Sequence[ProbePoint], *, title: str = "",
 
 
 def probe_figures(points: Sequence[ProbePoint], title: str = "") -> dict[str, tuple[Figure, Sequence[ProbePoint]]]:
-    """The figures: by depth, and over training where there are snapshots.
+    """Return the figures: by depth, and over training where there are snapshots.
 
     Raises:
         InputError: nothing to draw.
@@ -317,7 +317,7 @@ def probe_figures(points: Sequence[ProbePoint], title: str = "") -> dict[str, tu
 
 
 def tables(runs: Sequence[Run], results: Results) -> Iterator[Table]:
-    """What `gradlens probe` prints: accuracies by block; where separability was asked also permuted labels, and of one run the details."""
+    """Make the tables of `gradlens probe`: accuracies by block; with separability also permuted labels, and of one run the details."""
     asked = any(result["separability"] for result in results)
     if asked and len(runs) == 1:
         yield probe_detail(results[0])
@@ -327,5 +327,5 @@ def tables(runs: Sequence[Run], results: Results) -> Iterator[Table]:
 
 
 def figures(runs: Sequence[Run], results: Results, title: str) -> Figures:
-    """What `gradlens probe` draws."""
+    """Return what `gradlens probe` draws."""
     return probe_figures(probe_points(runs, results), title)

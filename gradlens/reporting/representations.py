@@ -77,23 +77,23 @@ class RdmRow(NamedTuple):
 
 
 def named(runs: Sequence[Run]) -> list[str]:
-    """Each run's label and seed."""
+    """Return each run's label and seed."""
     return [f"{label} s{run.config.seed}" for run, label in zip(runs, labels_of(runs), strict=True)]
 
 
 def _number(value: Any) -> float:
-    """A number as it was stored: null is NaN."""
+    """Return a number as it was stored: null is NaN."""
     return math.nan if value is None else float(value)
 
 
 def _last(result: Mapping[str, Any], network: str) -> list[RepresentationRecord]:
-    """A result's rows of one network, the trained one at its last step."""
+    """Return a result's rows of one network, the trained one at its last step."""
     rows = [row for row in result["rows"] if row["network"] == network]
     return [row for row in rows if row["step"] == max(r["step"] for r in rows)]
 
 
 def _untrained_name(run: Run, runs: Sequence[Run], label: str) -> str:
-    """Runs of one network share an untrained one; else each label has its own."""
+    """Name the untrained network of a label: runs of one network share one; else each label has its own."""
 
     def net(r: Run) -> tuple[Any, ...]:
         shared = {"model", "width", "depth", "stem", "activation", "attention", "cut", "normalize"}
@@ -103,7 +103,7 @@ def _untrained_name(run: Run, runs: Sequence[Run], label: str) -> str:
 
 
 def depth_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[DepthPoint]:
-    """What runs' blocks came to: mean and 95 % t-interval over seeds of every stored quantity, and of the untrained networks."""
+    """Summarise runs' blocks: mean and 95 % t-interval over seeds of every stored quantity, and of the untrained networks."""
     by_seed: dict[tuple[str, str, str, str], dict[int, float]] = {}
     for run, result, label in zip(runs, results, labels_of(runs), strict=True):
         for network in (TRAINED, UNTRAINED):
@@ -116,7 +116,7 @@ def depth_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> l
 
 
 def over_steps(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], quantity: str) -> list[LayerPoint]:
-    """One quantity of the blocks at every saved step, from the untrained network on, over seeds."""
+    """Return one quantity of the blocks at every saved step, from the untrained network on, over seeds."""
     found: dict[tuple[str, str, int], list[float]] = {}
     for result, label in zip(results, labels_of(runs), strict=True):
         for row in (row for row in result["rows"] if quantity in row):
@@ -129,7 +129,7 @@ def over_steps(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], quanti
 
 
 def similarity_cells(result: Mapping[str, Any], run: str) -> list[SimilarityCell]:
-    """All pairs of blocks of what :func:`gradlens.analysis.network_similarity.compare_run` found about a run."""
+    """Return all pairs of blocks of what :func:`gradlens.analysis.network_similarity.compare_run` found about a run."""
     names = _names_of(result)
     return [
         SimilarityCell(run, names[i], a, b, _number(entry["matrix"][p][q]), _number(entry["rdm_correlation"][p][q]))
@@ -139,12 +139,12 @@ def similarity_cells(result: Mapping[str, Any], run: str) -> list[SimilarityCell
 
 
 def _names_of(result: Mapping[str, Any]) -> list[str]:
-    """What the other networks of a comparison are called."""
+    """Return the names of the other networks of a comparison."""
     return [e["label"] if e["network"] == UNTRAINED else f"{e['label']} s{e['seed']}" for e in result["with"]]
 
 
 def rdm_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[RdmRow]:
-    """The stored dissimilarity matrices of the first run of each label."""
+    """Return the stored dissimilarity matrices of the first run of each label."""
     found: list[RdmRow] = []
     seen: set[str] = set()
     for name, result, label in zip(named(runs), results, labels_of(runs), strict=True):
@@ -162,7 +162,7 @@ def rdm_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[
 
 
 def representation_table(points: Sequence[DepthPoint]) -> Table:
-    """Label × block: what the blocks came to."""
+    """Return label × block: what the blocks came to."""
     shown = Table(title="blocks on held-out images: mean ± half of the 95 % interval over seeds")
     shown.add_column("network")
     shown.add_column("block", align="left")
@@ -183,7 +183,7 @@ def representation_table(points: Sequence[DepthPoint]) -> Table:
 
 
 def pair_table(result: Mapping[str, Any], run: str) -> Table:
-    """The diagonals of a comparison: the same block in both networks, linear CKA and in brackets the rank correlation of RDMs."""
+    """Return the diagonals of a comparison: the same block in both networks, linear CKA and in brackets the rank correlation of RDMs."""
     shown = Table(title=f"linear CKA (rank correlation of RDMs) of {run} with …, the same block in both")
     shown.add_column("network")
     blocks = list(dict.fromkeys(block for entry in result["with"] for block in entry["blocks"] if block in entry["with_blocks"]))
@@ -209,7 +209,7 @@ def pair_table(result: Mapping[str, Any], run: str) -> Table:
 def representation_by_depth(
     points: Sequence[DepthPoint], words: Mapping[str, str], *, title: str = "", look: Mapping[str, Style] | None = None
 ) -> Figure:
-    """What a block's activations are like, over depth: a panel a quantity, a line a label with its band, untrained networks dashed grey.
+    """Draw quantities of blocks' activations over depth: a panel a quantity, a line a label with its band, untrained networks dashed grey.
 
     Args:
         points: from :func:`depth_points`.
@@ -254,7 +254,7 @@ def representation_by_depth(
 
 @style.context(LOOK)
 def cka_figure(cells: Sequence[SimilarityCell], *, title: str = "") -> Figure:
-    """Linear CKA of all blocks of a network with all blocks of others: a panel for each other network, values written out.
+    """Draw linear CKA of all blocks of a network with all blocks of others: a panel for each other network, values written out.
 
     Args:
         cells: from :func:`similarity_cells`, of one run.
@@ -298,7 +298,7 @@ def cka_figure(cells: Sequence[SimilarityCell], *, title: str = "") -> Figure:
 
 @style.context(LOOK)
 def rdm_figure(rows: Sequence[RdmRow], *, title: str = "") -> Figure:
-    """Dissimilarity matrices of samples sorted by label: a line of panels a run, a panel a block, bottom block on the left.
+    """Draw dissimilarity matrices of samples sorted by label: a line of panels a run, a panel a block, bottom block on the left.
 
     Args:
         rows: from :func:`rdm_rows`.
@@ -341,17 +341,17 @@ def rdm_figure(rows: Sequence[RdmRow], *, title: str = "") -> Figure:
 
 
 def _pairs(runs: Sequence[Run], results: Results) -> Mapping[str, Any]:
-    """What the first run was compared with: by the command that is printing, or as it is stored."""
+    """Return what the first run was compared with: by the command that is printing, or as it is stored."""
     return results[0].get("comparison") or load_result(runs[0].path, Representations.comparison) or {"with": []}
 
 
 def tables(runs: Sequence[Run], results: Results) -> list[Table]:
-    """What `gradlens representations` prints."""
+    """Return what `gradlens representations` prints."""
     return [representation_table(depth_points(runs, results)), pair_table(_pairs(runs, results), named(runs)[0])]
 
 
 def figures(runs: Sequence[Run], results: Results, title: str) -> Figures:
-    """What `gradlens representations` draws: by depth, dissimilarities, CKA, and over training where there are snapshots."""
+    """Return what `gradlens representations` draws: by depth, dissimilarities, CKA, and over training where there are snapshots."""
     points = [p for p in depth_points(runs, results) if p.quantity in REPRESENTATION_QUANTITIES]
     matrices, dissimilar = similarity_cells(_pairs(runs, results), named(runs)[0]), rdm_rows(runs, results)
     drawn: dict[str, tuple[Figure, Sequence[Any]]] = {

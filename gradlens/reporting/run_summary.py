@@ -1,4 +1,4 @@
-"""One run in a few lines, or as a dict for programs: how far it came, in what time, how accurate it is, how it was made."""
+"""One run in a few lines, or as a dict for programs: progress, time, accuracy, settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ABOUT = (
 
 
 def run_summary(run: Run) -> dict[str, Any]:
-    """What `gradlens show --format json` prints; accuracies are shares, None where there is none."""
+    """Return what `gradlens show --format json` prints; accuracies are shares, None where there is none."""
     held_out = [m for m in run.metrics if not m.split.startswith(TRAIN)]
     answered = [m for m in held_out if math.isfinite(m.accuracy)]
     images = [row.seconds * row.images_per_s for row in run.timing]
@@ -51,7 +51,7 @@ def run_summary(run: Run) -> dict[str, Any]:
 
 
 def run_lines(run: Run) -> list[str]:
-    """How far a run came, its settings that are not the default, as flags, and the machine."""
+    """Return how far a run came, its settings that are not the default, as flags, and the machine."""
     said, config = run_summary(run), run.config
     epochs = f"{said['epochs_done']} of {config.epochs} epochs, {with_thousands(said['updates_done'])} updates"
     took = f"{said['minutes']:.1f} minutes" if said["minutes"] >= 1 else f"{60 * said['minutes']:.1f} seconds"
@@ -68,7 +68,7 @@ def run_lines(run: Run) -> list[str]:
 
 
 def _changed(run: Run) -> list[str]:
-    """The settings and options of the rule that are not the default, as flags."""
+    """Return the settings and options of the rule that are not the default, as flags."""
     flat = run.config.as_dict()
     known = {name: said for name, said in settings_of(type(run.config)).items() if name not in NAMED}
     words = []

@@ -1,4 +1,4 @@
-"""Draw what a learning rule sends where: blocks, auxiliary modules, losses, and arrows up and down. Pure functions of its structure."""
+"""Schematics of learning rules: blocks, auxiliary modules, losses, and arrows up and down. Pure functions of its structure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Link(NamedTuple):
     rule: str
     source: str
     target: str
-    carries: str  # activation, synthetic input, error signal, learning target, labels, image, teacher's answers
+    carries: str  # activation, synthetic input, error signal, learning target, labels, image, teacher's logits
     through: str  # transposed weights, feedback matrix, "" where neither
 
 
@@ -55,7 +55,7 @@ LEGEND_WIDTH = 2.6  # inches that an entry of the legend takes
 
 
 def links(s: RuleStructure) -> Iterator[Link]:
-    """All arrows of a rule, bottom first: what the figure shows, as a table."""
+    """Yield all arrows of a rule, bottom first: what the figure shows, as a table."""
     loss_of = {k: f"loss of {b.name}" for k, b in enumerate(s.blocks) if b.loss}
     for k, block in enumerate(s.blocks):
         if block.reads:
@@ -78,7 +78,7 @@ def links(s: RuleStructure) -> Iterator[Link]:
 
 
 def _signals(s: RuleStructure, k: int, loss_of: dict[int, str]) -> Iterator[Link]:
-    """What block k's error signal is made of."""
+    """Yield what block k's error signal is made of."""
     block = s.blocks[k]
     for what in block.error_signal:
         if what == "message":
@@ -94,7 +94,7 @@ def _signals(s: RuleStructure, k: int, loss_of: dict[int, str]) -> Iterator[Link
 
 
 def described(s: RuleStructure) -> str:
-    """A schematic in words, for readers who do not see it."""
+    """Describe a schematic in words, as its text alternative."""
     said = [f"{link.source} to {link.target} ({link.carries})" for link in links(s) if link.carries in ("error signal", "learning target")]
     return f"Schematic of {s.rule}: {'; '.join(said)}."
 
@@ -163,11 +163,11 @@ class _Panel:
         self.height = STEP * (len(s.blocks) - 1) - self.bottom + (2.35 if top.loss and not self._module(len(s.blocks) - 1) else 1.3)
 
     def _module(self, k: int) -> RuleModule | None:
-        """The auxiliary module that reads block k's output."""
+        """Return the auxiliary module that reads block k's output."""
         return next((m for m in self.s.modules if m.block == k and m.gives != "input"), None)
 
     def draw(self, ax: Axes, title: float) -> None:
-        """Everything, into the axes; the title at a height that panels of a row share."""
+        """Draw everything into the axes; the title at a height that panels of a row share."""
         self.ax = ax
         s = self.s
         stage = f" · stage {s.stage[0]} of {s.stage[1]}" if s.stage else ""
@@ -193,7 +193,7 @@ class _Panel:
         self.ax.text(0, y, block.name, ha="center", va="center", fontsize=9, color=self.c.ink if block.trained else self.c.faint)
 
     def _input(self, k: int, block: BlockSignal) -> None:
-        """The arrow from below."""
+        """Draw the arrow from below."""
         if block.reads in ("", "module"):
             return
         y = STEP * k - HEIGHT / 2
@@ -209,7 +209,7 @@ class _Panel:
             self._cut(x, middle)
 
     def _error_signal(self, k: int, block: BlockSignal) -> None:
-        """The arrows of block k's error signal, but for those that come through an auxiliary module."""
+        """Draw the arrows of block k's error signal, but for those that come through an auxiliary module."""
         y = STEP * k + HEIGHT / 2
         if "message" in block.error_signal:
             self._arrow((PAIR, STEP * (k + 1) - HEIGHT / 2), (PAIR, y), "signal")
@@ -236,7 +236,7 @@ class _Panel:
         self._loss(BESIDE, y, block)
 
     def _broadcast(self, k: int) -> None:
-        """The output's error, through a matrix straight to block k."""
+        """Draw the output error, through a matrix straight to block k."""
         top = STEP * (len(self.s.blocks) - 1) + HEIGHT / 2 + 0.84
         bus, y = 2.75, STEP * k
         if k == 0 or not any("output error" in b.error_signal for b in self.s.blocks[:k]):
@@ -245,7 +245,7 @@ class _Panel:
         self._matrix((bus + WIDTH / 2) / 2 + 0.12, y)
 
     def _auxiliary(self, module: RuleModule) -> None:
-        """A head with its loss, or a synthesiser, at the right of its block."""
+        """Draw a head with its loss, or a synthesiser, at the right of its block."""
         k, block = module.block, self.s.blocks[module.block]
         y = STEP * k + (0.62 if module.gives != "loss" else 0.3)
         self._box(SIDE, y, 1.75, 0.62, self.c.module)
@@ -268,7 +268,7 @@ class _Panel:
             self._chip(SIDE + 1.75, y - 0.45 * i, what, to=SIDE + 0.875)
 
     def _input_synthesiser(self, module: RuleModule) -> None:
-        """A module at the left that makes the input of the block above."""
+        """Draw a module at the left that makes the input of block k+1."""
         y = STEP * module.block + STEP / 2
         self._box(-SIDE, y, 1.75, 0.62, self.c.module)
         self.ax.text(-SIDE, y, module.label.replace(" ", "\n", 1), ha="center", va="center", fontsize=8, color=self.c.ink, linespacing=0.95)
@@ -280,7 +280,7 @@ class _Panel:
             self._chip(-SIDE - 1.45, y - 0.45 * i, what, to=-SIDE - 0.875)
 
     def _windows(self) -> None:
-        """A bracket over the blocks that each loss trains."""
+        """Draw a bracket over the blocks that each loss trains."""
         for i, (first, last) in enumerate(self.s.windows):
             x, low, high = -1.15 - 0.5 * i, STEP * first - HEIGHT / 2, STEP * last + HEIGHT / 2
             self.ax.plot([x + 0.14, x, x, x + 0.14], [low, low, high, high], color=self.c.faint, linewidth=1.6)
@@ -296,7 +296,7 @@ class _Panel:
         self.ax.add_patch(box)
 
     def _chip(self, x: float, y: float, text: str, to: float | None = None) -> None:
-        """Something given from outside: the image, the labels, a teacher's answers; ``to``: the edge that it enters."""
+        """Draw an external input: the image, the labels, a teacher's logits; ``to``: the edge that it enters."""
         width = 0.28 + 0.155 * len(text)
         if to is not None:
             self._arrow((x, y), (to, y), "forward")
@@ -317,7 +317,7 @@ class _Panel:
         self.used.add("matrix")
 
     def _cut(self, x: float, y: float) -> None:
-        """Two bars across an arrow: no gradient comes back here."""
+        """Draw two bars across an arrow: no gradient is propagated here."""
         for dy in (-0.06, 0.06):
             self.ax.plot([x - 0.2, x + 0.2], [y + dy - 0.05, y + dy + 0.05], color=self.c.ink, linewidth=1.3, zorder=4)
         self.used.add("cut")
@@ -334,7 +334,7 @@ class _Panel:
 
 
 def _handles(panels: Sequence[_Panel], c: Theme) -> list[Any]:
-    """The legend, of what these panels show."""
+    """Return the legend, of what these panels show."""
     used = set().union(*(p.used for p in panels))
     known = {
         "forward": Line2D([], [], color=c.ink, linewidth=1.4, marker=">", markevery=[1], markersize=5, label="activations"),

@@ -1,4 +1,4 @@
-"""What the runs of a study say together: means over seeds, differences from the baseline, and what chance explains of them."""
+"""Summary of a study: means over seeds, differences from the baseline, and whether chance explains them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class BootstrapMean(NamedTuple):
 
 
 def bootstrap_mean(values: Sequence[float], name: str) -> BootstrapMean:
-    """The mean of some seeds' values and its 95 % percentile bootstrap interval; values that are not finite are left out.
+    """Return the mean of some seeds' values and its 95 % percentile bootstrap interval; values that are not finite are left out.
 
-    With few seeds such an interval is too short; the t-intervals of the other tables are wider (docs/how-to/studies.md says by how much).
+    With few seeds such an interval is too short; the t-intervals of the other tables are wider (by how much: docs/how-to/studies.md).
 
     Args:
         values: one a seed.
@@ -49,7 +49,7 @@ def bootstrap_mean(values: Sequence[float], name: str) -> BootstrapMean:
 
 
 def paired_p(differences: Sequence[float]) -> float:
-    """Two-sided p of the paired t-test that the mean difference is 0; NaN below two pairs, 1 where all are 0."""
+    """Return two-sided p of the paired t-test that the mean difference is 0; NaN below two pairs, 1 where all are 0."""
     d = np.array([v for v in differences if math.isfinite(v)])
     if len(d) < 2:
         return math.nan
@@ -61,7 +61,7 @@ def paired_p(differences: Sequence[float]) -> float:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p-values corrected for so many comparisons (Holm 1979): the running maximum of (m − i) p_(i), i from 0; NaN stay and do not count."""
+    """Correct p-values for their number (Holm 1979): the running maximum of (m − i) p_(i), i from 0; NaN stay and do not count."""
     order = sorted((i for i, p in enumerate(ps) if math.isfinite(p)), key=lambda i: ps[i])
     corrected, largest = [math.nan] * len(ps), 0.0
     for rank, i in enumerate(order):
@@ -89,12 +89,12 @@ class SummaryLine(NamedTuple):
 
 
 def grid_text(grid: Mapping[str, Any]) -> str:
-    """A grid point in words."""
+    """Return a grid point in words."""
     return " ".join(f"{name}={value}" for name, value in grid.items())
 
 
 def quantities(run: Run) -> dict[str, float]:
-    """What is compared: best and final accuracy on held-out images, final losses, and each layer's final cosine with the true gradient."""
+    """List what is compared: best and final accuracy on held-out images, final losses, each layer's final cosine with the true gradient."""
     found: dict[str, float] = {}
     for split, ends in run.summary.items():
         if not isinstance(ends, dict):
@@ -106,7 +106,7 @@ def quantities(run: Run) -> dict[str, float]:
 
 
 def summary_lines(study: Study, runs: Sequence[tuple[StudyPoint, Run]]) -> list[SummaryLine]:
-    """Means over seeds, and differences from the baseline method at the same grid point and seed, corrected for their number."""
+    """Return means over seeds, and differences from the baseline method at the same grid point and seed, corrected for their number."""
     values: dict[tuple[str, str], dict[str, dict[int, float]]] = {}  # (method, grid) -> quantity -> seed -> value
     for point, run in runs:
         mine = values.setdefault((point.config.method, grid_text(point.grid)), {})
@@ -143,7 +143,7 @@ class Merged(NamedTuple):
 
 
 def merged_rows(runs: Sequence[tuple[StudyPoint, Run]]) -> list[Merged]:
-    """All runs' metrics in one table, in the study's order."""
+    """Return all runs' metrics in one table, in the study's order."""
     return [
         Merged(point.name, point.config.method, point.config.seed, grid_text(point.grid), *row)
         for point, run in runs
@@ -152,7 +152,7 @@ def merged_rows(runs: Sequence[tuple[StudyPoint, Run]]) -> list[Merged]:
 
 
 def study_table(lines: Sequence[SummaryLine], baseline: str) -> Table:
-    """The held-out accuracies (or losses, of rules without answers) to print, beside their paired difference from the baseline."""
+    """Tabulate the held-out accuracies (or losses, of rules without predictions), beside their paired difference from the baseline."""
     accuracies = [line for line in lines if line.quantity.endswith("_accuracy") and math.isfinite(line.mean)]
     chosen = accuracies or [line for line in lines if line.quantity.endswith("final_loss")]
     few = min((line.seeds for line in chosen), default=0) < 2

@@ -1,7 +1,7 @@
-"""What all figures share: colours and dashes of methods, matplotlib's settings, headings and legends, and how a figure is saved.
+"""Style of all figures: colours and dashes of methods, matplotlib's settings, headings and legends, and how a figure is saved.
 
 Figures are built on matplotlib's ``Figure`` without pyplot: no global state, no display needed. matplotlib's own defaults
-are used whatever the user's matplotlibrc says, so that the same table gives the same file.
+are used instead of the user's matplotlibrc, so that the same table gives the same file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RC: dict[Any, Any] = {
     "ytick.labelsize": 9,
     "legend.fontsize": 9.5,
     "legend.frameon": False,
-    "legend.handlelength": 3.2,  # long enough to tell the dash patterns apart
+    "legend.handlelength": 3.2,  # long enough to distinguish the dash patterns
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "0.35",
@@ -48,7 +48,7 @@ RC: dict[Any, Any] = {
     "grid.color": "0.9",
     "grid.linewidth": 0.7,
     "hatch.linewidth": 0.7,
-    "pdf.fonttype": 42,  # TrueType: letters can be searched and edited, as journals want them
+    "pdf.fonttype": 42,  # TrueType: letters can be searched and edited, as journals require
     "svg.fonttype": "path",  # the same letters on machines without this font
     "svg.hashsalt": "gradlens",  # ids in the file do not change from one saving to the next
 }
@@ -58,7 +58,7 @@ PIXELS_IN_SVG = 80  # dots per inch of lines too long to be vectors
 LARGEST = 300_000  # bytes of one picture
 # Okabe & Ito's colours without their yellow, which is too pale for lines
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-# for rules whose own colour another one in the figure has: as far from those as from each other
+# for rules whose own colour is taken in the figure: as far from those as from each other
 MORE_COLOURS = ("#882255", "#999933", "#332288", "#8B5A2B", "#44AA99", "#AA4466", "#556B2F")
 PATTERNS = ((), (6, 1.5), (6, 1.5, 1.2, 1.5), (2.5, 1.2), (9, 1.5, 1.2, 1.5, 1.2, 1.5), (1.2, 1))  # on, off, … in line widths
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
@@ -67,7 +67,7 @@ GREY = "0.45"  # of controls and reference lines
 
 
 class Style(NamedTuple):
-    """How the lines of one label are drawn."""
+    """Line style of one label."""
 
     colour: str
     dash: Any  # a line style of matplotlib
@@ -75,7 +75,7 @@ class Style(NamedTuple):
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """Each label's style, in the order in which labels are listed; every label gets a style of its own.
+    """Return each label's style, in the order in which labels are listed; every label gets a style of its own.
 
     The colour is the method's in every figure, unless a method listed before it has the same: then it is one that none here has, as long
     as there are any. Groups of one method (``dgl head=linear``, ``dgl head=mlp``) share it and differ in tint, dashes and marker, unless
@@ -117,12 +117,12 @@ def _own_colours(places: Iterable[int]) -> dict[int, str]:
 
 
 def joined(*parts: str) -> str:
-    """The parts that are not empty, with dots between them."""
+    """Return the parts that are not empty, with dots between them."""
     return " · ".join(part for part in parts if part)
 
 
 def in_lines(parts: Iterable[str], width: float) -> list[str]:
-    """:func:`joined` in as many lines as it takes in a figure so many inches wide; one line at least."""
+    """Return :func:`joined` in as many lines as it takes in a figure so many inches wide; one line at least."""
     room, lines = int((width - 0.2) / 0.082), [""]  # of the mean letter at 10 points
     for part in filter(None, parts):
         longer = joined(lines[-1], part)
@@ -134,17 +134,17 @@ def in_lines(parts: Iterable[str], width: float) -> list[str]:
 
 
 def over_seeds(seeds: int, interval: str) -> str:
-    """Over how many seeds means go, in words, and what is drawn of their interval."""
+    """Name the number of seeds of the means, in words, and what is drawn of their interval."""
     return "one seed" if seeds == 1 else f"mean of {seeds} seeds, {interval}"
 
 
 def head(figure: Figure, *lines: str) -> None:
-    """The lines above all panels, aligned left; empty ones are left out."""
+    """Write the lines above all panels, aligned left; empty ones are left out."""
     figure.suptitle("\n".join(line for line in lines if line), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
 
 
 def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Axes]:
-    """So many axes in rows of at most ``columns``; what the last row has too many of is removed.
+    """Make so many axes in rows of at most ``columns``; the last row's surplus is removed.
 
     Args:
         figure: where they are made.
@@ -160,13 +160,13 @@ def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Axe
 
 
 def band(ax: Axes, x: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str, alpha: float) -> None:
-    """The band of an interval about a line, where it has one."""
+    """Draw the band of an interval about a line, where it has one."""
     if np.isfinite(low).any():
         ax.fill_between(x, low, high, color=colour, alpha=alpha, linewidth=0)
 
 
 def line_handles(looks: Iterable[tuple[str, Style]]) -> list[Line2D]:
-    """What a legend shows of lines with markers, by their names and styles."""
+    """Return what a legend shows of lines with markers, by their names and styles."""
     return [Line2D([], [], color=c, linestyle=d, marker=m, markersize=4, label=name) for name, (c, d, m) in looks]
 
 
@@ -212,7 +212,7 @@ def save_figure(
 
 
 def _write_names_out(figure: Figure) -> None:
-    """Names of files and data stand in a figure as they are: dollars in them begin no formula, bytes that are no UTF-8 are escaped."""
+    """Escape names of files and data in a figure: dollars in them begin no formula, bytes that are no UTF-8 are escaped."""
     for text in figure.findobj(Text):
         said = text.get_text()
         if not said.isascii():
@@ -222,7 +222,7 @@ def _write_names_out(figure: Figure) -> None:
 
 
 def _save(figure: Figure, **how: Any) -> bytes:
-    """A figure in a format of matplotlib's; signs that its font lacks are boxes, without a word on it."""
+    """Return a figure in a format of matplotlib's; signs that its font lacks are boxes, without a warning."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
@@ -231,13 +231,13 @@ def _save(figure: Figure, **how: Any) -> bytes:
 
 
 def _png(figure: Figure) -> bytes:
-    """The figure as pixels."""
+    """Return the figure as pixels."""
     png = _save(figure, format="png", dpi=DPI, pil_kwargs={"optimize": True})
     return png if len(png) <= LARGEST else _in_256_colours(png)
 
 
 def _in_256_colours(png: bytes) -> bytes:
-    """An image at about a third of its bytes; plots have few colours, so the eye does not see it."""
+    """Return an image at about a third of its bytes; plots have few colours, so the difference is invisible."""
     image = Image.open(io.BytesIO(png))
     opaque = image.getchannel("A").getextrema() == (255, 255)
     few = image.convert("RGB").quantize(256) if opaque else image.quantize(256, Image.Quantize.FASTOCTREE)
@@ -247,7 +247,7 @@ def _in_256_colours(png: bytes) -> bytes:
 
 
 def _small_svg(figure: Figure) -> bytes:
-    """The figure as vectors; where they are too many, lines are pixels."""
+    """Return the figure as vectors; where they are too many, lines are pixels."""
     svg = _svg(figure)
     if len(svg) <= LARGEST:
         return svg
@@ -258,14 +258,14 @@ def _small_svg(figure: Figure) -> bytes:
 
 
 def _svg(figure: Figure) -> bytes:
-    """The figure as vectors, coordinates to a hundredth of a point; the parts drawn as pixels are packed."""
+    """Return the figure as vectors, coordinates to a hundredth of a point; the parts drawn as pixels are packed."""
     svg = _save(figure, format="svg", dpi=PIXELS_IN_SVG, metadata={"Date": None, "Creator": "gradlens"})
     short = re.sub(rb' d="[^"]*"', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), svg)
     return re.sub(rb"(?<=data:image/png;base64,)[^\"]*", lambda data: b64encode(_in_256_colours(b64decode(data[0]))), short)
 
 
 def _pdf(figure: Figure) -> bytes:
-    """The figure as vectors for papers, its fonts embedded; no date, so that the same figure gives the same bytes."""
+    """Return the figure as vectors for papers, its fonts embedded; no date, so that the same figure gives the same bytes."""
     return _save(figure, format="pdf", dpi=DPI, metadata={"CreationDate": None, "Creator": "gradlens", "Producer": None})
 
 

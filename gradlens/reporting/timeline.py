@@ -1,4 +1,4 @@
-"""Figures of the timeline: who does what when, and speed-up and memory over the number of workers. Pure functions of rows."""
+"""Figures of the timeline: the workers' tasks over time, and speed-up and memory over the number of workers. Pure functions of rows."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ STACKED = 5  # panels in one column; more are drawn in two
 
 
 def _tint(colour: str, batch: int) -> str:
-    """Every other batch a little paler, so that the eye can follow one."""
+    """Make every other batch a little paler, so that the eye can follow one."""
     r, g, b = (0.62 * v + 0.38 for v in to_rgb(colour))
     return to_hex((r, g, b)) if batch % 2 else colour
 
 
 def _boxes(ax: Axes, bars: Sequence[Bar], until: float, letter: float) -> None:
-    """One panel: a row a worker, bottom first; ``letter``: the width of a digit in seconds."""
+    """Draw one panel: a row a worker, bottom first; ``letter``: the width of a digit in seconds."""
     for worker in range(bars[0].used):
         mine = [bar for bar in bars if bar.worker == worker and bar.to < 0]
         boxes = [(bar.start, min(bar.end, until) - bar.start) for bar in mine]
@@ -52,7 +52,7 @@ def _boxes(ax: Axes, bars: Sequence[Bar], until: float, letter: float) -> None:
 
 @style.context(LOOK)
 def gantt(bars: Sequence[Bar], seconds: float, *, title: str = "") -> Figure:
-    """Who does what when: a panel a schedule, a row a worker with the bottom blocks below, one time axis; batches are numbered.
+    """Draw the workers' tasks over time: a panel a schedule, a row a worker with the first blocks at the bottom; batches are numbered.
 
     Args:
         bars: from :func:`gradlens.training.cost.simulation.pictured`.
@@ -102,7 +102,7 @@ def gantt(bars: Sequence[Bar], seconds: float, *, title: str = "") -> Figure:
 
 @style.context(LOOK)
 def over_workers(points: Sequence[ThroughputPoint], *, title: str = "") -> Figure:
-    """Speed-up, and memory of the worker that holds most, over the number of workers; faint where blocks are fewer than workers.
+    """Draw speed-up, and memory of the worker that holds most, over the number of workers; faint where blocks are fewer than workers.
 
     Args:
         points: from :func:`gradlens.training.cost.simulation.throughput_curves`.
@@ -148,24 +148,24 @@ def over_workers(points: Sequence[ThroughputPoint], *, title: str = "") -> Figur
 
 
 def unused_workers_text(points: Sequence[ThroughputPoint]) -> list[str]:
-    """A sentence for each number of workers, of those asked for, that some schedules cannot use."""
+    """Write a sentence for each requested number of workers that some schedules cannot use."""
     short: dict[tuple[int, int], list[str]] = {}
     for p in points:
         if p.used < p.workers:
             short.setdefault((p.workers, p.used), []).append(p.schedule)
     return [
-        f"{asked} workers asked for, {used} used by {', '.join(names)}: layer-parallel, a rule has no more workers than parts of its blocks"
+        f"{asked} workers requested, {used} used by {', '.join(names)}: layer-parallel, a rule has no more workers than parts of its blocks"
         for (asked, used), names in short.items()
     ]
 
 
 def timeline_table(points: Sequence[ThroughputPoint], link: Link, batch_size: int) -> Table:
-    """The points of one number of workers, to print."""
+    """Return the points of one number of workers, to print."""
     caption = (
-        f"Simulated over block costs measured here and now, {points[0].batches} batches of {batch_size}, filling and emptying included;"
-        f" links of {link.rate / 1e9:g} GB/s and {link.latency * 1e6:g} us. On: workers that have blocks. Speed-up: against one worker"
+        f"Simulated from block costs measured on this machine, {points[0].batches} batches of {batch_size}, with filling and draining;"
+        f" links of {link.rate / 1e9:g} GB/s and {link.latency * 1e6:g} us. On: workers with blocks. Speed-up: over one worker"
         " with the same rule; limit: one batch's work / that of the worker with the most of it. Bubble: share of the workers' time in"
-        " which they wait. MB/s: sent over all links. MB: held by the worker that holds most. Delay: batches by which what is used (a"
+        " which they wait. MB/s: sent over all links. MB: memory of the worker that needs most. Delay: batches by which a used value (a"
         " queued input, a target, weights) is older than the batch it is used with."
     )
     printed = Table(notes=[caption])

@@ -55,7 +55,7 @@ if TYPE_CHECKING:  # imports torch
 
 
 def _curve(ax: Axes, label: str, mine: Sequence[CurvePoint], look: Style, starred: bool) -> tuple[str, tuple[float, float, str]]:
-    """One label's line, with a star at its best epoch if that is wanted; what names it, and where it ends in which colour."""
+    """Draw one label's line, with a star at its best epoch if set; return its legend entry, and where it ends in which colour."""
     text = label
     if starred:
         best = max(mine, key=lambda p: (p.mean, -p.epoch))
@@ -70,7 +70,7 @@ def _curve(ax: Axes, label: str, mine: Sequence[CurvePoint], look: Style, starre
 def curve_figure(
     points: Sequence[CurvePoint], split: str, quantity: str, *, title: str = "", look: Mapping[str, Style] | None = None
 ) -> Figure:
-    """Loss or accuracy over epochs, all labels in one plot; on a held-out split each label's highest mean accuracy is starred.
+    """Draw loss or accuracy over epochs, all labels in one plot; on a held-out split each label's highest mean accuracy is starred.
 
     Up to ``MOST_IN_LEGEND`` labels stand in a legend, more of them at the ends of their lines.
 
@@ -131,7 +131,7 @@ def curve_figure(
 def over_training(
     points: Sequence[LayerPoint], quantity: str, *, beside: str = "", title: str = "", look: Mapping[str, Style] | None = None
 ) -> Figure:
-    """A quantity over updates: one panel a layer, bottom first, and one line a label; gaps are NaN.
+    """Draw a quantity over updates: one panel a layer, bottom first, and one line a label; gaps are NaN.
 
     Values below a scale's lower limit leave the panel and are marked ▾ under it; exact zeros are not on a log axis.
 
@@ -187,7 +187,7 @@ def over_training(
 
 
 def _in_parts(name: str, table: Sequence[LayerPoint], look: Mapping[str, Style]) -> dict[str, tuple[list[LayerPoint], str]]:
-    """The rows of a figure of layer panels, of many labels in parts that a legend can name, with the baseline in each.
+    """Return the rows of a figure of layer panels, of many labels in parts that a legend can name, with the baseline in each.
 
     Returns:
         name of the figure -> its rows, and which part it is, in words.
@@ -217,7 +217,7 @@ class Figures(NamedTuple):
 
 
 def of_methods(runs: Sequence[Run], methods: Sequence[str]) -> list[Run]:
-    """The runs of some methods; all, where none is named.
+    """Return the runs of some methods; all, where none is named.
 
     Raises:
         InputError: a method that none of the runs has.
@@ -231,7 +231,7 @@ def of_methods(runs: Sequence[Run], methods: Sequence[str]) -> list[Run]:
 
 
 def _of_layers(tables: Mapping[str, Sequence[Any]], patterns: Sequence[str]) -> dict[str, list[Any]]:
-    """Tables of figures without the rows of layers that no pattern fits; what is not of layers stays, what is empty then goes.
+    """Return tables of figures without the rows of layers that no pattern fits; what is not of layers stays, what is empty then goes.
 
     Raises:
         InputError: a pattern that fits no layer.
@@ -250,7 +250,7 @@ def _of_layers(tables: Mapping[str, Sequence[Any]], patterns: Sequence[str]) -> 
 
 
 def figure_set(runs: Sequence[Run], layers: Sequence[str] = ()) -> Figures:
-    """All standard figures of some runs; with ``layers``, patterns as the shell's, of those layers only.
+    """Return all standard figures of some runs; with ``layers``, patterns as the shell's, of those layers only.
 
     The names: ``train_loss``, ``train_accuracy``, and for each held-out split there is ``test_loss``, ``test_accuracy``
     (``validation_…`` where training images were held out), with ``--evaluate-train`` also ``train_eval_…``;

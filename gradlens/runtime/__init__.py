@@ -1,4 +1,4 @@
-"""The process we run in: errors, keyed random streams, ranks, interrupts, csv tables, progress, loading a user's file.
+"""Errors, keyed random generators, ranks, interrupts, csv tables, progress, and loading a user's file.
 
 Imports no other room.
 """

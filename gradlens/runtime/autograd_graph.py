@@ -1,4 +1,4 @@
-"""What a tensor was computed by: the nodes of its graph, and whether a part of it is computed again in a backward pass of its own."""
+"""Walk a tensor's autograd graph, and detect reentrant gradient checkpointing in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.autograd.graph import Node, get_gradient_edge
 
 
 def graph_nodes(h: Tensor) -> Iterator[Node]:
-    """The nodes of a tensor's graph."""
+    """Yield the nodes of a tensor's graph."""
     todo = [get_gradient_edge(h).node] if h.requires_grad else []
     seen = set(todo)
     while todo:
@@ -21,5 +21,5 @@ def graph_nodes(h: Tensor) -> Iterator[Node]:
 
 
 def is_reentrant(h: Tensor) -> bool:
-    """Whether a tensor was made under reentrant gradient checkpointing, through which torch gives no gradient but by ``backward()``."""
+    """Return whether a tensor was computed under reentrant gradient checkpointing, which supports ``backward()`` only."""
     return any(node.name() == "CheckpointFunctionBackward" for node in graph_nodes(h))

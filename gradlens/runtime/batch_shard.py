@@ -1,7 +1,7 @@
-"""One rank's part of a batch that several processes share, and the sums over all of it.
+"""Divide a batch over ranks, and reduce and gather over the whole batch.
 
-Losses are sums divided by the size of the *global* batch, so that gradients of the parts simply add up. Outside :func:`sharded` (a single
-process, an evaluation) a batch is whole and everything here is the identity: rules and losses are written once.
+Losses are sums divided by the *global* batch size, so that gradients of the parts add up. Outside :func:`sharded` (a single
+process, an evaluation) a batch is whole and every function here is the identity: rules and losses are written once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Shard(NamedTuple):
 
 
 def shard_of(images: int, rank: int, num_ranks: int) -> Shard:
-    """The images of a rank: as equal parts as can be, in the batch's order, the lower ranks the larger ones."""
+    """Return the images of a rank: as equal parts as can be, in the batch's order, the lower ranks the larger ones."""
     each, rest = divmod(images, num_ranks)
     start = rank * each + min(rank, rest)
     return Shard(start, start + each + (rank < rest), images, rank, num_ranks)
@@ -37,7 +37,7 @@ _current: Shard | None = None
 
 @contextmanager
 def sharded(shard: Shard | None) -> Iterator[None]:
-    """Inside, tensors of n rows are this rank's part of a batch; None: they are whole."""
+    """Treat tensors of n rows inside the context as this rank's part of a batch; None: as a whole batch."""
     global _current
     before, _current = _current, shard
     try:
@@ -47,27 +47,27 @@ def sharded(shard: Shard | None) -> Iterator[None]:
 
 
 def current_shard() -> Shard | None:
-    """This rank's part, or None where batches are whole."""
+    """Return this rank's part, or None if batches are whole."""
     return _current
 
 
 def global_count(n: int) -> int:
-    """How many there are in the global batch where this rank's part has n: images, views, elements of a tensor."""
+    """Return the number in the global batch for n in this rank's part: images, views, elements of a tensor."""
     return n if _current is None else n * _current.batch_size // (_current.stop - _current.start)
 
 
 def global_offset(n: int) -> int:
-    """The place in the global batch of the first of this rank's n rows."""
+    """Return the place in the global batch of the first of this rank's n rows."""
     return 0 if _current is None else n * _current.start // (_current.stop - _current.start)
 
 
 def rank_rng_words(step: int) -> tuple[int, ...]:
-    """What names the draws of a step that cannot be made for the whole batch (dropout inside a block): each rank has its own."""
+    """Return the key of a step's draws that cannot be made for the whole batch (dropout in a block): each rank has its own."""
     return (step,) if _current is None or _current.rank == 0 else (step, _current.rank)
 
 
 def draw_sharded(n: int, draw: Callable[[int], Tensor], dim: int = 0) -> Tensor:
-    """Random numbers for this rank's n rows: drawn for the global batch, then cut, so that they do not depend on the ranks.
+    """Draw random numbers for this rank's n rows: for the global batch, then cut, so that they do not depend on the ranks.
 
     Args:
         n: rows of this rank.
@@ -97,7 +97,7 @@ class _Sum(torch.autograd.Function):
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """The sum over ranks of a tensor that all have in one shape; differentiable."""
+    """Sum a tensor over ranks; it has the same shape on all. Differentiable."""
     if _current is None:
         return x
     summed: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
@@ -105,9 +105,9 @@ def all_reduce_sum(x: Tensor) -> Tensor:
 
 
 def all_gather_rows(x: Tensor) -> Tensor:
-    """All ranks' rows [N, *] -> [global N, *] in the batch's order, on every rank; differentiable.
+    """Gather all ranks' rows [N, *] to [global N, *] in the batch's order, on every rank. Differentiable.
 
-    A sum in which each rank has zeros for the others' rows: parts may be of different sizes, and the backward pass is a sum too.
+    It is a sum in which each rank has zeros for the others' rows: parts may have different sizes, and the backward pass is a sum too.
     """
     if _current is None:
         return x
@@ -117,12 +117,12 @@ def all_gather_rows(x: Tensor) -> Tensor:
 
 
 def current_shard_of(images: int) -> Shard | None:
-    """This rank's part of another batch, one of so many images in all."""
+    """Return this rank's part of another batch, of ``images`` images in total."""
     return None if _current is None else shard_of(images, _current.rank, _current.num_ranks)
 
 
 def sharded_mean(x: Tensor) -> Tensor:
-    """The mean of x [N, *] over all elements of the global batch, as this rank's share of it: shares add up."""
+    """Return the mean of x [N, *] over all elements of the global batch, as this rank's share of it: shares add up."""
     return x.sum() / global_count(x.numel())
 
 
@@ -130,10 +130,10 @@ BUCKET_BYTES = 25_000_000  # bytes that are sent at a time, as in torch's Distri
 
 
 class GradientReducer:
-    """Adds up gradients over the ranks of a shared batch, a bucket at a time, while the backward pass goes on.
+    """Sum of gradients over the ranks of a shared batch, one bucket at a time, during the backward pass.
 
     Args:
-        put: called with (parameter, gradient) once the sum is known; at once where the batch is whole.
+        put: called with (parameter, gradient) once the sum is computed; immediately if the batch is whole.
 
     """
 
@@ -141,10 +141,10 @@ class GradientReducer:
         self.put = put
         self.filling: list[tuple[Tensor, Tensor]] = []
         self.bytes = 0
-        self.sent: list[tuple[Tensor, Any, list[Tensor]]] = []  # a bucket, its sum on the way, whose gradients it holds
+        self.sent: list[tuple[Tensor, Any, list[Tensor]]] = []  # (bucket, its pending sum, its parameters)
 
     def add(self, parameter: Tensor, grad: Tensor) -> None:
-        """A parameter's gradient on this rank's part."""
+        """Add a parameter's gradient on this rank's part."""
         if _current is None:
             self.put(parameter, grad)
             return
@@ -163,7 +163,7 @@ class GradientReducer:
         self.filling, self.bytes = [], 0
 
     def finish(self) -> None:
-        """Send what is left, and put every sum where it belongs."""
+        """Send the last bucket, wait for all sums and pass them to ``put``."""
         self._send()
         for flat, work, parameters in self.sent:
             work.wait()

@@ -1,4 +1,4 @@
-"""Long tables as csv files, one NamedTuple a row: floats read back bit for bit, a line torn off by a crash is left out."""
+"""Read and write long tables as csv files, one NamedTuple per row: floats are bit-exact, a line truncated by a crash is skipped."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ WORDS = {float: "a number", int: "a whole number"}
 
 
 def csv_line(values: Iterable[Any]) -> str:
-    """One line of a table; floats are written in full."""
+    """Return one line of a table; floats are written in full."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerow([repr(v) if isinstance(v, float) else v for v in values])
     return buffer.getvalue()
 
 
 def _parse(text: str, kind: type[T]) -> list[T]:
-    """The rows of a whole table, header first."""
+    """Return the rows of a whole table, header first."""
     types = get_type_hints(kind)
     reader = csv.reader(io.StringIO(text))
     header = next((line for line in reader if line), None)
@@ -35,7 +35,7 @@ def _parse(text: str, kind: type[T]) -> list[T]:
 
 
 def _row(line: Sequence[str], types: Mapping[str, Any], kind: type[T], number: int) -> T:
-    """One row of a table."""
+    """Return one row of a table."""
     if len(line) != len(types):
         raise ValueError(f"line {number} has {len(line)} cell{'s' * (len(line) != 1)}, wanted {len(types)}")
     values = []
@@ -48,7 +48,7 @@ def _row(line: Sequence[str], types: Mapping[str, Any], kind: type[T], number: i
 
 
 def read_table(path: Path, kind: type[T]) -> list[T]:
-    """The rows of a table that may still be growing: a torn last line is left out, a missing file is an empty table.
+    """Return the rows of a table that may still be growing: a torn last line is left out, a missing file is an empty table.
 
     Raises:
         InputError: other columns, or a value of another type.
@@ -67,7 +67,7 @@ def read_table(path: Path, kind: type[T]) -> list[T]:
 
 
 def read_csv(path: str | Path, kind: type[T]) -> list[T]:
-    """The rows that :func:`write_csv` wrote.
+    """Return the rows that :func:`write_csv` wrote.
 
     Args:
         path: the file.

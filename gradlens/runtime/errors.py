@@ -1,4 +1,4 @@
-"""The one exception that means "what you gave cannot be used"."""
+"""Define the errors of wrong input and of stopped runs, and suggestions for unknown names."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """Input that cannot be used, said in one sentence. The command line prints it and exits with status 2."""
+    """Invalid input; the message is one sentence. The command line prints it and exits with status 2."""
 
     trace = ""  # where a user's own code raised: the traceback of their frames, printed above the sentence
 
 
 def kind_of(value: object) -> str:
-    """What a value is, for the sentence that refuses it.
+    """Name the kind of a value, for a sentence.
 
     >>> kind_of(3), kind_of({}), kind_of(dict), kind_of(len)
     ('an int', 'a dict', 'the class dict', 'a function')
@@ -30,7 +30,7 @@ def kind_of(value: object) -> str:
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
-LISTS = {  # commands that print all names of a kind
+LISTS = {  # kind of name -> command that prints all
     "method": "gradlens list methods",
     "model": "gradlens list models",
     "data set": "gradlens list data",
@@ -42,7 +42,7 @@ NEAREST = 3  # names that are suggested
 
 
 def letters(name: str) -> str:
-    """A name without case, blanks and signs, by which two spellings of it are known to be one.
+    """Reduce a name to lower-case letters and digits, to compare spellings.
 
     >>> letters(" VGG-16"), letters("direct feedback_alignment")
     ('vgg16', 'directfeedbackalignment')
@@ -51,12 +51,12 @@ def letters(name: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str], least: float = 0.0) -> list[str]:
-    """The known names that are most like one, at most three; of two as like, that of the same letters comes first.
+    """Return the known names most similar to one, at most three; at equal similarity anagrams come first.
 
     Args:
-        name: as it was given.
-        known: the names there are.
-        least: how like a name must be, from 0 (any) to 1 (equal); dashes before names do not count.
+        name: the given name.
+        known: the known names.
+        least: required similarity, from 0 (any) to 1 (equal); leading dashes do not count.
 
     >>> nearest("--foo", ["--force", "--version"], 0.6), nearest("--versio", ["--force", "--version"], 0.6)
     ([], ['--version'])
@@ -72,14 +72,14 @@ def nearest(name: str, known: Iterable[str], least: float = 0.0) -> list[str]:
 
 
 def unknown(what: str, name: str, known: Iterable[str], command: str | None = None, others: Mapping[str, str] | None = None) -> InputError:
-    """The error for a name that is not in a list: the nearest of it, and how to see all.
+    """Make the error for an unknown name: the nearest known names, and the command that lists all.
 
     Args:
-        what: is named.
-        name: as it was given.
-        known: the names there are.
-        command: prints them all; of what stands in LISTS it is known.
-        others: what some of them are called elsewhere -> the name here, which is then the only one suggested.
+        what: kind of name.
+        name: the given name.
+        known: the known names.
+        command: prints them all; default: that of LISTS.
+        others: other name in the literature -> the name here, which is then the only suggestion.
 
     >>> str(unknown("method", "dlg", ["bp", "dgl", "dni"]))
     "unknown method 'dlg'; nearest: dgl, dni, bp"
@@ -96,11 +96,11 @@ def unknown(what: str, name: str, known: Iterable[str], command: str | None = No
     return InputError(f"unknown {what} {name!r}; nearest: {', '.join(near) or 'none'}{rest}")
 
 
-INTERRUPTED = 130  # exit status of a run that was stopped from outside, as of a shell's Ctrl-C
+INTERRUPTED = 130  # exit status of an interrupted run, as after Ctrl-C in a shell
 
 
 class Stopped(Exception):
-    """A run that ended before its time, for a reason that is no wrong input; ``status`` is the exit status."""
+    """A run that ended early for another reason than invalid input; ``status`` is the exit status."""
 
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
@@ -108,10 +108,10 @@ class Stopped(Exception):
 
 
 class Failsafe:
-    """Calls that may fail without harm: the first failure is one line on stderr, and nothing is called any more after it.
+    """Calls that may fail without harm: the first failure prints one line on stderr and disables further calls.
 
     Args:
-        what: fails, in a word or two.
+        what: name of the calls, in a word or two.
 
     """
 
@@ -124,12 +124,12 @@ class Failsafe:
             return
         try:
             call()
-        except Exception as error:  # noqa: BLE001 - a logger looks on; whatever goes wrong in it, days of training are not lost to it
+        except Exception as error:  # noqa: BLE001 - an error in a logger must not end a training
             self.failed(error)
 
     def failed(self, error: Exception) -> None:
-        """Say so, and stop."""
+        """Print the failure once, and disable further calls."""
         if self.works:
             self.works = False
             said = " ".join(f"{type(error).__name__}: {error}".split())
-            print(f"gradlens: {self.what} failed and is off from here on; the training goes on ({said})", file=sys.stderr)
+            print(f"gradlens: {self.what} failed and is disabled; training continues ({said})", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Evaluation mode for a while."""
+"""Switch modules to eval mode temporarily."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Libraries that only some commands need, and how they are installed."""
+"""List optional libraries, and the commands that install them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EXTRAS = {"tensorboard": "tensorboard>=2.15", "lightning": "lightning>=2.4", "ra
 
 
 def install_command(extra: str, checkout: Path = PACKAGE.parent) -> str:
-    """The command that installs an extra: of the checkout that the package lies in, or where it lies in none the library itself.
+    """Return the command that installs an extra: of the checkout that the package lies in, or where it lies in none the library itself.
 
     ``gradlens-toolkit[tensorboard]`` would need a package index that has this package, in this version.
     """

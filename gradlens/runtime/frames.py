@@ -1,4 +1,4 @@
-"""Rows as DataFrames; pandas is imported when one is asked for."""
+"""Convert rows to DataFrames; pandas is imported on use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def frame_of(rows: Sequence[Any], columns: Sequence[str]) -> pandas.DataFrame:
-    """A DataFrame of dicts or tuples; ``columns`` are its columns where there are no rows, and the names of tuples.
+    """Make a DataFrame of dicts or tuples; ``columns`` names the fields of tuples, and the columns if there are no rows.
 
     Raises:
         InputError: pandas is not installed.
@@ -21,6 +21,6 @@ def frame_of(rows: Sequence[Any], columns: Sequence[str]) -> pandas.DataFrame:
     try:
         import pandas
     except ImportError as error:
-        raise InputError("frame() makes a DataFrame of pandas, which is not installed: `pip install pandas`") from error
+        raise InputError("frame() needs pandas, which is not installed: `pip install pandas`") from error
     named = bool(rows) and isinstance(rows[0], dict)
     return pandas.DataFrame(list(rows), columns=None if named else list(columns))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a run trains."""
+"""Handle Ctrl-C and SIGTERM during training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM become a question the loop asks between updates; a second Ctrl-C stops at once."""
+    """Turn Ctrl-C and SIGTERM into a flag that the loop checks between updates; a second Ctrl-C stops at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set

@@ -1,4 +1,4 @@
-r"""Text as LaTeX shows it, also with pdflatex: signs with a meaning are escaped, those that its fonts lack are written as formulae."""
+r"""Escape text for LaTeX, also pdflatex: special characters are escaped, those missing in its fonts are written as formulae."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIGNS = {
 
 
 def latex_text(text: str) -> str:
-    r"""Text to be set as it is.
+    r"""Escape text so that LaTeX sets it unchanged.
 
     >>> print(latex_text("my_rule −0.50 ± 0.10 (100 %)"))
     my\_rule $-$0.50 $\pm$ 0.10 (100 \%)

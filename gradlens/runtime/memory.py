@@ -1,4 +1,4 @@
-"""Memory of the process and of its device, and waiting for what a device was asked to do."""
+"""Measure memory of the process and its device, and synchronise with the device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.autograd.profiler import profile
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory so far: allocated on a CUDA device, resident set of the process elsewhere; megabytes."""
+    """Return the peak memory so far in megabytes: allocated on a CUDA device, else the resident set of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     try:
@@ -27,7 +27,7 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def wait(device: torch.device) -> None:
-    """Until a device has done what it was asked; a CPU always has."""
+    """Wait until a device has finished its work; a CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -35,13 +35,13 @@ def wait(device: torch.device) -> None:
 
 
 def allocations(work: Callable[[], object]) -> list[int]:
-    """Bytes of each allocation (above zero) and release (below zero) of torch's CPU allocator while ``work`` runs, in their order.
+    """Record bytes of each allocation (positive) and release (negative) of torch's CPU allocator while ``work`` runs, in order.
 
-    Releases of memory that was allocated before are left out: torch reports them where an earlier profile saw the allocation,
+    Releases of memory that was allocated before are left out: torch reports them if an earlier profile recorded the allocation,
     and Python's garbage collector may cause them at any moment.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells stderr about each start and stop
-    with profile(profile_memory=True) as profiler:  # torch.profiler's own would first import the compiler, for seconds
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it logs each start and stop on stderr
+    with profile(profile_memory=True) as profiler:  # torch.profiler's own would import the compiler, which takes seconds
         work()
     results: Any = profiler.kineto_results
     alive, changes = set[int](), list[int]()
@@ -57,7 +57,7 @@ def allocations(work: Callable[[], object]) -> list[int]:
 
 
 def _changes(events: Iterable[Any]) -> Iterator[tuple[int, int, int]]:
-    """(time, address, bytes) of each allocation in a tree of torch's profiler events."""
+    """Yield (time, address, bytes) of each allocation in a tree of torch's profiler events."""
     waiting = list(events)
     while waiting:
         event = waiting.pop()
@@ -67,10 +67,10 @@ def _changes(events: Iterable[Any]) -> Iterator[tuple[int, int, int]]:
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep what is freed instead of handing it back to the kernel and faulting it in again, page by page.
+    """Make glibc keep freed memory instead of returning it to the kernel and faulting it in again, page by page.
 
-    A training step frees and asks for the same large tensors again and again; by default each of them is a mapping of its
-    own. The process's memory then stays at its peak. Returns whether it took effect (glibc on Linux only).
+    A training step allocates and frees the same large tensors again and again; by default each of them is a separate mapping.
+    The process's memory then stays at its peak. Returns whether it took effect (glibc on Linux only).
     """
     if not sys.platform.startswith("linux"):
         return False

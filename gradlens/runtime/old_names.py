@@ -1,4 +1,4 @@
-"""What users of version 0.1.0 wrote in a rule, and what it is called since 0.2.0: an old name is answered by one sentence."""
+"""Map names of version 0.1.0 to those of 0.2.0, for errors that name the new one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DEPENDENCIES = {  # words of `reads`, now of `depends_on`
 
 
 def renamed(old: str, new: str, what: str) -> str:
-    """The sentence on one old name.
+    """Return the sentence on one old name.
 
     >>> renamed("own", "aux_grads", "a Signal")
     '`own` of a Signal is called `aux_grads` since version 0.2.0'
@@ -50,11 +50,11 @@ def renamed(old: str, new: str, what: str) -> str:
 
 
 class OldModules:
-    """A finder for ``sys.meta_path``, asked last: a module of 0.1.0 is answered by one sentence."""
+    """A finder for ``sys.meta_path``, tried last: an import of a 0.1.0 module raises an error that names the new place."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
-        """Refuse the modules that were at the top of the package; know nothing of any other."""
+        """Reject the modules that were at the top of the package; find no other."""
         package, _, module = name.partition(".")
         if package == "gradlens" and module in MODULES:
             raise ModuleNotFoundError(
@@ -65,7 +65,7 @@ class OldModules:
 
 
 def hint(error: BaseException) -> str:
-    """What to add to the message of an error that comes from an old name in a rule; empty where it does not.
+    """Return an addition to the message of an error caused by an old name in a rule; empty for other errors.
 
     >>> hint(TypeError("Signal.__new__() got an unexpected keyword argument 'kept'"))
     ' (`kept` of a Signal is called `saved` since version 0.2.0)'

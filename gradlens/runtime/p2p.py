@@ -1,8 +1,7 @@
-"""Tensors sent from one rank to another without waiting, in order; two may be under way while the next one is made.
+"""Send tensors from one rank to another asynchronously and in order; two messages may be in flight while the next is computed.
 
-Sizes, layouts in memory and types are sent once for each size of batch, through the launcher's store: what arrives lies in memory as it did
-where it came from, so that the layers that read it take the same kernels and give the same bits. A later batch of that size must have them
-too.
+Sizes, memory layouts and types are sent once per batch size, through the launcher's store: received tensors have the sender's memory
+layout, so that layers use the same kernels and give bit-identical results. Later batches of that size must have the same layouts.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from torch import Tensor
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import MESSAGE_TIMEOUT, ProcessGroup
 
-UNDER_WAY = 2  # messages of one channel that a rank has sent and the other not yet taken
+UNDER_WAY = 2  # messages of one channel in flight at most
 
 
 Layout = tuple[tuple[int, ...], tuple[int, ...], str]  # size, stride, type
 
 
 def _memory_and_layout(x: Tensor) -> tuple[Tensor, Layout]:
-    """A tensor's memory from end to end [numel], and (size, stride, type) to see it as the tensor again."""
+    """Return a tensor's memory from end to end [numel], and (size, stride, type) to see it as the tensor again."""
     x = x.detach()
     spread = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
     if spread != x.numel():  # an expanded view, or one with holes
@@ -36,33 +35,33 @@ def _memory_and_layout(x: Tensor) -> tuple[Tensor, Layout]:
 
 
 def _in_memory(layouts: Sequence[Layout]) -> list[Any]:
-    """What of layouts decides where numbers lie: strides of dimensions of size 1 do not."""
+    """Reduce layouts to what determines the memory order: without strides of dimensions of size 1."""
     return [(size, [step for n, step in zip(size, stride, strict=True) if n > 1], kind) for size, stride, kind in layouts]
 
 
 class Outbox:
-    """What this rank sends to another on one channel.
+    """Messages from this rank to another on one channel.
 
     Args:
         ranks: the ranks.
-        to: the other one.
-        channel: names what is sent.
-        tag: of the channel, the same on both sides.
+        to: the receiving rank.
+        channel: name of the channel.
+        tag: tag of the channel, the same on both sides.
 
     """
 
     def __init__(self, ranks: ProcessGroup, to: int, channel: str, tag: int) -> None:
         self.ranks, self.to, self.tag = ranks, to, tag
         self.name = f"{channel}/{ranks.rank}-{to}"
-        self.layouts: dict[int, Sequence[Layout]] = {}  # images of a batch -> what the other side knows of its tensors
+        self.layouts: dict[int, Sequence[Layout]] = {}  # images of a batch -> layouts that were sent for it
         self.under_way: deque[list[tuple[Any, Tensor]]] = deque()
         self.bytes = 0  # sent so far
 
     def send(self, images: int, tensors: Sequence[Tensor]) -> None:
-        """Send tensors that belong to a batch of so many images; waits only while two earlier messages are still under way.
+        """Send tensors of a batch of ``images`` images; waits only while two earlier messages are in flight.
 
         Raises:
-            InputError: tensors laid out otherwise than those of an earlier batch of so many images.
+            InputError: other layouts than those of an earlier batch of as many images.
 
         """
         flats, layouts = zip(*map(_memory_and_layout, tensors), strict=True) if tensors else ((), ())
@@ -71,8 +70,8 @@ class Outbox:
             self.layouts[images] = layouts
         elif _in_memory(layouts) != _in_memory(self.layouts[images]):
             raise InputError(
-                f"--parallel layers: a block gives (size, stride, type) {_said(layouts)} for {images} images, after"
-                f" {_said(self.layouts[images])} for as many: it must give the same for every batch, or be trained in one process"
+                f"--parallel layers: a block's output has (size, stride, type) {_said(layouts)} for {images} images, after"
+                f" {_said(self.layouts[images])} for as many: it must be the same for every batch; else train in one process"
             )
         while len(self.under_way) >= UNDER_WAY:
             self._wait()
@@ -84,7 +83,7 @@ class Outbox:
             work.wait()
 
     def empty(self) -> None:
-        """Wait until all has been sent."""
+        """Wait until all messages have been sent."""
         while self.under_way:
             self._wait()
 
@@ -94,7 +93,7 @@ def _said(layouts: Sequence[Layout]) -> str:
 
 
 class Inbox:
-    """What this rank receives from another on one channel; the arguments are those of :class:`Outbox`."""
+    """Messages that this rank receives from another on one channel; the arguments are those of :class:`Outbox`."""
 
     def __init__(self, ranks: ProcessGroup, source: int, channel: str, tag: int, device: torch.device) -> None:
         self.ranks, self.source, self.tag, self.device = ranks, source, tag, device
@@ -103,11 +102,11 @@ class Inbox:
         self.expected: deque[tuple[int, list[tuple[Any, Tensor]] | None]] = deque()
 
     def expect(self, images: int) -> None:
-        """Begin to receive the next message, one of a batch of so many images, while something else is done."""
+        """Start receiving the next message, of a batch of ``images`` images, in the background."""
         self.expected.append((images, self._receive(images) if images in self.layouts else None))
 
     def take(self, images: int) -> list[Tensor]:
-        """The next message, which is waited for."""
+        """Wait for the next message and return its tensors."""
         if not self.expected:
             self.expect(images)
         wanted, receiving = self.expected.popleft()

@@ -1,4 +1,4 @@
-"""What lies at a path that a user typed: nothing is an answer, what may not be looked at is an error in one sentence."""
+"""Check what is at a user's path: nothing there is a valid result, an inaccessible path is an error."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from pathlib import Path
 from gradlens.runtime.errors import InputError
 
 Typed = str | Path
-OF_THE_SYSTEM = frozenset(  # what a person mends at the file or the disk, not in the program; not every system has all of them
+OF_THE_SYSTEM = frozenset(  # errors of files and disks, not of the program; not every system has all of them
     getattr(errno, name, errno.EACCES)
     for name in "EACCES EPERM ENAMETOOLONG ELOOP ENOTDIR EISDIR ENOSPC EDQUOT EFBIG EROFS EIO ESTALE EMFILE".split()  # noqa: SIM905
 )
 
 
 def reason(error: OSError) -> str:
-    """Why the system refused, in small letters."""
+    """Return the operating system's reason, in lower case."""
     return (error.strerror or str(error)).lower()
 
 
 def unreadable(path: Typed, error: OSError, what: str = "") -> InputError:
-    """The refusal of a file or folder that cannot be read; ``what`` it is stands before its name."""
+    """Make the error for a file or folder that cannot be read; ``what`` is written before its path."""
     return InputError(f"cannot read {what}{' ' * bool(what)}{path}: {reason(error)}")
 
 
 def _mode(path: Typed) -> int:
-    """What is there, links followed; 0 where nothing is.
+    """Return the mode of what is at a path, links followed; 0 if nothing is.
 
     Raises:
-        InputError: it may not be looked at.
+        InputError: the path is not accessible.
 
     """
     try:
@@ -44,15 +44,15 @@ def _mode(path: Typed) -> int:
 
 
 def is_there(path: Typed) -> bool:
-    """Whether anything is there."""
+    """Return whether anything is there."""
     return bool(_mode(path))
 
 
 def is_file(path: Typed) -> bool:
-    """Whether a regular file is there."""
+    """Return whether a regular file is there."""
     return stat.S_ISREG(_mode(path))
 
 
 def is_folder(path: Typed) -> bool:
-    """Whether a folder is there."""
+    """Return whether a folder is there."""
     return stat.S_ISDIR(_mode(path))

@@ -1,6 +1,6 @@
-"""The processes that share one run, as ``torchrun`` starts them: who is there, how one notices that another is gone, who speaks.
+"""Discover the ranks of a run started by ``torchrun``, detect failed ranks, and write from rank 0 only.
 
-Every rank runs the same program on the same config; rank 0 alone writes. What a rank sends and adds up is in ``batch_shard.py`` (parts
+Every rank runs the same program on the same config; only rank 0 writes. Communication of training is in ``batch_shard.py`` (parts
 of a batch) and ``layer_parallel.py`` (parts of a network).
 """
 
@@ -30,33 +30,33 @@ from gradlens.runtime.torchrun_environment import is_launched, restarts
 
 T = TypeVar("T")
 
-HEARTBEAT_INTERVAL = 1.0  # seconds between signs of life
-HEARTBEAT_TIMEOUT = 12.0  # seconds without one after which a rank counts as gone: it is stopped, or its machine is
-HEARTBEAT_THREAD = "signs of life"  # the thread that gives them
-POLL_INTERVAL = 0.1  # seconds between looks for what is waited for without a limit
-MESSAGE_TIMEOUT = 600.0  # seconds that a rank waits for another's message by default: longer than any evaluation or checkpoint should take
+HEARTBEAT_INTERVAL = 1.0  # seconds between heartbeats
+HEARTBEAT_TIMEOUT = 12.0  # seconds without a heartbeat after which a rank counts as failed
+HEARTBEAT_THREAD = "signs of life"  # name of the thread that sends heartbeats
+POLL_INTERVAL = 0.1  # seconds between polls in waits without a limit
+MESSAGE_TIMEOUT = 600.0  # default seconds to wait for another rank's message: longer than any evaluation or checkpoint should take
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The ranks of a run, and which one this process is."""
+    """The ranks of a run, and the rank of this process."""
 
     rank: int = 0
     num_ranks: int = 1
-    store: Any = None  # torch.distributed.Store that all ranks see
+    store: Any = None  # torch.distributed.Store shared by all ranks
 
     @property
     def is_single_process(self) -> bool:
-        """Whether one process has the run to itself."""
+        """Return whether the run has one process only."""
         return self.num_ranks == 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank writes the run directory."""
+        """Return whether this rank writes the run directory."""
         return self.rank == 0
 
     def all_gather_object(self, obj: Any) -> list[Any]:
-        """What each rank says, by rank; all must ask."""
+        """Gather an object from each rank, in the order of ranks. Collective: call on every rank."""
         if self.is_single_process:
             return [obj]
         said: list[Any] = [None] * self.num_ranks
@@ -64,7 +64,7 @@ class ProcessGroup:
         return said
 
     def broadcast_object(self, obj: Any, src: int = 0) -> Any:
-        """What one rank says, on all ranks; all must ask."""
+        """Broadcast rank ``src``'s object to all ranks. Collective: call on every rank."""
         if self.is_single_process:
             return obj
         said = [obj if self.rank == src else None]
@@ -72,10 +72,10 @@ class ProcessGroup:
         return said[0]
 
     def fail_together(self, act: Callable[[], T]) -> T:
-        """What ``act`` gives, unless some rank refuses: then all do, in the same words.
+        """Return the result of ``act``; if it raises InputError on any rank, raise the same error on all.
 
         Raises:
-            InputError: of this rank or another.
+            InputError: that of this rank or of another.
 
         """
         if self.is_single_process:
@@ -94,10 +94,10 @@ class ProcessGroup:
         return result
 
     def first_on_each_machine(self, act: Callable[[], object]) -> None:
-        """Do something on the first rank of each machine while all others wait, however long it takes. Collective: call on every rank.
+        """Run ``act`` on the first rank of each machine while all others wait, without a time limit. Collective: call on every rank.
 
         Raises:
-            InputError: of any of them, the same on all ranks.
+            InputError: that of any of them, the same on all ranks.
 
         """
         if self.is_single_process:
@@ -112,7 +112,7 @@ class ProcessGroup:
             except InputError as error:
                 refused = error
             self.store.set(f"first/{self.rank}", "done")
-        while not self.store.check([f"first/{rank}" for rank in firsts]):  # not a message, for which ranks wait ten minutes at most
+        while not self.store.check([f"first/{rank}" for rank in firsts]):  # not a message, which times out after ten minutes
             time.sleep(POLL_INTERVAL)
 
         def refuse() -> None:
@@ -122,11 +122,11 @@ class ProcessGroup:
         try:
             self.fail_together(refuse)
         finally:
-            if self.rank in firsts:  # all have seen it
+            if self.rank in firsts:  # all ranks have read it
                 self.store.delete_key(f"first/{self.rank}")
 
     def any_stop_or_save(self, stop: bool, save: bool) -> tuple[bool, bool]:
-        """(whether any rank was asked to stop, whether rank 0 wants to save), the same on all ranks."""
+        """Return (whether any rank is to stop, whether rank 0 is to save), the same on all ranks."""
         if self.is_single_process:
             return stop, save
         asked = torch.tensor([int(stop), int(save and self.is_main)])
@@ -134,7 +134,7 @@ class ProcessGroup:
         return bool(asked[0]), bool(asked[1])
 
     def all_reduce_sum(self, x: Tensor) -> Tensor:
-        """The sum over ranks of a tensor, without its graph."""
+        """Sum a tensor over ranks, without its graph."""
         if self.is_single_process:
             return x
         x = x.detach().clone()
@@ -142,10 +142,10 @@ class ProcessGroup:
         return x
 
     def claim_error_report(self) -> bool:
-        """Whether this rank may say why the run ends: the first that has a reason to. Of the others nobody wants to hear."""
+        """Return whether this rank reports why the run ends: only the first failing rank does."""
         if self.store is None:
             return True
-        with suppress(Exception):  # a store that is gone keeps nobody from speaking
+        with suppress(Exception):  # without a store every rank may report
             return int(self.store.add("end", 1)) == 1
         return True
 
@@ -157,12 +157,12 @@ _current_group = SINGLE_PROCESS
 
 
 def current_process_group() -> ProcessGroup:
-    """The ranks that this process has joined."""
+    """Return the ranks that this process has joined."""
     return _current_group
 
 
 def local_device(name: str) -> str:
-    """The device of this process by name: ``auto`` and ``cuda`` become one GPU for each process of a machine."""
+    """Return the device of this process by name: ``auto`` and ``cuda`` become one GPU for each process of a machine."""
     if not is_launched() or name not in ("auto", "cuda"):
         return name
     if torch.cuda.is_available():
@@ -171,15 +171,15 @@ def local_device(name: str) -> str:
 
 
 def join(device: torch.device, timeout: float = MESSAGE_TIMEOUT) -> ProcessGroup:
-    """Meet the other processes that the launcher has started; ``SINGLE_PROCESS`` where it started none.
+    """Connect to the other processes of the launcher; ``SINGLE_PROCESS`` if there are none.
 
     Args:
-        device: this process's; CUDA talks by nccl (and the CPU's messages by gloo), all else by gloo.
-        timeout: seconds to wait for a message before the run is given up.
+        device: device of this process; CUDA communicates by nccl (CPU tensors by gloo), others by gloo.
+        timeout: seconds to wait for a message before the run is stopped.
 
     Raises:
-        InputError: a device on which processes cannot talk.
-        Stopped: the others do not come.
+        InputError: a device that does not support several processes.
+        Stopped: the other processes cannot be reached.
 
     """
     if not is_launched():
@@ -192,10 +192,10 @@ def join(device: torch.device, timeout: float = MESSAGE_TIMEOUT) -> ProcessGroup
         torch.cuda.set_device(device)
     try:
         store, rank, ranks = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
-        attempt = PrefixStore(_attempt(), store)  # torchrun's store may be that of an earlier attempt, with addresses that are no more
+        attempt = PrefixStore(_attempt(), store)  # torchrun's store may hold outdated addresses of an earlier attempt
         dist.init_process_group(backend, store=attempt, rank=rank, world_size=ranks, timeout=timedelta(seconds=timeout))
     except (RuntimeError, ValueError) as error:
-        raise Stopped(f"rank {rank} of {ranks} does not reach the others: {str(error).splitlines()[0]}") from error
+        raise Stopped(f"rank {rank} of {ranks} cannot connect to the others: {str(error).splitlines()[0]}") from error
     global _current_group
     _current_group = ProcessGroup(rank, ranks, _client())
     _start_heartbeat(_current_group)
@@ -207,13 +207,13 @@ def _attempt() -> str:
 
 
 def _client() -> Store:
-    """A connection of its own to the launcher's store: another one may be waiting in it."""
+    """Open another connection to the launcher's store: existing ones may be blocked in a wait."""
     where, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return PrefixStore(_attempt(), TCPStore(where, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30)))
 
 
 def leave() -> None:
-    """Part from the other ranks at the end of a run that went well; all must come to it."""
+    """Disconnect from the other ranks at the end of a successful run. Collective: call on every rank."""
     global _current_group
     if _current_group.is_single_process:
         return
@@ -222,15 +222,15 @@ def leave() -> None:
         if thread.name == HEARTBEAT_THREAD:
             thread.join()
     try:
-        dist.barrier()  # rank 0 may hold the store that the others look into
-    except RuntimeError:  # it failed with what it still had to do by itself, and says so
+        dist.barrier()  # rank 0 may host the store that the others read
+    except RuntimeError:  # another rank failed in its last work, and reports it
         stop(1)
     dist.destroy_process_group()
     _current_group = SINGLE_PROCESS
 
 
 def stop(status: int) -> NoReturn:
-    """End this process at once: the others are gone or will be, and nothing of them must be waited for."""
+    """End this process immediately, without waiting for other ranks, which have ended or will."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
@@ -238,14 +238,14 @@ def stop(status: int) -> NoReturn:
 
 @contextmanager
 def stop_on_lost_rank(updates_done: Callable[[], int], saved_note: Callable[[], str]) -> Iterator[None]:
-    """Inside, a message that cannot be sent or does not come ends the run in one sentence.
+    """Turn failed communication inside the context into ``Stopped``.
 
     Args:
-        updates_done: updates made so far.
-        saved_note: what of them is safe, in words.
+        updates_done: returns the number of updates so far.
+        saved_note: returns a note about what has been saved, for the message.
 
     Raises:
-        Stopped: another rank is gone.
+        Stopped: another rank has failed.
 
     """
     try:
@@ -256,13 +256,13 @@ def stop_on_lost_rank(updates_done: Callable[[], int], saved_note: Callable[[], 
         raise Stopped(f"another rank is gone after about {updates_done()} updates{saved_note()}") from error
 
 
-# ------------------------------------------------------------------------------------------------------ signs of life
+# ---------------------------------------------------------------------------------------------------------- heartbeats
 
 _heartbeat_stopped = threading.Event()
 
 
 def _start_heartbeat(ranks: ProcessGroup) -> None:
-    """Tell the others every second that this process lives, and see that they do."""
+    """Start the thread that sends a heartbeat every second and checks those of the other ranks."""
     ranks.store.set(f"who/{ranks.rank}", f"{socket.gethostname()} {os.getpid()}")
     _heartbeat_stopped.clear()
     threading.Thread(target=_heartbeat_loop, args=(ranks,), daemon=True, name=HEARTBEAT_THREAD).start()
@@ -281,17 +281,17 @@ def _heartbeat_loop(ranks: ProcessGroup) -> None:
                 beat = store.get(key) if store.check([key]) else b""
                 if rank not in heard or heard[rank][0] != beat:
                     heard[rank] = beat, time.monotonic()
-        except Exception:  # noqa: BLE001 - whatever the store raises, it is gone, and with it the launcher
+        except Exception:  # noqa: BLE001 - any error of the store means that the launcher has ended
             if not _heartbeat_stopped.is_set():
                 _stop_this_rank("the launcher is gone", ranks)
         for rank, (_, since) in heard.items():
             if rank != ranks.rank and time.monotonic() - since > HEARTBEAT_TIMEOUT and not _heartbeat_stopped.is_set():
                 _kill_rank(ranks, rank)
-                _stop_this_rank(f"nothing was heard of rank {rank} for {HEARTBEAT_TIMEOUT:.0f} seconds", ranks)
+                _stop_this_rank(f"no heartbeat from rank {rank} for {HEARTBEAT_TIMEOUT:.0f} s", ranks)
 
 
 def _kill_rank(ranks: ProcessGroup, rank: int) -> None:
-    """Kill a rank that hangs on this machine: the launcher's polite signal does not reach a stopped process."""
+    """Kill a rank that hangs on this machine: the launcher's SIGTERM does not reach a stopped process."""
     with suppress(Exception):
         host, pid = ranks.store.get(f"who/{rank}").decode().rsplit(" ", 1)
         if host == socket.gethostname():
@@ -300,7 +300,7 @@ def _kill_rank(ranks: ProcessGroup, rank: int) -> None:
 
 def _stop_this_rank(why: str, ranks: ProcessGroup) -> NoReturn:
     if ranks.claim_error_report():
-        print(f"gradlens: {why}: all ranks stop; --resume goes on from the last checkpoint", file=sys.stderr, flush=True)
+        print(f"gradlens: {why}: all ranks stop; --resume continues from the last checkpoint", file=sys.stderr, flush=True)
     stop(1)
 
 
@@ -308,14 +308,14 @@ def _stop_this_rank(why: str, ranks: ProcessGroup) -> NoReturn:
 
 
 def require_same_run(ranks: ProcessGroup, settings: Mapping[str, Any]) -> None:
-    """Refuse ranks that are not about the same run.
+    """Reject ranks that have different settings.
 
     Args:
         ranks: the ranks.
-        settings: what must be the same on all: the config, versions, hashes of the data.
+        settings: values that must be the same on all ranks: the config, versions, hashes of the data.
 
     Raises:
-        InputError: what differs, and where.
+        InputError: the setting that differs, and the rank.
 
     """
     mine = {**settings, "torch": torch.__version__, "python": ".".join(platform.python_version_tuple()[:2])}
@@ -324,4 +324,4 @@ def require_same_run(ranks: ProcessGroup, settings: Mapping[str, Any]) -> None:
         for name in {**first, **theirs}:
             if first.get(name) != theirs.get(name):
                 there, here = theirs.get(name), first.get(name)
-                raise InputError(f"rank {rank} is about another run than rank 0: {name} is {there!r} there and {here!r} here")
+                raise InputError(f"rank {rank} has another {name} than rank 0: {there!r}, rank 0 has {here!r}; start all with the same")

@@ -1,4 +1,4 @@
-"""What long work reports while it goes on, and to whom nothing is shown."""
+"""Report the progress of long work, on live displays, on stderr or not at all."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any
 
 from gradlens.runtime.terminal import say
 
-Watch = Callable[[str, dict[str, Any]], None]  # of a training: what happened, and its numbers
-Progress = Callable[[int, int, str], None]  # of work that is counted: (done, in all, what comes next)
+Watch = Callable[[str, dict[str, Any]], None]  # callback of a training: (event, its numbers)
+Progress = Callable[[int, int, str], None]  # callback of counted work: (done, total, what comes next)
 
-MOMENT = 2.0  # seconds for which images are read without a word
-READING_SECONDS = 5.0  # between the first two lines on the reading of images; then twice as long each time, up to
+MOMENT = 2.0  # seconds of reading images before the first line
+READING_SECONDS = 5.0  # between the first two lines on reading images; then twice as long each time, up to
 LONGEST_SECONDS = 60.0
 
 
 def no_progress(*_: object) -> None:
-    """Take what is reported, and show nothing: a ``Watch`` and a ``Progress``."""
+    """Do nothing: a no-op ``Watch`` and ``Progress`` callback."""
 
 
 class Reading:
-    """Lines on stderr while images are read, where that takes more than a moment: before and between live displays too."""
+    """Progress lines on stderr while images are read, if that takes more than ``MOMENT`` seconds; also around live displays."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -33,7 +33,7 @@ class Reading:
         self.pause = READING_SECONDS
 
     def __call__(self, done: int, total: int, what: str) -> None:
-        """Take how far a reading is; one that is less far than before is another one."""
+        """Report progress; a lower count than before starts a new reading."""
         now = time.monotonic()
         if not 0 < self.done < done:
             self.began, self.due, self.pause = now, now + MOMENT, READING_SECONDS
@@ -51,7 +51,7 @@ _reading: ContextVar[Progress | None] = ContextVar("reading", default=None)
 
 @contextmanager
 def shows_reading(progress: Progress) -> Iterator[None]:
-    """Show the reading of images, wherever in the block it happens: data are read when they are first asked for."""
+    """Report the reading of images inside the context to ``progress``: data are read on first use."""
     token = _reading.set(progress)
     try:
         yield
@@ -60,12 +60,12 @@ def shows_reading(progress: Progress) -> Iterator[None]:
 
 
 def reading_progress() -> Progress:
-    """What the progress of reading images is reported to: where nothing was chosen, lines for a person who can see them."""
+    """Return the callback for reading images: the chosen one, else lines on an interactive stderr."""
     return _reading.get() or (Reading() if _is_watched() else no_progress)
 
 
 def _is_watched() -> bool:
-    """Whether stderr is a terminal or a notebook's, and of several ranks the first's."""
+    """Return whether stderr is a terminal or a notebook's, and of several ranks the first's."""
     if os.environ.get("RANK", "0") != "0":
         return False
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None

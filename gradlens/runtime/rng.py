@@ -1,7 +1,7 @@
-"""Keyed randomness: every draw comes from a generator named by (seed, purpose, index…), never from a shared stream.
+"""Draw keyed random numbers: every draw comes from a generator keyed by (seed, purpose, index…), never from a shared one.
 
-So a draw does not depend on what was drawn before it: a resumed run, a run with recording on, and (later) a run
-spread over several processes all see the same numbers.
+So a draw does not depend on earlier draws: a resumed run, a run with recording on, and a run on several processes all
+use the same numbers.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import torch
 
 
 def key(seed: int, purpose: str, *index: int) -> int:
-    """A 63-bit integer that depends on all its arguments and on nothing else."""
+    """Return a 63-bit integer that is a function of its arguments."""
     digest = hashlib.blake2b(repr((seed, purpose, *index)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def generator(seed: int, purpose: str, *index: int) -> torch.Generator:
-    """A fresh CPU generator for one purpose; draw on the CPU and move, so that all devices see the same draws."""
+    """Return a new CPU generator for one purpose; draw on the CPU and copy, so that all devices use the same draws."""
     return torch.Generator().manual_seed(key(seed, purpose, *index))
 
 
 def forked() -> AbstractContextManager[None]:
-    """What is drawn inside leaves torch's global streams, of the CPU and of the CUDA devices in use, as they were."""
+    """Restore torch's global generators, of the CPU and of the CUDA devices in use, after the context."""
     return torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else [])  # type: ignore[no-untyped-call]
 
 
 def seed_global(value: int) -> None:
-    """Seed torch's global streams, as ``torch.manual_seed`` does, which without an accelerator takes milliseconds.
+    """Seed torch's global generators, like ``torch.manual_seed``, which takes milliseconds without an accelerator.
 
-    For every kind of accelerator that might yet be started it writes down the call stack.
+    (It records the call stack for every kind of accelerator that could be initialised later.)
     """
     if torch.accelerator.is_available():
         torch.manual_seed(value)
@@ -42,7 +42,14 @@ def seed_global(value: int) -> None:
 
 @contextmanager
 def seeded(seed: int, purpose: str, *index: int) -> Iterator[None]:
-    """Run code that draws from torch's global CPU stream (module constructors) on a keyed one; the global one is restored."""
+    """Seed torch's global generators inside the context, for code that uses them (module constructors); restore them after it.
+
+    Args:
+        seed: seed of the run.
+        purpose: name of the draws.
+        index: further numbers of the key (a step, a block).
+
+    """
     with forked():
         seed_global(key(seed, purpose, *index))
         yield

@@ -1,4 +1,4 @@
-"""BatchNorm over the whole of a batch that several ranks share. Torch's own SyncBatchNorm runs on GPUs only."""
+"""Compute BatchNorm over the whole of a batch that several ranks share. Torch's own SyncBatchNorm runs on GPUs only."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from gradlens.runtime.batch_shard import all_reduce_sum, current_shard, global_c
 
 
 class _Synchronised(_BatchNorm):
-    """In training on a shared batch, the mean and variance over all ranks' images; anywhere else plain BatchNorm."""
+    """BatchNorm with mean and variance over all ranks' images in training on a shared batch; else plain BatchNorm."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """[N, C, *] -> [N, C, *]; messages pulled back through it come from all ranks, so all must go back through it."""
+        """Map [N, C, *] to [N, C, *]; its backward pass is a collective: call it on every rank."""
         if not self.training or current_shard() is None:
             return super().forward(input)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
@@ -36,7 +36,7 @@ class _Synchronised(_BatchNorm):
 
     @torch.no_grad()
     def _run(self, mean: Tensor, variance: Tensor) -> None:
-        """The running statistics, as BatchNorm keeps them."""
+        """Update the running statistics like BatchNorm."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
@@ -46,7 +46,7 @@ class _Synchronised(_BatchNorm):
 
 
 def synchronise(*modules: nn.Module) -> None:
-    """Let every BatchNorm layer in these modules see the whole of a shared batch; names, parameters and buffers stay what they are."""
+    """Make every BatchNorm layer in these modules use the whole of a shared batch; names, parameters and buffers do not change."""
     for module in modules:
         for layer in module.modules():
             if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and not isinstance(layer, _Synchronised):

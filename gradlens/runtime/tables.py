@@ -1,7 +1,7 @@
-"""A table as a value: columns, rows, units, notes. From it are written text of any width, Markdown, LaTeX, HTML, csv and json.
+"""Hold a table as a value (columns, rows, units, notes), and write it as text of any width, Markdown, LaTeX, HTML, csv and json.
 
-What people read (text, Markdown, LaTeX, HTML) is rounded and has its units in the headings; csv and json hold the numbers as they are,
-in the same units, and the ends of intervals in columns of their own.
+Text, Markdown, LaTeX and HTML have rounded numbers and units in the headings; csv and json have unrounded numbers in the same units,
+and the ends of intervals in separate columns.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FORMATS = ("text", "md", "latex", "csv", "json")
 
 
 class Cell(NamedTuple):
-    """A number of a table, as it is read and as it is: in the column's unit, unrounded."""
+    """A cell of a table: its text, and its unrounded value in the column's unit."""
 
     text: str
     value: float | int | str | bool | None = None
@@ -41,12 +41,12 @@ class Column(NamedTuple):
     name: str
     unit: str = ""
     align: str = "right"  # left, right, center
-    prose: bool = False  # sentences, which may be broken at blanks to make room
-    apart: bool = False  # a line stands before it where columns are printed as rows
+    prose: bool = False  # sentences, which may be wrapped
+    apart: bool = False  # a line is drawn before it if columns are printed as rows
 
     @property
     def heading(self) -> str:
-        """The name, the unit in brackets behind it."""
+        """Return the name, the unit in brackets behind it."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
 
@@ -55,9 +55,9 @@ class Table:
     """Rows of cells under columns, the first of which names the rows.
 
     Args:
-        title: what stands above it.
-        notes: sentences under it.
-        turned: people read its columns as rows: there are many columns and few rows.
+        title: title above it.
+        notes: sentences below it.
+        turned: print columns as rows, for many columns and few rows.
 
     """
 
@@ -66,10 +66,10 @@ class Table:
     turned: bool = False
     columns: list[Column] = field(default_factory=list)
     rows: list[tuple[Cell, ...]] = field(default_factory=list)
-    sections: set[int] = field(default_factory=set)  # before these rows stands a line
+    sections: set[int] = field(default_factory=set)  # a line is drawn before these rows
 
     def add_column(self, name: str, unit: str = "", *, align: str = "", prose: bool = False, apart: bool = False) -> None:
-        """Add a column; the first one and prose are aligned left, the others right, where nothing is said."""
+        """Add a column; by default the first one and prose are aligned left, the others right."""
         made = Column(name, unit, align or ("left" if prose or not self.columns else "right"), prose, apart)
         if made.name in (c.name for c in self.columns):
             raise ValueError(f"two columns are called {name}")
@@ -82,10 +82,10 @@ class Table:
         self.rows.append(tuple(c if isinstance(c, Cell) else Cell("" if c is None else str(c), c) for c in cells))
 
     def add_section(self) -> None:
-        """Set the rows that follow apart."""
+        """Draw a line before the next row."""
         self.sections.add(len(self.rows))
 
-    # ------------------------------------------------------------------------------------------------ what people read
+    # --------------------------------------------------------------------------------------------------- formatted output
 
     def __repr__(self) -> str:
         return f"<Table{f' {self.title!r}' if self.title else ''}: {len(self.rows)} rows, {len(self.columns)} columns>"
@@ -97,15 +97,15 @@ class Table:
         yield from text_tables.rendered(self, console, options)
 
     def text(self, width: int) -> str:
-        """The table for a console of so many columns; names that are wider still stay whole."""
+        """Format the table for a console of ``width`` columns; longer names are not cut."""
         return text_tables.as_text(self, width)
 
     def read(self) -> Table:
-        """The table as people read it: itself, or with columns as rows."""
+        """Return the table as it is printed: itself, or with columns as rows."""
         return self.transposed() if self.turned else self
 
     def transposed(self) -> Table:
-        """Columns as rows; the units go with their names."""
+        """Return the table with columns as rows, units after their names."""
         made = Table(self.title, self.notes)
         made.add_column(self.columns[0].heading if self.columns else "")
         for row in self.rows:
@@ -130,7 +130,7 @@ class Table:
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
 
     def markdown(self) -> str:
-        """A table as GitHub shows it, the title above and the notes below."""
+        """Return a table as GitHub shows it, the title above and the notes below."""
         shown = self.read()
         marks = {"left": ":--", "right": "--:", "center": ":-:"}
         lines = [_piped(c.heading for c in shown.columns), f"| {' | '.join(marks[c.align] for c in shown.columns)} |"]
@@ -139,7 +139,7 @@ class Table:
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def latex(self) -> str:
-        r"""A ``table`` for ``\usepackage{booktabs}``; title and notes are its caption."""
+        r"""Return a ``table`` for ``\usepackage{booktabs}``; title and notes are its caption."""
         shown = self.read()
         letters = "".join(r"p{0.5\linewidth}" if c.prose else c.align[0] for c in shown.columns)
         lines = [r"\begin{table}", r"\centering"]
@@ -151,12 +151,12 @@ class Table:
             lines.append(_ampersands(cell.text for cell in row))
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
-    # ---------------------------------------------------------------------------------------------- what programs read
+    # ------------------------------------------------------------------------------------------- machine-readable output
 
     def records(self, units: bool = False) -> list[dict[str, Any]]:
-        """A dict for each row: column (with its unit where ``units``) -> number or text as it is, None where there is none.
+        """Return a dict per row: column (with its unit if ``units``) -> unrounded number or text, None if missing.
 
-        A column with intervals is followed by two more, their ends.
+        A column with intervals is followed by two more for their ends.
         """
         found: list[dict[str, Any]] = [{} for _ in self.rows]
         for i, column in enumerate(self.columns):
@@ -169,7 +169,7 @@ class Table:
         return found
 
     def csv(self) -> str:
-        """All numbers as they are, the units in the header; no title, no notes."""
+        """Write unrounded numbers as csv, units in the header; no title, no notes."""
         buffer = io.StringIO()
         records = self.records(units=True)
         writer = csv.writer(buffer, lineterminator="\n")
@@ -178,12 +178,12 @@ class Table:
         return buffer.getvalue()
 
     def content(self) -> dict[str, Any]:
-        """What the json of the table holds."""
+        """Return the table's content for json."""
         columns = [{"name": c.name, "unit": c.unit} for c in self.columns]
         return {"title": self.title, "columns": columns, "rows": self.records(), "notes": list(self.notes)}
 
     def frame(self) -> pandas.DataFrame:
-        """The numbers as they are, as a DataFrame of pandas."""
+        """Return the unrounded numbers as a pandas DataFrame."""
         return frame_of(self.records(), [c.name for c in self.columns])
 
 
@@ -192,7 +192,7 @@ def _plain(value: Any) -> Any:
 
 
 def _md(text: str) -> str:
-    """Text in which no sign means anything to Markdown."""
+    """Escape text for Markdown."""
     made = "".join("\\" + sign if sign in "\\`*<|[]~$" else sign for sign in " ".join(text.split()))
     return "".join(
         "\\_" if sign == "_" and not (made[i - 1 : i].isalnum() and made[i + 1 : i + 2].isalnum()) else sign for i, sign in enumerate(made)
@@ -208,7 +208,7 @@ def _ampersands(cells: Iterable[str]) -> str:
 
 
 def written(tables: Sequence[Table], form: str) -> str:
-    r"""Tables in a format of FORMATS but text: one after the other; json is an object, or a list of them.
+    r"""Write tables in a format of FORMATS other than text, one after the other; json is an object, or a list of them.
 
     >>> table = Table()
     >>> table.add_column("method"); table.add_column("accuracy", "%")

@@ -1,4 +1,4 @@
-"""The two streams of the program: text that any console can show, and commands that work when they are pasted."""
+"""Write text to stdout and stderr that any console can show, and quote commands for pasting."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def accept_all_text() -> None:
-    """Let stdout and stderr take any text from now on: what their encoding lacks is spelled in ASCII."""
+    """Make stdout and stderr accept any text from now on: characters outside their encoding are written in ASCII."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=SPELL_OUT)
@@ -30,11 +30,11 @@ def accept_all_text() -> None:
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """Inside, stdout is written: whoever read it is gone (``| head``) ends the program quietly, a full disk in one sentence."""
+    """Handle errors of writing to stdout inside the context: a closed pipe (``| head``) exits quietly, a full disk is an InputError."""
     try:
         yield
     except OSError as error:
-        with open(os.devnull, "wb") as nowhere:  # what is still held back would fail once more at the end
+        with open(os.devnull, "wb") as nowhere:  # buffered output would fail once more at exit
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise SystemExit(1) from None
@@ -42,7 +42,7 @@ def printing() -> Iterator[None]:
 
 
 def say(text: str, *, aside: bool = False) -> None:
-    """Print to stdout, or ``aside`` to stderr, which nothing is lost by."""
+    """Print to stdout, or with ``aside`` to stderr, where errors are ignored."""
     if aside:
         with suppress(OSError):
             print(text, file=sys.stderr, flush=True)
@@ -53,7 +53,7 @@ def say(text: str, *, aside: bool = False) -> None:
 
 @cache
 def notice(text: str) -> None:
-    """Say one line on stderr, once in a process; of several ranks the first says it."""
+    """Print one line on stderr, once per process, on rank 0 only."""
     if os.environ.get("RANK", "0") == "0":
         say(f"gradlens: {text}", aside=True)
 
@@ -65,20 +65,20 @@ def print_table(renderable: Any) -> None:
 
 
 def write_out(text: str) -> None:
-    """Print what is a file's content to stdout, as it is."""
+    """Print a file's content to stdout unchanged."""
     with printing():
         print(text, end="", flush=True)
 
 
 def rich_console(**options: Any) -> Console:
-    """A rich console that prints text as it is: brackets and colons in names are neither markup nor emoji; ``options`` are rich's."""
+    """Return a rich console that prints text unchanged: no markup, no emoji; ``options`` are rich's."""
     from rich.console import Console
 
     return Console(**options, markup=False, highlight=False, emoji=False)
 
 
 def one_line(text: str) -> str:
-    """A sentence whose control characters (a line's end in a path) are escaped.
+    """Escape control characters in a sentence (a line end in a path).
 
     >>> one_line("no a\\nb")
     'no a\\\\nb'
@@ -87,7 +87,7 @@ def one_line(text: str) -> str:
 
 
 def shell_word(word: str | Path, encoding: str = "utf-8") -> str:
-    r"""A word of a command, quoted for the shell on one line; what ``encoding`` lacks is written as bash and zsh read it, $'\xe9'.
+    r"""Quote a word of a command for the shell on one line; characters outside ``encoding`` are written for bash and zsh, $'\xe9'.
 
     >>> print(shell_word("my runs/one"), shell_word("a\nb"), shell_word(Path("-runs")))
     'my runs/one' $'a\nb' ./-runs
@@ -98,7 +98,7 @@ def shell_word(word: str | Path, encoding: str = "utf-8") -> str:
     except UnicodeEncodeError:
         plain = False
     else:
-        plain = "`" not in text and all(sign.isprintable() for sign in text)  # backticks stand about a command in a sentence
+        plain = "`" not in text and all(sign.isprintable() for sign in text)  # sentences enclose commands in backticks
     if plain:
         return shlex.quote(text)
     names = {0x0A: "\\n", 0x09: "\\t", 0x0D: "\\r", 0x27: "\\'", 0x5C: "\\\\"}
@@ -107,6 +107,6 @@ def shell_word(word: str | Path, encoding: str = "utf-8") -> str:
 
 
 def shell_command(*words: str | Path) -> str:
-    """A command to be pasted, in what stdout can show."""
+    """Quote a command for pasting, in stdout's encoding."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return " ".join(shell_word(word, encoding) for word in words)

@@ -1,4 +1,4 @@
-"""Text and bytes, whatever the locale: files are UTF-8, with or without a byte order mark; what an encoding lacks is spelled in ASCII."""
+"""Read and write UTF-8 text in any locale, with or without a byte order mark; write characters outside an encoding in ASCII."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GREEK = re.compile(r"GREEK (?:SMALL|CAPITAL) LETTER (?:FINAL )?([A-Z]+)$")
 
 
 def spelled(sign: str) -> str:
-    """A sign in ASCII: numbers keep their minus, letters lose their accents, Greek ones are named; a question mark for the others.
+    """Return a sign in ASCII: numbers keep their minus, letters lose their accents, Greek ones are named; a question mark for the others.
 
     >>> [spelled(sign) for sign in ("−", "é", "δ", "ᵀ", "\\udce9", "語")]
     ['-', 'e', 'delta', 'T', '\\\\xe9', '?']
@@ -46,22 +46,22 @@ def spelled(sign: str) -> str:
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
-    """Replace what an encoding lacks."""
+    """Replace characters outside an encoding."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(map(spelled, error.object[error.start : error.end])), error.end
 
 
-SPELL_OUT = "gradlens.spelled"  # what a stream or an encoder does with signs that its encoding lacks
+SPELL_OUT = "gradlens.spelled"  # error handler for characters outside an encoding
 codecs.register_error(SPELL_OUT, _spell)
 
 
 def decode(content: bytes, path: str | Path) -> str:
-    """The text of a file: UTF-8, with or without a byte order mark; line ends of all systems become ``\\n``.
+    """Decode a file: UTF-8, with or without a byte order mark; line ends of all systems become ``\\n``.
 
     Args:
         content: the file's bytes.
-        path: names it where it is refused.
+        path: its path, for the error.
 
     Raises:
         InputError: another encoding.
@@ -81,7 +81,7 @@ def decode(content: bytes, path: str | Path) -> str:
 
 
 def refuse_undeclared(content: bytes, path: str | Path) -> None:
-    """Refuse Python code that is no UTF-8 and does not say so.
+    """Reject Python code that is not UTF-8 and declares no encoding.
 
     Raises:
         InputError: another encoding than UTF-8, undeclared.
@@ -89,14 +89,14 @@ def refuse_undeclared(content: bytes, path: str | Path) -> None:
     """
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
-    except SyntaxError:  # a first line that is no UTF-8, or the name of an encoding that is none: Python tells
+    except SyntaxError:  # a first line that is not UTF-8, or an unknown encoding: Python reports it
         encoding = "utf-8"
     if encoding.startswith("utf-8"):
         decode(content, path)
 
 
 def read_bytes(path: str | Path, what: str = "") -> bytes:
-    """The bytes of a file; ``what`` it is stands before its name in the refusal.
+    """Read the bytes of a file; ``what`` is written before its path in the error.
 
     Raises:
         InputError: it cannot be read.
@@ -109,7 +109,7 @@ def read_bytes(path: str | Path, what: str = "") -> bytes:
 
 
 def read_text(path: str | Path, what: str = "") -> str:
-    """The text of a file, see :func:`decode`.
+    """Return the text of a file, see :func:`decode`.
 
     Raises:
         InputError: it cannot be read, or is no UTF-8.
@@ -119,22 +119,22 @@ def read_text(path: str | Path, what: str = "") -> str:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of a JSON file, in which no key stands twice."""
+    """Return an object of a JSON file, in which no key stands twice."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key {key!r} stands in it twice")
+            raise ValueError(f"the key {key!r} occurs twice")
         found[key] = value
     return found
 
 
 def read_json(path: str | Path, what: str = "", wanted: str = "JSON") -> Any:
-    """The content of a JSON file.
+    """Return the content of a JSON file.
 
     Args:
         path: the file.
-        what: it is, for the sentence that it cannot be read.
-        wanted: what it ought to be, for the sentence that it is not.
+        what: kind of file, for the error that it cannot be read.
+        wanted: expected content, for the error that it is something else.
 
     Raises:
         InputError: it cannot be read, is no UTF-8, no JSON, or has an object with one key twice.
@@ -150,7 +150,7 @@ def read_json(path: str | Path, what: str = "", wanted: str = "JSON") -> Any:
 
 
 def encode(text: str) -> bytes:
-    """Text as UTF-8; what has no place in it (a byte of a path that is no UTF-8) is written as an escape.
+    """Encode text as UTF-8; what UTF-8 cannot hold (a byte of a path that is not UTF-8) is written as an escape.
 
     >>> encode("caf\\udce9, café")
     b'caf\\\\xe9, caf\\xc3\\xa9'
@@ -159,7 +159,7 @@ def encode(text: str) -> bytes:
 
 
 def open_to_append(path: Path) -> TextIO:
-    """A file that text is added to: UTF-8, lines ending in ``\\n``, escapes as in :func:`encode`."""
+    """Open a file for appending text: UTF-8, lines ending in ``\\n``, escapes as in :func:`encode`."""
     return path.open("a", encoding="utf-8", errors=SPELL_OUT, newline="")
 
 

@@ -1,4 +1,4 @@
-"""Tables on a console: names are never cut. What is too wide gets its columns as rows, then stands in pieces, one below the other."""
+"""Print tables on a console without cutting names: a table that is too wide is transposed, then split into parts below each other."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PROSE = 24  # a column of sentences is not made narrower than this
 
 
 def as_text(table: Table, width: int) -> str:
-    """What a console of so many columns shows, without colours."""
+    """Render a table for a console of ``width`` columns, without colours."""
     buffer = io.StringIO()
     rich_console(file=buffer, width=width, color_system=None, legacy_windows=False).print(table, crop=False)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
 def rendered(table: Table, console: Console, options: ConsoleOptions) -> RenderResult:
-    """Title, grids and notes; titles and notes are broken at blanks, the grids are as wide as their names need."""
+    """Yield title, grids and notes; titles and notes are wrapped, grids are as wide as their names need."""
     from rich.text import Text
 
     if table.title:
@@ -43,7 +43,7 @@ def rendered(table: Table, console: Console, options: ConsoleOptions) -> RenderR
 
 
 def pieces(table: Table, width: int) -> list[tuple[Table, list[int]]]:
-    """The table or its transpose, and the columns of each part that is printed below the others."""
+    """Return the table or its transpose, and the columns of each part that is printed below the others."""
     names = naming(table)
     turnable = len(table.columns) > 2 and names == 1 and not any(column.prose for column in table.columns)
     ways = [table.transposed()] if table.turned and turnable else [table, *([table.transposed()] if turnable else [])]
@@ -53,7 +53,7 @@ def pieces(table: Table, width: int) -> list[tuple[Table, list[int]]]:
 
 
 def naming(table: Table) -> int:
-    """How many of the first columns tell the rows apart: one, or the two or three that together do."""
+    """Return how many of the first columns identify the rows: one, or the two or three that do together."""
     for count in (1, 2, 3):
         if len({tuple(cell.value for cell in row[:count]) for row in table.rows}) == len(table.rows):
             return count
@@ -61,7 +61,7 @@ def naming(table: Table) -> int:
 
 
 def _split(table: Table, width: int, names: int) -> Iterator[list[int]]:
-    """Columns of parts that fit into a width; those that tell the rows apart stand in each of them."""
+    """Yield the columns of parts that fit into a width; each part repeats the columns that identify the rows."""
     widths = [_narrowest(table, i) for i in range(len(table.columns))]
     every = list(range(min(names, len(widths))))
     first = sum(widths[i] for i in every) + GAP * (len(every) - 1)
@@ -76,7 +76,7 @@ def _split(table: Table, width: int, names: int) -> Iterator[list[int]]:
 
 
 def _words(text: str) -> int:
-    """The width of the widest word."""
+    """Return the width of the widest word."""
     return max(map(cell_len, text.split()), default=0)
 
 
@@ -85,7 +85,7 @@ def _lines(text: str) -> int:
 
 
 def _narrowest(table: Table, i: int) -> int:
-    """What a column needs: numbers and names whole, row names and sentences at least their longest word."""
+    """Return the width that a column needs: whole numbers and names; of row names and sentences at least the longest word."""
     column, cells = table.columns[i], [row[i].text for row in table.rows]
     head = max(map(cell_len, _breakable(column.heading)))
     if column.prose or i == 0:
@@ -95,7 +95,7 @@ def _narrowest(table: Table, i: int) -> int:
 
 
 def _breakable(heading: str) -> list[str]:
-    """The parts of a heading that stay whole: it is broken at blanks, but for the one before a unit, and after dots.
+    """Return the parts of a heading that stay whole: it is broken at blanks, but for the one before a unit, and after dots.
 
     >>> _breakable("block1.conv (%)")
     ['block1.', 'conv (%)']
@@ -104,7 +104,7 @@ def _breakable(heading: str) -> list[str]:
 
 
 def _set_heading(heading: str, width: int) -> str:
-    """A heading in lines of a width, as few as they can be."""
+    """Return a heading in lines of a width, as few as they can be."""
     lines = [""]
     for word in re.findall(rf"{PARTS}|\s+", heading):
         grown = lines[-1] + word
@@ -116,7 +116,7 @@ def _set_heading(heading: str, width: int) -> str:
 
 
 def _grid(table: Table, columns: list[int], console: Console, options: ConsoleOptions) -> RenderResult:
-    """One part, as rich lays it out."""
+    """Yield one part, as rich lays it out."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as Grid
 

@@ -1,4 +1,4 @@
-"""Python files of the user's, named ``FILE.py:NAME``: imported under a private name, and blamed in one sentence where they raise."""
+"""Import users' Python files, named ``FILE.py:NAME``, under a private name, and report their errors in one sentence."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WANTED = {"method": "FILE.py:Class", "model": "FILE.py:build", "data": "FILE.py:
 
 
 class UserCodeError(InputError):
-    """A user's code that raised: one sentence, and a traceback of the user's own frames."""
+    """An error in a user's code: one sentence, and a traceback of the user's own frames."""
 
     def __init__(self, message: str, trace: str) -> None:
         super().__init__(message)
@@ -34,12 +34,12 @@ class UserCodeError(InputError):
 
 
 def is_reference(text: str) -> bool:
-    """Whether a word names something in a Python file: ``FILE.py:NAME``, or ``FILE.py`` with the name forgotten."""
+    """Return whether a word names something in a Python file: ``FILE.py:NAME``, or ``FILE.py`` with the name forgotten."""
     return bool(re.search(r"\.py(:[^/]*)?$", text)) and not is_folder(text)
 
 
 def file_and_name(kind: str, text: str) -> tuple[Path, str]:
-    """The file and the name in it.
+    """Return the file and the name in it.
 
     Raises:
         InputError: no name, no file.
@@ -57,7 +57,7 @@ def file_and_name(kind: str, text: str) -> tuple[Path, str]:
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of a file's contents, in hex.
+    """Return the SHA-256 of a file's contents, in hex.
 
     Raises:
         InputError: it cannot be read.
@@ -71,7 +71,7 @@ def _is_ours(file: str) -> bool:
 
 
 def trace_of(error: BaseException) -> str:
-    """The traceback of an error from a user's file on, without gradlens' frames; empty where no frame of it is a user's."""
+    """Return the traceback of an error from a user's file on, without gradlens' frames; empty where no frame of it is a user's."""
     said = traceback.TracebackException.from_exception(error, compact=True)
     files = {str(module.__file__) for module in _imported.values()}
     begin = next((i for i, frame in enumerate(said.stack) if frame.filename in files), None)
@@ -90,7 +90,7 @@ def _said(error: BaseException) -> str:
 
 
 def raised(error: BaseException) -> str:
-    """One sentence on an error that a user's code raised while gradlens ran it."""
+    """Describe an error that a user's code raised, in one sentence."""
     files = {str(module.__file__) for module in _imported.values()}
     frame = next((f for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename in files), None)
     if frame is None:
@@ -113,7 +113,7 @@ _imported: dict[tuple[str, str], ModuleType] = {}  # (absolute path, fingerprint
 
 
 def module_of(path: Path) -> ModuleType:
-    """A Python file as a module, imported once for each of its contents; what lies beside it can be imported by it.
+    """Return a Python file as a module, imported once for each of its contents; what lies beside it can be imported by it.
 
     Raises:
         UserCodeError: importing it fails.
@@ -142,7 +142,7 @@ def module_of(path: Path) -> ModuleType:
 
 
 def found_in(path: Path, name: str, what: str, fits: Callable[[Any], bool]) -> Any:
-    """A name of a file; where it has none such, the nearest of those that fit are named."""
+    """Return a name of a file; where it has none such, the nearest of those that fit are named."""
     module = module_of(path)
     if hasattr(module, name):
         return getattr(module, name)
@@ -151,7 +151,7 @@ def found_in(path: Path, name: str, what: str, fits: Callable[[Any], bool]) -> A
 
 
 def function_in(path: Path, name: str, what: str) -> Callable[..., Any]:
-    """A function of a file; ``what`` says what it is for."""
+    """Return a function of a file; ``what`` says what it is for."""
     found = found_in(path, name, "function", callable)
     if not callable(found) or isinstance(found, nn.Module):
         raise InputError(f"{path}:{name} is {kind_of(found)}: wanted a function {what}")

@@ -1,4 +1,4 @@
-"""The training images in the order in which a config trains on them: a batch by the number of its update."""
+"""The training images in the order of a config: a batch by the number of its update."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from gradlens.training.config import Config
 
 
 def batches_per_epoch(images: int, batch_size: int) -> int:
-    """Updates in one epoch; a last batch of a single image is left out, since batch statistics of one image are none."""
+    """Count the updates of one epoch; a last batch of a single image is left out, since one image has no batch statistics."""
     whole, rest = divmod(images, batch_size)
     return whole + (rest > 1 or whole == 0)
 
 
 @dataclass
 class Batches:
-    """What a config's updates learn from; each batch is a pure function of config and update."""
+    """Training batches of a config; each batch is a pure function of config and update."""
 
     config: Config
     images: Split  # on the device
@@ -52,23 +52,23 @@ class Batches:
         return total if self.config.steps is None else min(total, self.config.steps)
 
     def size(self, step: int) -> int:
-        """Images in an update's batch, of all ranks together."""
+        """Count the images in an update's batch, of all ranks together."""
         return min(self.config.batch_size, len(self.images) - step % self.per_epoch * self.config.batch_size)
 
     def shard(self, step: int) -> Shard | None:
-        """Which part of an update's batch this rank works on; None: all of it."""
+        """Return the part of an update's batch that this rank works on; None: all of it."""
         if self.config.parallel.mode != "data" or self.ranks.is_single_process:
             return None
         return shard_of(self.size(step), self.ranks.rank, self.ranks.num_ranks)
 
     @contextmanager
     def sharded(self, step: int) -> Iterator[None]:
-        """Inside, tensors of n rows are this rank's part of an update's batch: see :mod:`gradlens.runtime.batch_shard`."""
+        """Set the batch shard: inside, tensors of n rows are this rank's part of a batch (see :mod:`gradlens.runtime.batch_shard`)."""
         with sharded(self.shard(step)):
             yield
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The input [N, *] and targets [N, *] of an update (images and labels, or the rule's task), or this rank's part of them.
+        """Make the input [N, *] and targets [N, *] of an update (images and labels, or the rule's task), or this rank's part of them.
 
         Inside :meth:`sharded` where the batch is shared.
         """

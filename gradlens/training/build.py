@@ -1,4 +1,4 @@
-"""From a config to the network and the rule it names."""
+"""Network and rule of a config."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.gradients.losses import LOSSES, Loss
-from gradlens.gradients.method import Method, NetworkInfo
+from gradlens.gradients.method import Method
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.models.block_boundaries import keep_compiled_graphs, output_shapes
 from gradlens.models.layouts import features_last
 from gradlens.models.spec import ModelSpec
@@ -31,14 +32,14 @@ class ModelAndMethod(NamedTuple):
     method: Method
 
     def block_names(self) -> list[str]:
-        """The blocks' names, bottom first."""
+        """Return the blocks' names, bottom first."""
         return list(self.model._modules)  # not named_children, which leaves out a block's second name
 
     def load(self, state: Mapping[str, Any], source: str) -> None:
         """Load the saved weights and buffers of both, as a checkpoint or snapshot holds them.
 
         Raises:
-            InputError: they are another network's or rule's; ``source`` says whose.
+            InputError: they are another network's or rule's; the message names ``source``.
 
         """
         load_weights(self.model, state["model"], source)
@@ -49,7 +50,7 @@ def load_weights(module: nn.Module, weights: Any, source: str) -> None:
     """Load saved weights and buffers into a module.
 
     Raises:
-        InputError: they are another module's; ``source`` says whose.
+        InputError: they are another module's; the message names ``source``.
 
     """
     try:
@@ -60,10 +61,10 @@ def load_weights(module: nn.Module, weights: Any, source: str) -> None:
 
 
 def make_network_info(model: nn.Sequential, shape: Sequence[int], classes: int, loss: Loss, seed: int = 0, epochs: int = 1) -> NetworkInfo:
-    """What a rule may know of a network: its blocks, what they give, and how it is trained.
+    """Describe a network for a rule: its blocks, their output shapes, and how it is trained.
 
     Args:
-        model: the blocks, the last one the top.
+        model: the blocks, the last one the output block.
         shape: (C, H, W) of an image.
         classes: number of classes.
         loss: of the network's output and the labels.
@@ -81,7 +82,7 @@ def make_network_info(model: nn.Sequential, shape: Sequence[int], classes: int, 
 
 
 def build_model_and_method(config: Config, shape: tuple[int, int, int], classes: int, device: torch.device) -> ModelAndMethod:
-    """The network and rule of a config, initialised by its seed, channels last on the device.
+    """Build the network and rule of a config, initialised by its seed, channels last on the device.
 
     Raises:
         InputError: a model that does not fit the images, a rule that does not fit the model.
@@ -110,9 +111,9 @@ def build_model_and_method(config: Config, shape: tuple[int, int, int], classes:
 
 
 def check_model_and_method(config: Config, shape: tuple[int, int, int], classes: int) -> ModelAndMethod:
-    """The network and rule of a config as shapes without numbers (torch's meta device), which takes no memory and hardly any time.
+    """Build the network and rule of a config as shapes without values (torch's meta device), which takes no memory and hardly any time.
 
-    A user's own code may ask for numbers, and another run's weights are copied: both happen on the CPU.
+    A user's own code may need values, and another run's weights are copied: both happen on the CPU.
 
     Raises:
         InputError: as :func:`build_model_and_method`.
@@ -125,7 +126,7 @@ def check_model_and_method(config: Config, shape: tuple[int, int, int], classes:
 
 
 def _built(config: Config, read: tuple[int, int, int], shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """The network of a config for what the rule lets it read: images of ``shape``, or patches of them."""
+    """Build the network of a config for the rule's input: images of ``shape``, or patches of them."""
     spec = ModelSpec(
         read, classes, config.model.width, config.model.depth, config.model.stem, config.model.activation, config.model.attention
     )
@@ -139,7 +140,7 @@ def _built(config: Config, read: tuple[int, int, int], shape: tuple[int, int, in
 
 
 def _begun_weights(model: nn.Sequential, begun: Run) -> dict[str, Tensor]:
-    """A run's weights; where its rule trained no top (whose shape may be another one: it read patches), this network's own top."""
+    """Load a run's weights; if its rule trained no output block (its shape may differ: it read patches), keep this network's own."""
     weights: dict[str, Tensor] = saved_weights(begun.path / "checkpoint.pt")["model"]
     if begun.config.rule.classifies:
         return weights
@@ -149,14 +150,14 @@ def _begun_weights(model: nn.Sequential, begun: Run) -> dict[str, Tensor]:
 
 
 def to_be_restored(config: Config) -> Config:
-    """The config of a network whose weights a checkpoint replaces: those of ``--init-from`` are not read, but for a kept head's shape."""
+    """Copy a config for a network whose weights a checkpoint replaces: ``--init-from`` is not read, but for a kept head's shape."""
     return config if config.pretrained.keep_head else config.replace(init_from=None)
 
 
 def load_model_and_method(
     run: Run, shape: tuple[int, int, int], classes: int, device: torch.device, file: Path | None = None
 ) -> ModelAndMethod:
-    """The network and rule of a run with the weights of its last checkpoint, or of a snapshot (``file``), in eval mode."""
+    """Load the network and rule of a run with the weights of its last checkpoint, or of a snapshot (``file``), in eval mode."""
     network = build_model_and_method(to_be_restored(run.config).replace(compile=False), shape, classes, device)
     file = file or run.path / "checkpoint.pt"
     network.load(saved_weights(file), str(file))
@@ -165,7 +166,7 @@ def load_model_and_method(
 
 
 def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """The network on a pretrained run's blocks: its projection head's first layers become a block, a new linear layer the top."""
+    """Build a network on a pretrained run's blocks: its projection head's first layers become a block, a new linear layer the last one."""
     source = f"--init-from {begun.path}"
     theirs = classes if begun.config.rule.classifies else begun.num_classes
     pretrained = load_model_and_method(begun, shape, theirs, torch.device("cpu"))
@@ -188,20 +189,22 @@ def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tup
 
 
 def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The answers of a trained network: images as the student reads them [N, C, H, W] -> logits [N, C].
+    """Load a teacher: a function from images as the student reads them [N, C, H, W] to the trained network's logits [N, C].
 
     Raises:
-        InputError: a run whose network reads or answers something else than the student.
+        InputError: a run whose network has other inputs or outputs than the student.
 
     """
     if not run.config.rule.classifies:
-        raise InputError(f"--teacher {run.path}: {run.config.method} gives no answers to learn from; --init-from fine-tunes it first")
+        raise InputError(f"--teacher {run.path}: {run.config.method} gives no logits to learn from; fine-tune it first with --init-from")
     theirs = run.num_classes
     if theirs != classes:
-        raise InputError(f"--teacher {run.path} tells {theirs} classes apart and these data have {classes}")
+        raise InputError(f"--teacher {run.path} has {theirs} classes and this data set has {classes}")
     drawn = ("data", "limit", "validation", "seed")  # not labels: images without one count too
     if config.data.normalize == "gaussian" and any(run.config.as_dict()[name] != config.as_dict()[name] for name in drawn):
-        raise InputError(f"--teacher {run.path} saw images normalised by other statistics: with gaussian both must be of the same images")
+        raise InputError(
+            f"--teacher {run.path} was trained on images normalised by other statistics: with gaussian both need the same images"
+        )
     if run.config.data.normalize != config.data.normalize:
         raise InputError(
             f"--teacher {run.path} was trained with --normalize {run.config.data.normalize}, the student reads {config.data.normalize}"
@@ -217,7 +220,7 @@ def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config
 
 
 def _compile(network: ModelAndMethod) -> None:
-    """torch.compile each block, head and synthesiser in place."""
+    """Compile (torch.compile) each block, head and synthesiser in place."""
     keep_compiled_graphs()
     lists = nn.ModuleList, nn.ModuleDict  # which are not run themselves
     own = [m for child in network.method.children() for m in (child.children() if isinstance(child, lists) else [child])]

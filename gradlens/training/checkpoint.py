@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a training as one file of tensors and plain values, written whole and read without running code."""
+"""Checkpoints: the state of a training as one file of tensors and plain values, written atomically and read without running code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's contents, tensors on the CPU; loaded without running any code from the file.
+    """Load a checkpoint's contents, tensors on the CPU; loaded without running any code from the file.
 
     Raises:
         InputError: missing, truncated, or not a checkpoint of gradlens.
@@ -53,7 +53,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def weights_digest(saved: Mapping[str, Any]) -> str:
-    """SHA-256 of the network's and the rule's weights and buffers in a checkpoint, whatever else it holds."""
+    """Return SHA-256 of the network's and the rule's weights and buffers in a checkpoint, whatever else it holds."""
     digest = hashlib.sha256()
 
     def add(name: str, value: Any) -> None:

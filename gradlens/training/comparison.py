@@ -1,6 +1,6 @@
-"""A comparison folder, and which runs a path stands for. Read without torch, so that a wrong path is answered at once.
+"""A comparison folder, and which runs a path stands for. Read without torch, so that a wrong path is refused at once.
 
-``comparison.json`` says what belongs together: the runs, the search runs of ``--lr-grid``, the figures, by paths relative to the folder.
+``comparison.json`` lists what belongs together: the runs, the search runs of ``--lr-grid``, the figures, by paths relative to the folder.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Comparison:
     path: Path
     run_paths: tuple[Path, ...]
     made_by: str = ""  # compare-gradients or sweep; "": a folder that merely holds runs
-    asked: str = ""  # digest of what was asked
+    asked: str = ""  # digest of what was requested
     command: str = ""  # as typed
     version: str = ""  # of gradlens
     finished: bool = True  # whether the command came to its end
@@ -103,12 +103,12 @@ class Comparison:
 
 
 def is_comparison(path: str | Path) -> bool:
-    """Whether a path is a comparison folder: it holds a comparison.json."""
+    """Return whether a path is a comparison folder: it holds a comparison.json."""
     return is_file(Path(path) / FILE)
 
 
 def read_comparison(path: str | Path) -> Comparison:
-    """The comparison in a folder. What is not there any more is among its paths all the same.
+    """Read the comparison in a folder. Its paths include runs that are not there any more.
 
     Raises:
         InputError: a comparison.json that is none, or of a later format.
@@ -169,7 +169,7 @@ def write_comparison(comparison: Comparison) -> None:
 
 
 def digest_of(asked: Any) -> str:
-    """Six hex digits of what was asked.
+    """Return six hex digits of what was requested.
 
     >>> digest_of({"lr_grid": [0.1]}) == digest_of({"lr_grid": [0.1]}) != digest_of({"lr_grid": [0.2]})
     True
@@ -178,7 +178,7 @@ def digest_of(asked: Any) -> str:
 
 
 def folder_name(methods: Sequence[str], data: Sequence[str], asked: str) -> str:
-    """``<methods>-<data>-<digest>``; of many methods the first are named.
+    """Return ``<methods>-<data>-<digest>``; of many methods the first are named.
 
     >>> folder_name(["bp", "dgl"], ["digits"], "1a2b3c"), folder_name(list("abcde"), ["digits"], "1a2b3c")
     ('bp-dgl-digits-1a2b3c', 'a-b-c-and-2-more-digits-1a2b3c')
@@ -187,7 +187,7 @@ def folder_name(methods: Sequence[str], data: Sequence[str], asked: str) -> str:
 
 
 def _shortened(names: Sequence[str], before: str, after: str, between: str) -> str:
-    """The names, or where there are more than one beyond the first few, those and how many more."""
+    """Join the names, or where there are more than one beyond the first few, those and how many more."""
     if len(names) <= NAMED + 1:
         return between.join(names)
     return f"{between.join(names[:NAMED])}{before}{len(names) - NAMED}{after}"
@@ -197,14 +197,14 @@ def _shortened(names: Sequence[str], before: str, after: str, between: str) -> s
 
 
 def runs_of(paths: Sequence[str | Path], say: Callable[[str], None] = notice) -> list[Path]:
-    """The run directories that paths stand for, each once, in order.
+    """List the run directories that paths stand for, each once, in order.
 
     A run directory stands for itself, a comparison folder (or its ``comparison.json``) for its runs, not for its searches, a study's folder
-    and one that merely holds runs for those in it; the last is said. Of several paths (``runs/*``) a folder of figures is passed over.
+    and one that merely holds runs for those in it; the last is reported. Of several paths (``runs/*``) a folder of figures is skipped.
 
     Args:
         paths: as they were typed.
-        say: is called with a sentence on what was taken.
+        say: called with a sentence on the runs that were taken.
 
     Raises:
         InputError: a path that is not there, or stands for no run.
@@ -215,7 +215,7 @@ def runs_of(paths: Sequence[str | Path], say: Callable[[str], None] = notice) ->
 
 
 def _is_of_figures(path: Path) -> bool:
-    """Whether a path is the folder that commands draw into beside runs."""
+    """Return whether a path is the folder that commands draw into beside runs."""
     return path.name == FIGURES and is_folder(path) and not is_run(path)
 
 
@@ -241,12 +241,12 @@ def _runs_of_comparison(comparison: Comparison) -> list[Path]:
         again = f"; `{comparison.command}` trains it again" if comparison.command else ""
         raise InputError(f"{comparison.path / FILE} names the run {lost[0]}, which is not there{again}")
     if not there:
-        raise InputError(f"{comparison.path} is a comparison none of whose runs has begun")
+        raise InputError(f"{comparison.path} is a comparison in which no run has begun")
     return there
 
 
 def home_of(paths: Sequence[str | Path]) -> Comparison | None:
-    """The comparison folder, or the folder of runs, that paths are, where they are a single one."""
+    """Return the comparison folder, or the folder of runs, that paths are, where they are a single one."""
     if len(paths) != 1 or is_run(paths[0]):
         return None
     found = load(paths[0])
@@ -254,19 +254,19 @@ def home_of(paths: Sequence[str | Path]) -> Comparison | None:
 
 
 def runs_in(path: Path) -> list[Path]:
-    """The run directories in a folder, by name."""
+    """Return the run directories in a folder, by name."""
     return sorted(file.parent for file in path.glob("*/config.json")) if is_folder(path) else []
 
 
 def not_a_run(path: Path) -> InputError:
-    """The refusal of a path that is there and stands for no run; comparisons in it are named."""
+    """Return the refusal of a path that is there and stands for no run; comparisons in it are named."""
     held = sorted(str(file.parent) for file in path.glob(f"*/{FILE}")) if path.is_dir() else []
     more = f"; it holds comparisons, give one of them: {_shortened(held, ' and ', ' more', ', ')}" if held else ""
     return InputError(f"{path} is not a run directory: it has no config.json{more}")
 
 
 def load(path: str | Path, data: str | Path | None = None) -> Run | Comparison:
-    """What a folder holds: a run of a run directory, a :class:`Comparison` of a comparison folder, a study or a folder of runs.
+    """Load what a folder holds: a run of a run directory, a :class:`Comparison` of a comparison folder, a study or a folder of runs.
 
     Args:
         path: the folder.

@@ -1,4 +1,4 @@
-"""One frozen, validated object that says everything an experiment depends on; where it is stored and run is not part of it."""
+"""The settings of an experiment as one frozen, validated object; where it is stored and run is not part of it."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class OptimizerSettings(Settings, frozen=True):
         synonyms=("optim", "optimiser", "opt"),
     )
     lr: float = setting(3e-4, "learning rate; a rule may have its own", ge=0, allow_inf_nan=False, synonyms=("learning-rate",))
-    momentum: float = setting(0.0, "of sgd, sgdw, rmsprop and lars", ge=0, lt=1)
+    momentum: float = setting(0.0, "momentum of sgd, sgdw, rmsprop and lars", ge=0, lt=1)
     nesterov: bool = setting(False, "Nesterov momentum for sgd and sgdw")
     beta1: float = setting(0.9, "decay of adam's and adamw's mean gradient", ge=0, lt=1, synonyms=("betas", "beta"))
     weight_decay: float = setting(
@@ -143,7 +143,7 @@ class RecordSettings(Settings, frozen=True):
     every: int = setting(
         10, "measure the true gradient every N updates; 0 = never", flat="record_every", ge=0, synonyms=("log-every", "log-interval")
     )
-    diagnose_every: int = setting(5, "every N-th measured update also tells chance, noise, feedback, descent; 0 = none", ge=0)
+    diagnose_every: int = setting(5, "at every N-th measured update also chance, noise, feedback, descent; 0 = never", ge=0)
     keep_checkpoints: int = setting(
         0, "keep N snapshots of the weights along the way", ge=0, synonyms=("checkpoints", "snapshots", "save-every")
     )
@@ -154,14 +154,14 @@ class RecordSettings(Settings, frozen=True):
 
 
 class PretrainedSettings(Settings, frozen=True):
-    """The run whose weights a training starts from."""
+    """The run that provides the initial weights."""
 
     PANEL = COURSE
 
     run: str | None = setting(
         None, "start from the weights of this run", flat="init_from", synonyms=("pretrained", "checkpoint", "weights", "load")
     )
-    keep_head: int = setting(0, "with --init-from a simclr run: keep N layers of its projection head under a new top", ge=0)
+    keep_head: int = setting(0, "with --init-from a simclr run: keep N layers of its projection head below a new output block", ge=0)
 
     @model_validator(mode="after")
     def _of_a_run(self) -> PretrainedSettings:
@@ -178,7 +178,7 @@ class ParallelSettings(Settings, frozen=True):
     ranks: int = setting(1, "", ge=1)  # processes that share the run; what they work on:
     mode: str = setting(
         "none",
-        "{choices}: what torchrun's processes share, each batch (data; used if nothing is said) or the network (layers)",
+        "{choices}: what torchrun's processes share, each batch (data; the default under torchrun) or the network (layers)",
         flat="parallel",
         choices=("none", "data", "layers"),
         synonyms=("ddp", "distributed", "strategy"),
@@ -188,11 +188,9 @@ class ParallelSettings(Settings, frozen=True):
     split: list[int] | None = setting(
         None, "with --parallel layers: blocks of each rank, as 4,5,5 (default: by cost measured at the start)"
     )
-    stale: bool = setting(False, "with --parallel layers: rules that wait for a message take that of an earlier batch")
-    schedule: str = setting("1f1b", "of bp with --parallel layers, torch's pipelines: {choices}", choices=("1f1b", "gpipe"))
-    microbatches: int = setting(
-        4, "of bp with --parallel layers: parts of a batch that follow each other", ge=1, synonyms=("micro-batches", "chunks")
-    )
+    stale: bool = setting(False, "with --parallel layers: rules that wait for a message use that of an earlier batch")
+    schedule: str = setting("1f1b", "torch's pipeline schedule of bp with --parallel layers: {choices}", choices=("1f1b", "gpipe"))
+    microbatches: int = setting(4, "microbatches of a batch, for bp with --parallel layers", ge=1, synonyms=("micro-batches", "chunks"))
 
     @model_validator(mode="after")
     def _of_what_is_shared(self) -> ParallelSettings:
@@ -206,9 +204,9 @@ class ParallelSettings(Settings, frozen=True):
 
 
 class Config(Settings, frozen=True):
-    """The settings of one run. Build it with :func:`make_config`, which turns what is wrong into one sentence.
+    """The settings of one run. Build it with :func:`make_config`, which reports an error in one sentence.
 
-    A setting is said here, once, and nowhere else: `python tools/write_settings.py` makes its flag.
+    A setting is defined here, once, and nowhere else: `python tools/write_settings.py` makes its flag.
     """
 
     PANEL = "Training"
@@ -230,7 +228,7 @@ class Config(Settings, frozen=True):
     )
     batch_size: int = setting(256, "images per update", ge=1, synonyms=("bs", "batch", "batchsize", "b"))
     optimizer: OptimizerSettings = OptimizerSettings()
-    seed: int = setting(0, "of everything random", ge=0, synonyms=("random-seed", "manual-seed"))
+    seed: int = setting(0, "seed of all random numbers", ge=0, synonyms=("random-seed", "manual-seed"))
     precision: str = setting(
         "fp32",
         "{choices} (auto: bf16 where the device has it natively)",
@@ -242,7 +240,7 @@ class Config(Settings, frozen=True):
     compile: bool = setting(False, "torch.compile each block", panel="Machine", synonyms=("torch-compile",))
     record: RecordSettings = RecordSettings()
     pretrained: PretrainedSettings = PretrainedSettings()
-    teacher: str | None = setting(None, "run directory of the network that distil learns from", panel=COURSE)
+    teacher: str | None = setting(None, "run directory of the teacher network of distil", panel=COURSE)
     parallel: ParallelSettings = ParallelSettings()
     # of a rule or network from the user's file: the file and its fingerprint, see training/user_references.py
     own: dict[str, dict[str, Any]] = Field({})
@@ -250,7 +248,7 @@ class Config(Settings, frozen=True):
     @model_validator(mode="before")
     @classmethod
     def _own_defaults(cls, flat: dict[str, Any]) -> dict[str, Any]:
-        """Settings by flat names, with a method's own defaults where nothing is said; its own ``lr`` is the run's learning rate."""
+        """Fill in a method's own defaults where a setting is not given, by flat names; its own ``lr`` is the run's learning rate."""
         flat = settle_references(flat)
         require_known(flat, EVERYTHING)
         rule = rule_of(str(flat.get("method", BASELINE)), flat.get("own", {}))
@@ -269,19 +267,19 @@ class Config(Settings, frozen=True):
         if self.teacher is not None and not rule.has_teacher:
             raise InputError(f"--teacher: {self.method} has no teacher; distil has one")
         if self.teacher is None and rule.has_teacher:
-            raise InputError(f"{self.method} needs --teacher RUN, a run directory whose network it learns from")
+            raise InputError(f"{self.method} needs --teacher RUN, the run directory of the teacher network")
         if self.data.label_noise and not rule.classifies:
-            raise InputError(f"--label-noise changes labels and {self.method} reads none")
+            raise InputError(f"--label-noise changes labels and {self.method} does not use labels")
         self._on_several_ranks(rule)
         if self.record.online_probe and not rule.classifies:
-            raise InputError(
-                f"--online-probe reads labels in every step and {self.method} has none; `gradlens probe` reads blocks afterwards"
-            )
+            raise InputError(f"--online-probe uses labels in every step and {self.method} has none; use `gradlens probe` after training")
         if self.compile and not rule.compiles:
-            raise InputError(f"--compile: {self.method} changes what happens inside blocks, and compiled ones cannot be changed")
+            raise InputError(f"--compile: {self.method} changes what happens inside blocks, and compiled blocks cannot be changed")
         for name in self.options:
             fields = rule.Options.model_fields
-            if name not in fields and rule.Options.model_config.get("extra") != "allow":  # a rule whose file is not read takes any
+            if (
+                name not in fields and rule.Options.model_config.get("extra") != "allow"
+            ):  # any option is taken of a rule whose file is not read
                 raise unknown(f"option of {self.method}", name, [*fields, "lr"], "gradlens list methods")
         try:
             resolved = rule.Options(**self.options).model_dump()
@@ -291,32 +289,34 @@ class Config(Settings, frozen=True):
         return self
 
     def _on_several_ranks(self, rule: type[Method]) -> None:
-        """What can be said of one run on several ranks before they meet."""
+        """Check settings for several ranks before the process group is initialised."""
         pipelined = rule.pipelined and self.parallel.mode == "layers"
         if pipelined and self.record.every:
-            raise InputError("--record-every: torch's pipeline gives no passes to measure on; with --parallel layers it must be 0")
+            raise InputError(
+                "--record-every: torch's pipeline does not expose intermediate activations; with --parallel layers it must be 0"
+            )
         if self.parallel.mode == "layers" and self.record.diagnose_every and self.record.every:
-            raise InputError("--diagnose-every needs passes of its own through all blocks: with --parallel layers it must be 0")
+            raise InputError("--diagnose-every needs extra passes through all blocks: with --parallel layers it must be 0")
         if not pipelined and (self.parallel.schedule, self.parallel.microbatches) != ("1f1b", 4):
-            raise InputError("--schedule and --microbatches are of pipelined backprop: bp with --parallel layers")
+            raise InputError("--schedule and --microbatches apply to pipelined backprop only: bp with --parallel layers")
         if self.record.online_probe and self.parallel.ranks > 1:
-            raise InputError("--online-probe reads whole batches in one process; `gradlens probe` reads blocks afterwards")
+            raise InputError("--online-probe needs whole batches in one process; use `gradlens probe` after training")
         if self.parallel.sync_batchnorm and self.compile:
             raise InputError("--compile: normalisation over several ranks (--sync-batchnorm) cannot be compiled")
 
     @property
     def rule(self) -> type[Method]:
-        """The rule that ``method`` names: of a user's file the version that this config was made with."""
+        """The rule that ``method`` names; from a user's file, the version that this config was made with."""
         rule = rule_of(self.method, self.own)
         assert rule is not None  # `require_known` has refused other names
         return rule
 
     @classmethod
     def from_dict(cls, flat: Mapping[str, Any]) -> Config:
-        """A config from settings by their flat names, as in config.json; what is not said has its default.
+        """Build a config from settings by their flat names, as in config.json; a setting that is missing has its default.
 
         Raises:
-            InputError: the first thing that is wrong, in one sentence.
+            InputError: a setting is wrong; the first one, in one sentence.
 
         """
         try:
@@ -328,11 +328,11 @@ class Config(Settings, frozen=True):
             raise InputError(sentence(error, Config)) from error
 
     def as_dict(self, *, include: Collection[str] | None = None, exclude: Collection[str] = ()) -> dict[str, Any]:
-        """All settings, or some, by their flat names: what config.json holds, in its order."""
+        """Return all settings, or some, by their flat names: what config.json holds, in its order."""
         return {name: v for name, v in flattened(self).items() if name not in exclude and (include is None or name in include)}
 
     def replace(self, **flat: Any) -> Config:
-        """The same config but for some settings, by their flat names.
+        """Copy the config with some settings replaced, by their flat names.
 
         Raises:
             InputError: they do not go with the others.
@@ -341,15 +341,15 @@ class Config(Settings, frozen=True):
         return self.from_dict({**self.as_dict(), **flat})
 
     def with_data(self, name: str) -> Config:
-        """The same config with its data under another name, unchecked: where a run's data lie now."""
+        """Copy the config with its data under another name, unchecked: where a run's data are now."""
         return self.model_copy(update={"data": self.data.model_copy(update={"name": name})})
 
     def in_one_process(self) -> Config:
-        """The same config for a run that shares nothing."""
+        """Copy the config for a run in a single process."""
         return self.model_copy(update={"parallel": ParallelSettings()})
 
     def digest(self) -> str:
-        """Six hex digits that name this config among others: a hash of its JSON, without later settings at their defaults.
+        """Return six hex digits that identify this config: a hash of its JSON, without later settings at their defaults.
 
         A later setting is marked ``since="0.2.0"``; a rule's later option ``Field(..., json_schema_extra={"since": "0.2.0"})``.
         So the runs of version 0.1.0, whose fields bear no mark, keep their names whatever is added.
@@ -368,14 +368,14 @@ class Config(Settings, frozen=True):
         return hashlib.sha256(content).hexdigest()[:6]
 
     def run_name(self) -> str:
-        """``<method>-<data>-<model>-s<seed>-<digest>``."""
+        """Return ``<method>-<data>-<model>-s<seed>-<digest>``."""
         data = short_reference("data", Path(self.data.name).resolve().name) or "images"
         return f"{self.method}-{data}-{short_reference('model', self.model.name)}-s{self.seed}-{self.digest()}"
 
     def differences(self, other: Config) -> list[str]:
-        """The settings in which another config differs, each with both values.
+        """List the settings in which another config differs, each with both values.
 
-        Where both configs' data have paths, these do not count: whether the data are the same is known by their fingerprints.
+        Where both configs' data have paths, these do not count: data are compared by their fingerprints.
         """
         mine, theirs = self.as_dict(), other.as_dict()
         if self.data.name not in DATASETS and other.data.name not in DATASETS:
@@ -386,10 +386,10 @@ class Config(Settings, frozen=True):
 
 
 def make_config(**settings: Any) -> Config:
-    """A validated config.
+    """Build a validated config.
 
     Raises:
-        InputError: the first thing that is wrong, in one sentence.
+        InputError: a setting is wrong; the first one, in one sentence.
 
     """
     return Config.from_dict(settings)

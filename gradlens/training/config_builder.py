@@ -22,12 +22,12 @@ from gradlens.training.user_references import known_as, reference
 
 
 def _parse_sets(pairs: Sequence[str]) -> list[tuple[str | None, str, Any]]:
-    """(method or None, option, value) of each ``--set``."""
+    """Return (method or None, option, value) of each ``--set``."""
     parsed: list[tuple[str | None, str, Any]] = []
     for pair in pairs:
         name, sign, text = pair.partition("=")
         if not sign or not name:
-            raise InputError(f"--set {pair!r}: wanted name=value or method.name=value")
+            raise InputError(f"--set {pair!r}: expected name=value or method.name=value")
         method, dot, option = name.rpartition(".")
         method = known_as("method", method)
         if dot and method not in METHODS:
@@ -47,14 +47,14 @@ def configs_of(
     ranks: tuple[int, str] | None = None,
     with_default_batch: Callable[[Config], Config] = lambda config: config,
 ) -> list[list[Config]]:
-    """The configs of each method, one per seed, from flags, config file and ``--set``.
+    """Return the configs of each method, one per seed, from flags, config file and ``--set``.
 
     Args:
         methods: their names, or FILE.py:Class.
         given: the flags that were typed, with underscores.
         context: where they will run.
-        ranks: how many processes share each run, and what they share (``data`` or ``layers``) where neither flags nor file say it.
-        with_default_batch: makes of a config whose batch size neither flags nor file say the one that is wanted.
+        ranks: how many processes share each run, and what they share (``data`` or ``layers``) where neither flags nor file set it.
+        with_default_batch: sets the batch size of a config where neither flags nor file set it.
 
     """
     given = dict(given)
@@ -92,7 +92,7 @@ def configs_of(
 
 
 def _of_file(error: InputError, path: Path | None, file: Mapping[str, Any], typed: Mapping[str, Any]) -> InputError:
-    """An error of a setting that the config file says and no flag: the file is named, and the setting as it stands there."""
+    """Name the config file in the error of a setting that it sets and no flag does, and the setting by its name there."""
     said = re.match(r"--([\w-]+): |unknown option of \S+ '(\w+)'", str(error))
     if path is None or said is None:
         return error
@@ -103,7 +103,7 @@ def _of_file(error: InputError, path: Path | None, file: Mapping[str, Any], type
 
 
 def _of_ranks(rule: type[Method], file: dict[str, Any], typed: dict[str, Any], num_ranks: int, default: str) -> dict[str, Any]:
-    """What a run on several processes is given: flags win, then the file, unless it is of a run that shares nothing or something else."""
+    """Return the settings of a run on several ranks: flags win, then the file, unless it is of one process or another ``parallel``."""
     shared = typed.get("parallel") or file.get("parallel", "none")
     if shared == "none" and "parallel" not in typed:
         shared = default
@@ -123,7 +123,7 @@ def _refuse_unknown_options(sets: list[tuple[str | None, str, Any]], methods: Se
 
 
 def methods_and_runs(what: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The names of methods among some arguments, and the paths of run directories; what is neither is left to be refused as a method."""
+    """Sort arguments into names of methods and paths of run directories; what is neither is left to be refused as a method."""
 
     def is_method(name: str) -> bool:
         return name in METHODS or is_reference(name) or not (is_run(name) or is_there(name) or Path(name).name != name)
@@ -134,7 +134,7 @@ def methods_and_runs(what: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def method_of(given: dict[str, Any]) -> str:
-    """The method a config file names, for commands called without one."""
+    """Return the method a config file names, for commands called without one."""
     settings = read_config_file(given["config"]) if "config" in given else {}
     method = reference(settings, "method") or settings.get("method")
     if not isinstance(method, str):

@@ -1,6 +1,6 @@
-"""What is said of one field of ``Config``: its help, its choices, its panel. ``tools/write_settings.py`` makes flags of it.
+"""Metadata of the fields of ``Config``: help, choices, panel. ``tools/write_settings.py`` makes flags of them.
 
-In code settings stand in groups (``config.optimizer.lr``); config.json, flags and run names know them by one flat name each (``lr``).
+In code settings stand in groups (``config.optimizer.lr``); config.json, flags and run names use one flat name each (``lr``).
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ def setting(
     own: bool = False,
     **limits: Any,
 ) -> Any:
-    """A field that is a flag.
+    """Define a field that is a flag.
 
     Args:
-        default: its value where nothing is said.
-        text: its help; ``{choices}`` in it is replaced by what is known, and the default is added unless it is None.
+        default: its value if it is not set.
+        text: its help; ``{choices}`` in it is replaced by the known names, and the default is added unless it is None.
         flat: its name in config.json and as a flag; default: the field's.
         panel: the heading of `gradlens train --help` under which it stands; default: that of its group.
         choices: what it may be; a registry is kept, not copied, so that names added later count.
-        names: what is known where other values may be given too.
+        names: the known names where other values may be given too.
         typed: what may be typed besides, and is resolved before a config is made.
         synonyms: what others call the flag: suggested when it is typed.
-        own: it may be of a user's own file too; whether it is known is seen from the whole config.
+        own: the value may name code in a user's file too; whether it is known is checked on the whole config.
         since: the version that added it, for a setting later than 0.1.0 (:meth:`Config.digest`).
         limits: pydantic's: ``ge``, ``lt`` …
 
@@ -68,7 +68,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
 
 
 class Setting(NamedTuple):
-    """What is said of one setting."""
+    """Metadata of one setting."""
 
     name: str  # in config.json
     path: tuple[str, ...]  # in code: its group, if it has one, and its name there
@@ -85,7 +85,7 @@ class Setting(NamedTuple):
 
 
 def _type_of_flag(annotation: Any) -> type:
-    """The type of what is typed; lists are typed with commas."""
+    """Return the type of what is typed; lists are typed with commas."""
     (kind,) = {a for a in get_args(annotation) if a is not type(None)} if type(None) in get_args(annotation) else {annotation}
     if get_origin(kind) is Literal:
         return type(get_args(kind)[0])
@@ -93,12 +93,12 @@ def _type_of_flag(annotation: Any) -> type:
 
 
 def _named_values(annotation: Any) -> tuple[Any, ...]:
-    """The values that a type names: those of its ``Literal``."""
+    """Return the values that a type names: those of its ``Literal``."""
     return next((get_args(kind) for kind in (annotation, *get_args(annotation)) if get_origin(kind) is Literal), ())
 
 
 def extra_of(field: Any) -> Mapping[str, Any]:
-    """What is said of a field beyond pydantic's own."""
+    """Return a field's metadata beyond pydantic's own."""
     return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
@@ -109,7 +109,7 @@ NOTHING_SAID: Mapping[str, Any] = {
 
 @lru_cache
 def settings_of(kind: type[Settings]) -> Mapping[str, Setting]:
-    """The settings of a config by their flat names, in the order of config.json."""
+    """Return the settings of a config by their flat names, in the order of config.json."""
     found: dict[str, Setting] = {}
     for name, field in kind.model_fields.items():
         if is_subclass(field.annotation, Settings):
@@ -124,7 +124,7 @@ def settings_of(kind: type[Settings]) -> Mapping[str, Setting]:
 
 
 def nested(kind: type[Settings], flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by their flat names, in their groups.
+    """Return settings by their flat names, in their groups.
 
     Raises:
         InputError: a setting that there is none of.
@@ -140,7 +140,7 @@ def nested(kind: type[Settings], flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flattened(config: Settings) -> dict[str, Any]:
-    """Settings by their flat names, in the order of config.json."""
+    """Return settings by their flat names, in the order of config.json."""
     groups, out = config.model_dump(), dict[str, Any]()
     for name, setting in settings_of(type(config)).items():
         value: Any = groups
@@ -151,13 +151,13 @@ def flattened(config: Settings) -> dict[str, Any]:
 
 
 def later_defaults(kind: type[BaseModel], values: Mapping[str, Any]) -> set[str]:
-    """The options marked as added after version 0.1.0 (``since``, see :meth:`Config.digest`) whose value is their default."""
+    """List the options marked as added after version 0.1.0 (``since``, see :meth:`Config.digest`) whose value is their default."""
     later = {name: field for name, field in kind.model_fields.items() if "since" in extra_of(field)}
     return {name for name, field in later.items() if values.get(name) == field.get_default(call_default_factory=True)}
 
 
 def sentence(error: ValidationError, kind: type[Settings] | None = None) -> str:
-    """The first thing pydantic found wrong, as one sentence that names the field; its flag, where it is one of these settings."""
+    """Describe pydantic's first error in one sentence that names the field, or its flag if it is one of these settings."""
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, InputError):

@@ -12,7 +12,7 @@ from gradlens.runtime.text_files import read_json
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a JSON file as they stand there: a bare config, or a run's config.json. Needs no torch.
+    """Read the settings in a JSON file as they are there: a bare config, or a run's config.json. Needs no torch.
 
     Raises:
         InputError: no such file, or not JSON of that form.
@@ -21,13 +21,13 @@ def read_settings(path: Path) -> dict[str, Any]:
     content = read_json(path, "the config file", "a JSON config")
     settings = content.get("config", content) if isinstance(content, dict) else content
     if not isinstance(settings, dict) or not isinstance(settings.get("options", {}), dict):
-        raise InputError(f"{path} is not a JSON config: wanted an object of settings, its options an object too")
+        raise InputError(f"{path} is not a JSON config: expected an object of settings, with options an object too")
     return settings
 
 
 @contextmanager
 def named(path: Path | None) -> Iterator[None]:
-    """Inside, input that cannot be used is that of a config file, which is named; None: of no file."""
+    """Name the config file in errors that are raised inside; None: name no file."""
     try:
         yield
     except InputError as error:
@@ -37,7 +37,7 @@ def named(path: Path | None) -> Iterator[None]:
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """The settings in a JSON file; the rules and networks of a user's files that it names are known from then on.
+    """Read the settings in a JSON file, and register the rules and networks of a user's files that it names.
 
     Raises:
         InputError: no such file, not JSON of that form, or a file of the user's that cannot be imported.

@@ -1,4 +1,4 @@
-"""Where and how runs are made: device, folders, data. Nothing that an experiment's numbers depend on."""
+"""Where and how runs are made: device, folders, data. An experiment's numbers do not depend on it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class RunContext:
     overwrite: bool = False
     tensorboard: bool = False  # write events to RUN_DIR/tensorboard
     ranks: ProcessGroup = SINGLE_PROCESS  # the processes that share a run
-    # by name, what is known of data sets' files, looked at once in a command; None: looked at whenever data are asked for
+    # by name, facts of data sets' files, read once in a command; None: read whenever data are requested
     files: dict[str, FilesState] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -54,12 +54,12 @@ class RunContext:
             object.__setattr__(self, "device", pick_device(device))
 
     def path_of(self, config: Config) -> Path:
-        """The run directory of a config."""
+        """Return the run directory of a config."""
         return self.out / (self.name or config.run_name())
 
 
 def pick_device(name: str) -> torch.device:
-    """The device by its torch spelling; ``auto`` = cuda, else mps, else cpu; of several processes each has a GPU of its own.
+    """Return the device by its torch spelling; ``auto`` = cuda, else mps, else cpu; of several processes each has a GPU of its own.
 
     Raises:
         InputError: no such device here.
@@ -76,12 +76,12 @@ def pick_device(name: str) -> torch.device:
         raise unknown("device", name, DEVICES) from None
     have = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
     if (device.index or 0) >= have:
-        raise InputError(f"--device {name} asked for, but this machine has {have or 'no'} {device.type} device{'s' * (have > 1)}")
+        raise InputError(f"--device {name}: this machine has {have or 'no'} {device.type} device{'s' * (have > 1)}")
     return device
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is computed natively there, so that it is faster than float32."""
+    """Return whether bfloat16 is computed natively there, so that it is faster than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
@@ -91,7 +91,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """``auto`` becomes bf16 where that is native, and fp32 elsewhere.
+    """Resolve a precision: ``auto`` becomes bf16 where that is native, and fp32 elsewhere.
 
     Raises:
         InputError: an unknown precision.
@@ -112,12 +112,12 @@ def _data(name: str, files: FilesState, data_dir: Path | None, download: bool, c
 
 @lru_cache(maxsize=1)
 def _source(name: str, files: FilesState, data_dir: Path | None, download: bool, cache: bool) -> Source | ImageFolder:
-    """The whole data set that was read last, while its files stay as they are: seeds choose other images of the same set."""
+    """Return the whole data set that was read last, while its files stay as they are: seeds choose other images of the same set."""
     return source_of(name, data_dir, download, cache, files.listing)
 
 
 def load_data(config: Config, context: RunContext) -> Data:
-    """The data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
+    """Load the data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
     c = config.data
     name = c.name if c.name in DATASETS else str(Path(c.name).absolute()) if is_there(c.name) else c.name
     drawn = c.limit is not None or c.limit_test is not None or c.label_noise or c.validation or c.labels is not None
@@ -127,7 +127,7 @@ def load_data(config: Config, context: RunContext) -> Data:
 
 
 def _files(name: str, context: RunContext) -> FilesState:
-    """The state of a data set's files: listing a large folder takes a second."""
+    """Return the state of a data set's files: listing a large folder takes a second."""
     if context.files is None:
         return files_state(name)
     if name not in context.files:
@@ -136,13 +136,13 @@ def _files(name: str, context: RunContext) -> FilesState:
 
 
 def clear_data_cache() -> None:
-    """Forget the loaded data."""
+    """Drop the loaded data."""
     _data.cache_clear()
     _source.cache_clear()
 
 
 def shape_and_classes(config: Config, context: RunContext) -> tuple[tuple[int, int, int], int]:
-    """(C, H, W) of a config's images and the number of classes; named data sets need not be there for it."""
+    """Return (C, H, W) of a config's images and the number of classes; named data sets need not be there for it."""
     if config.data.name in DATASETS:
         return DATASETS[config.data.name].shape, DATASETS[config.data.name].classes
     data = load_data(config, context)
@@ -150,10 +150,10 @@ def shape_and_classes(config: Config, context: RunContext) -> tuple[tuple[int, i
 
 
 def set_up_process(given: dict[str, Any]) -> RunContext:
-    """Set this process up for the runs it makes (threads, memory, no data loaded), and say where and how they are made.
+    """Set this process up for the runs it makes (threads, memory, no data loaded), and return where and how they are made.
 
     Args:
-        given: values of flags by name; those that say where and how are taken out.
+        given: values of flags by name; those on where and how are taken out.
 
     Raises:
         InputError: flags that contradict each other, a device that is not there.
@@ -171,7 +171,7 @@ def set_up_process(given: dict[str, Any]) -> RunContext:
 
 
 def _context_of(given: dict[str, Any]) -> RunContext:
-    """What flags say of where and how; they are taken out."""
+    """Take the flags on where and how out of those given."""
     taken = {k: given.pop(k) for k in ("data_dir", "download", "resume", "overwrite", "tensorboard") if k in given}
     name, out = given.pop("run_name", None), given.pop("out", Path("runs"))
     device, cache = pick_device(given.pop("device", "auto")), not given.pop("no_cache", False)

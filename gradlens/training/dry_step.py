@@ -1,4 +1,4 @@
-"""The first step of a run on copies, where rule or network are a user's: before anything is written, what goes wrong is one sentence."""
+"""Dry run of a first step on copies, if rule or network are a user's: errors are one sentence, before anything is written."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def check_first_step(config: Config, network: ModelAndMethod, shape: tuple[int, 
 
 
 def _noise(config: Config, method: Method, shape: tuple[int, int, int], classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The input and targets of a step on as few images as the rule and a normalisation over the batch take."""
+    """Return the input and targets of a step on as few images as the rule and a normalisation over the batch take."""
     n, noise = max(2, method.least_batch), generator(config.seed, "dry step")
     images = torch.randint(256, (n, *shape), generator=noise, dtype=torch.uint8).to(device)
     labels = torch.randint(classes, (n,), generator=noise).to(device)

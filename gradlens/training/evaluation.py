@@ -1,4 +1,4 @@
-"""Loss and accuracy of a split, of the network as it is."""
+"""Loss and accuracy of a split, of the network in its present state."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from gradlens.training.config import Config
 def evaluate(
     network: ModelAndMethod, split: Split, to_input: Callable[[Tensor], Tensor], config: Config, ranks: ProcessGroup = SINGLE_PROCESS
 ) -> tuple[float, float]:
-    """(loss, accuracy) of a split in eval mode, NaN for rules that give no answers; the modes are put back, nothing else changes.
+    """Return (loss, accuracy) of a split in eval mode, NaN for rules without predictions; the modes are restored, nothing else changes.
 
-    Of several ranks with the same weights each evaluates every n-th batch; all get the same numbers, those of one process to the bit.
+    Of several ranks with the same weights each evaluates every n-th batch; all get the same numbers, bit-identical to a single process.
     """
     model, method = network
-    found: list[Tensor] = []  # of each batch: loss × images, right answers
+    found: list[Tensor] = []  # of each batch: loss × images, correct predictions
     images = 0
     device = split.labels.device
     nothing = torch.zeros(2, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
@@ -33,7 +33,7 @@ def evaluate(
         for i in range(0, len(split), config.batch_size):
             batch, labels = split.images[i : i + config.batch_size], split.labels[i : i + config.batch_size]
             if i and method.least_batch > 1 and len(labels) < config.batch_size:
-                continue  # the rest at the end: an objective over a smaller batch is another one
+                continue  # the remainder at the end: the objective depends on the batch size
             images += len(labels)
             if i // config.batch_size % ranks.num_ranks != ranks.rank:
                 found.append(nothing)

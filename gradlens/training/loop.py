@@ -1,4 +1,4 @@
-"""The only loop: from one update to the next, with evaluations, checkpoints and tables between them. It knows no method by name."""
+"""The training loop: updates, with evaluations, checkpoints and tables between them. It refers to no method by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gradlens.training.step import Outcome, begin_step, recording
 def make_update(
     state: TrainState, step: int, interrupted: Callable[[], bool] = lambda: False, save: bool = False
 ) -> tuple[Outcome, bool, bool]:
-    """One update of this process's blocks: see :class:`gradlens.training.step.Stage`. Here, and only here, a batch is cut for ranks."""
+    """Update this process's blocks: see :class:`gradlens.training.step.Stage`. Here, and only here, a batch is divided among ranks."""
     config = state.config
     with state.batches.sharded(step):
         set_lr(state, step)
@@ -45,7 +45,7 @@ def fit(state: TrainState, writer: Writer | None = None, watch: Watch = no_progr
     """
     log, total = RunLog(state, writer, watch), state.batches.total
     snapshots = snapshot_steps(total, state.config.record.keep_checkpoints)
-    pending: list[tuple[int, Outcome]] = []  # updates whose reports are still to be read
+    pending: list[tuple[int, Outcome]] = []  # updates whose outcomes are not read yet
     with interruptible() as interrupted, forked(), _lost_rank(state, writer):
         if not state.position.begun:
             log.evaluation(0)
@@ -72,13 +72,13 @@ def fit(state: TrainState, writer: Writer | None = None, watch: Watch = no_progr
                 raise Stopped(f"interrupted after {step + 1} of {total} updates{saved}", INTERRUPTED)
         summary = log.summary()
         stopped, _ = state.ranks.any_stop_or_save(interrupted(), False)
-        if stopped:  # in the last step or evaluation: this run is finished, but no other shall begin
+        if stopped:  # in the last step or evaluation: this run is finished, but no other must begin
             raise Stopped("interrupted; this run was at its end and is finished", INTERRUPTED)
     return summary
 
 
 def _lost_rank(state: TrainState, writer: Writer | None) -> Any:
-    """What turns the loss of another rank into one sentence; nothing to a process alone, whose errors are its own."""
+    """Return a context that reports the loss of another rank in one sentence; in a single process, a null context."""
     if state.ranks.is_single_process:
         return nullcontext()
     return stop_on_lost_rank(lambda: state.position.step, lambda: saved_note(state, writer))

@@ -28,7 +28,7 @@ class SGDW(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Decay, then SGD's own step."""
+        """Decay the weights, then make SGD's own step."""
         for group in self.param_groups:
             trained = [p for p in group["params"] if p.grad is not None]
             if trained and group["decoupled_decay"]:
@@ -60,7 +60,7 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One update; what ``closure`` gives, if there is one."""
+        """Make one update; return what ``closure`` gives, if there is one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -75,7 +75,7 @@ class LARS(torch.optim.Optimizer):
         return loss
 
     def _move(self, params: list[Tensor], steps: tuple[Tensor, ...], momentum: float) -> None:
-        """v ← momentum · v + step; w ← w − v."""
+        """Apply v ← momentum · v + step; w ← w − v."""
         if momentum:
             for p in params:
                 if "velocity" not in self.state[p]:
@@ -92,7 +92,7 @@ def _gradients(params: Iterable[Tensor]) -> list[Tensor]:
 
 
 def _trusted(params: list[Tensor], group: dict[str, Any]) -> tuple[Tensor, ...]:
-    """lr · r · (g + λ w) of each tensor; no number is read back from the device."""
+    """Return lr · r · (g + λ w) of each tensor; no number is read back from the device."""
     decayed = torch._foreach_add(_gradients(params), params, alpha=group["weight_decay"])
     w, u = (torch.stack(torch._foreach_norm(tensors)) for tensors in (params, decayed))
     ratio = torch.where((w > 0) & (u > 0), group["trust"] * w / u, 1.0)
@@ -101,7 +101,7 @@ def _trusted(params: list[Tensor], group: dict[str, Any]) -> tuple[Tensor, ...]:
 
 
 def make_optimizer(config: Config, network: ModelAndMethod) -> torch.optim.Optimizer:
-    """The optimiser of a config over the rule's parameter groups; fused where torch has it."""
+    """Return the optimiser of a config over the rule's parameter groups; fused where torch has it."""
     groups, c = network.method.param_groups(list(network.model)), config.optimizer
     if c.name in ("adam", "adamw"):
         adam = torch.optim.Adam if c.name == "adam" else torch.optim.AdamW
@@ -116,7 +116,7 @@ def make_optimizer(config: Config, network: ModelAndMethod) -> torch.optim.Optim
 
 
 def lr_factor(config: Config, step: int, total: int) -> float:
-    """What the learning rate is multiplied with at an update: linear warm-up, then constant, cosine to 0, or ×0.1 at ½ and ¾."""
+    """Return what the learning rate is multiplied with at an update: linear warm-up, then constant, cosine to 0, or ×0.1 at ½ and ¾."""
     c = config.optimizer
     if step < c.warmup:
         return (step + 1) / c.warmup

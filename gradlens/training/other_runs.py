@@ -1,4 +1,4 @@
-"""Runs that another run starts from or learns from: read once, though each check, trial and seed asks for them again."""
+"""Runs that another run starts from or learns from: read once, though each check, trial and seed loads them again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Stamp = tuple[tuple[int, int] | None, ...]  # of files: (time of the last change
 
 
 def other_run(path: str | Path) -> Run:
-    """A run as :func:`load_run` reads it, for reading only; the last ones are kept while their files stay as they are.
+    """Load a run by :func:`load_run`, for reading only; the last ones are cached while their files are unchanged.
 
     Raises:
         InputError: as :func:`load_run`.
@@ -23,7 +23,7 @@ def other_run(path: str | Path) -> Run:
 
 
 def saved_weights(file: Path) -> dict[str, Any]:
-    """The model, method and step of a checkpoint or snapshot, to be copied from; the last ones are kept while the file stays as it is.
+    """Load model, method and step of a checkpoint or snapshot, to be copied from; the last ones are cached while the file is unchanged.
 
     Raises:
         InputError: as :func:`load_checkpoint`.

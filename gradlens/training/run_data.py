@@ -1,6 +1,6 @@
-"""The data that a run was trained on: what is stored of them, where they lie now, and how others differ from them.
+"""The data that a run was trained on: what is stored of them, where they are now, and how others differ from them.
 
-A run is of its data and not of their path: what was trained on is known by its fingerprint, wherever it was read.
+A run depends on its data, not on their path: the data are identified by their fingerprint, wherever they were read.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from gradlens.training.config import Config
 
 
 def is_place(name: str) -> bool:
-    """Whether data are named by a path, which may change: a folder, an ``.npz`` file, ``FILE.py:build``."""
+    """Return whether data are named by a path, which may change: a folder, an ``.npz`` file, ``FILE.py:build``."""
     return name not in DATASETS
 
 
 def _split_place(place: str) -> tuple[Path, str]:
-    """The file or folder of a place, and what stands behind its path."""
+    """Return the file or folder of a place, and what stands behind its path."""
     if is_reference(place):
         file, _, name = place.rpartition(":")
         return Path(file), f":{name}"
@@ -31,13 +31,13 @@ def _split_place(place: str) -> tuple[Path, str]:
 
 
 def absolute(place: str) -> str:
-    """A place by its absolute path."""
+    """Return a place by its absolute path."""
     path, rest = _split_place(place)
     return f"{path.absolute()}{rest}"
 
 
 def data_info(name: str, data: Data) -> dict[str, Any]:
-    """What a run's config.json holds of its data.
+    """Return what a run's config.json holds of its data.
 
     Two fingerprints: ``data_fingerprint`` of the images and labels that were chosen, ``source_fingerprint`` of all that they were
     chosen from (not where only the chosen images of a folder were decoded).
@@ -63,7 +63,7 @@ def data_info(name: str, data: Data) -> dict[str, Any]:
 
 
 def place_now(config: Config, info: Mapping[str, Any], run: Path) -> str:
-    """The name under which a run's data are found now: where they were, or by the same path below the folder we are in.
+    """Return the name under which a run's data are found now: where they were, or by the same path below the folder we are in.
 
     Args:
         config: the run's.
@@ -80,11 +80,11 @@ def place_now(config: Config, info: Mapping[str, Any], run: Path) -> str:
     for place in (info.get("source", {}).get("path"), name):
         if place and is_there(_split_place(place)[0]):
             return str(place)
-    raise InputError(f"{name}, the data of {run}, are not there: --data PATH says where they lie now")
+    raise InputError(f"{name}, the data of {run}, are not there: set --data PATH to where they are now")
 
 
 def others(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """How data differ from those of a run, the first difference only.
+    """Return how data differ from those of a run, the first difference only.
 
     Args:
         then: the run's :func:`data_info`; runs of earlier versions have less of it.
@@ -103,7 +103,7 @@ def others(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _facts(info: Mapping[str, Any]) -> dict[str, str]:
-    """What people know their data by, most telling first."""
+    """Return the facts that identify data for people, the most informative first."""
     source, images = info.get("source", {}), info.get("images", {})
     facts = {"images of C x H x W": "x".join(map(str, source["image"])) if "image" in source else None}
     facts |= {f"{half} images in all": source.get(half) for half in ("train", "test")}

@@ -1,4 +1,4 @@
-"""What a run directory holds: its tables' rows, reading it whole, and the results that are stored beside it afterwards."""
+"""Contents of a run directory: its tables' rows, reading all of it, and the results of analyses stored in it."""
 
 from __future__ import annotations
 
@@ -64,20 +64,20 @@ class OnlineRow(NamedTuple):
     learner: str
     loss: float  # of this round, in nats
     cumulative: float  # of all rounds so far
-    bound: float  # what the theorem says that the regret so far cannot exceed
+    bound: float  # the theorem's upper bound on the regret so far
 
 
 TABLES: dict[str, type[Any]] = {"metrics": Metric, "timing": Timing, "gradients": Measurement, "online": OnlineRow}
 
-SOURCES = ("init_from", "teacher")  # settings that name a run whose weights this one is given
+SOURCES = ("init_from", "teacher")  # settings that name a run whose weights this one uses
 
 STREAMS = "online/*.bin"  # raw rounds of the online probe, a file a block; like tables, they grow and are rewound
 
 
 def commit_of(folder: Path) -> str | None:
-    """The commit of a package's folder, ``-dirty`` behind it where files have changed since; None where git does not track the folder.
+    """Return the commit of a package's folder, with ``-dirty`` if files have changed since; None where git does not track the folder.
 
-    git looks for a repository in all folders above: one that an installed package merely lies in says nothing of its code.
+    git looks for a repository in all folders above: one that merely contains an installed package is not its code's.
     """
     try:
         for command in (["ls-files", "--error-unmatch", "__init__.py"], ["describe", "--always", "--dirty"]):
@@ -92,7 +92,7 @@ def commit_of(folder: Path) -> str | None:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and command line of this process, for the record."""
+    """Return versions and command line of this process, for the record."""
     import numpy
     import torchvision
 
@@ -110,7 +110,7 @@ def environment() -> dict[str, Any]:
 
 
 def columns_of(table: str) -> tuple[str, ...]:
-    """The columns of one of a run's tables.
+    """Return the columns of one of a run's tables.
 
     Raises:
         InputError: another name.
@@ -149,7 +149,7 @@ class Run:
         return f"<Run {self.path}: {', '.join(said)}>"
 
     def facts(self) -> dict[str, str]:
-        """How far the run came and how accurate it is: what, and how much."""
+        """Return how far the run came and how accurate it is: what, and how much."""
         last = self.metrics[-1] if self.metrics else None
         held_out = [m for m in self.metrics if not m.split.startswith(TRAIN) and math.isfinite(m.accuracy)]
         found = {"state": "finished" if self.finished else "unfinished", "data": self.config.data.name}
@@ -166,7 +166,7 @@ class Run:
         return table._repr_html_()
 
     def frame(self, table: str = "gradients") -> pandas.DataFrame:
-        """One of the run's tables as a DataFrame of pandas: gradients, metrics, timing, measured or online.
+        """Return one of the run's tables as a DataFrame of pandas: gradients, metrics, timing, measured or online.
 
         Raises:
             InputError: another name, or pandas is not installed.
@@ -176,19 +176,19 @@ class Run:
         return frame_of(getattr(self, table), columns)
 
     def checkpoint(self) -> dict[str, Any]:
-        """The state saved last: model, method, optimizer, position; where config.json was changed since, that is said in a line."""
+        """Load the state saved last: model, method, optimizer, position; a config.json that was changed since is reported in a line."""
         saved = load_checkpoint(self.path / "checkpoint.pt")
         if said := edited(self.path, self.config, saved):
             notice(said)
         return saved
 
     def saved_state(self) -> dict[str, Any]:
-        """:meth:`checkpoint` without a word; empty where nothing is saved."""
+        """Load :meth:`checkpoint` without a notice; empty where nothing is saved."""
         file = self.path / "checkpoint.pt"
         return load_checkpoint(file) if is_there(file) else {}
 
     def located(self) -> Config:
-        """The config with its data under the name by which they are found now.
+        """Return the config with its data under the name by which they are found now.
 
         Raises:
             InputError: they are not there, or ``data_at`` is given for a named set.
@@ -197,11 +197,13 @@ class Run:
         if self.data_at is None:
             return self.config.with_data(place_now(self.config, self.info, self.path))
         if not is_place(self.config.data.name):
-            raise InputError(f"{self.path} was trained on {self.config.data.name}, which has no path: --data-dir says where its files lie")
+            raise InputError(
+                f"{self.path} was trained on {self.config.data.name}, which has no path: set --data-dir to the folder of its files"
+            )
         return self.config.with_data(self.data_at)
 
     def data(self, path: str | Path | None = None, context: RunContext | None = None) -> Data:
-        """The images and labels that the run was trained and tested on, read again and seen to be the same.
+        """Load the images and labels that the run was trained and tested on, checked to be the same.
 
         Args:
             path: where they lie now (a folder, an ``.npz`` file, ``FILE.py:build``); None: ``data_at``, or where they were.
@@ -223,7 +225,7 @@ class Run:
         Args:
             data: as they were loaded.
             advice: ends the sentence.
-            place: from where; None: as the run's config says.
+            place: from where; None: as in the run's config.
 
         Raises:
             InputError: they are others.
@@ -234,13 +236,13 @@ class Run:
             self.require_same_data(data_info(place, data), advice, place)
 
     def require_same_data(self, info: Mapping[str, Any], advice: str = "", place: str | None = None) -> None:
-        """:meth:`require_data`, by what :func:`gradlens.training.run_data.data_info` gives."""
+        """Check as :meth:`require_data`, by what :func:`gradlens.training.run_data.data_info` gives."""
         if self.info.get("data_fingerprint") != info["data_fingerprint"]:
             name, differ = place or self.config.data.name, others(self.info, info)
             raise InputError(f"the data {name!r} are not the ones {self.path} was trained on ({differ}){advice}")
 
     def require_sources(self, advice: str = "") -> None:
-        """Check that the runs whose weights this one was given hold the same ones now; a run that is gone is not missed.
+        """Check that the runs whose weights this one used hold the same ones now; a run that is gone is no error.
 
         Raises:
             InputError: they hold others; ``advice`` ends the sentence.
@@ -264,28 +266,28 @@ class Run:
             return int(self.info["classes"])
         if self.config.data.name in DATASETS:
             return DATASETS[self.config.data.name].classes
-        return [len(w) for w in self.checkpoint()["model"].values() if w.ndim][-1]  # the top's bias, or what normalises its answer
+        return [len(w) for w in self.checkpoint()["model"].values() if w.ndim][-1]  # the output block's bias, or what normalises its output
 
     def snapshots(self) -> list[Path]:
-        """Saved weights along the way, in order of their step."""
+        """Return saved weights along the way, in order of their step."""
         return sorted((self.path / "snapshots").glob("step-*.pt"))
 
 
 def source_weights(config: Config) -> dict[str, str]:
-    """The digests of the weights that a config takes from other runs, by setting (init_from, teacher); of those that are there."""
+    """Return the digests of the weights that a config takes from other runs, by setting (init_from, teacher); of those that are there."""
     files = {setting: Path(run) / "checkpoint.pt" for setting, run in config.as_dict(include=SOURCES).items() if run}
     return {setting: weights_digest(load_checkpoint(file)) for setting, file in files.items() if file.exists()}
 
 
 def edited(path: Path, config: Config, saved: Mapping[str, Any]) -> str:
-    """What is to be said where a run's config.json is no more that of its checkpoint; empty where it is, or that is not known."""
+    """Describe how a run's config.json differs from its checkpoint's; empty where it does not, or that is unknown."""
     if saved.get("config_digest", config.digest()) == config.digest():
         return ""
     return f"{path / 'config.json'} was changed after the run began: its settings are not those that {path.name} was trained with"
 
 
 def load_run(run_dir: str | Path, data: str | Path | None = None) -> Run:
-    """Everything a run directory holds.
+    """Read everything that a run directory holds.
 
     Args:
         run_dir: the directory.
@@ -313,7 +315,7 @@ def load_run(run_dir: str | Path, data: str | Path | None = None) -> Run:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The settings stored in a run's config.json.
+    """Read the settings stored in a run's config.json.
 
     Raises:
         InputError: not a file that a run has written.
@@ -327,7 +329,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Results as strict JSON knows them: numbers that are not finite become null."""
+    """Convert results to strict JSON: numbers that are not finite become null."""
     if isinstance(value, Mapping):
         return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -352,7 +354,7 @@ def save_result(run_dir: Path, name: str, content: Mapping[str, Any]) -> Path:
 
 
 def load_result(run_dir: str | Path, name: str) -> dict[str, Any] | None:
-    """What :func:`save_result` stored, or None.
+    """Return what :func:`save_result` stored, or None.
 
     Raises:
         InputError: the file is not such a result.
@@ -363,10 +365,10 @@ def load_result(run_dir: str | Path, name: str) -> dict[str, Any] | None:
         return None
     content = read_json(path, wanted="a result of gradlens")
     if not isinstance(content, dict):
-        raise InputError(f"{path} is not a result of gradlens: wanted an object")
+        raise InputError(f"{path} is not a result of gradlens: expected an object")
     return content
 
 
 def results_in(path: Path) -> list[Path]:
-    """The files of :func:`save_result` in a run directory."""
+    """Return the files of :func:`save_result` in a run directory."""
     return [file for file in path.glob("*.json") if file.name not in ("config.json", "summary.json")]

@@ -1,4 +1,4 @@
-"""Files of a run directory: what makes a folder one, and files written whole or not at all."""
+"""Files of a run directory: how one is recognised, and atomic writes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ ALIKE = 0.5  # how like a name must be to the one that was typed to be suggested
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether a path is a run directory: it holds a config.json."""
+    """Return whether a path is a run directory: it holds a config.json."""
     return is_file(Path(path) / "config.json")
 
 
 def is_finished(path: str | Path) -> bool:
-    """Whether a path is the directory of a run that has reached its end: it holds a summary.json, too."""
+    """Return whether a path is the directory of a run that has reached its end: it holds a summary.json, too."""
     return is_run(path) and is_file(Path(path) / "summary.json")
 
 
 def must_exist(path: Path) -> None:
-    """Refuse a path that is not there; names beside it that are like it are said.
+    """Refuse a path that is not there; the message lists similar names beside it.
 
     Raises:
         InputError: there is no such file or folder.
@@ -71,9 +71,9 @@ def write(path: Path, content: bytes) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> InputError:
-    """The refusal of a file that could not be written, with what is safe of its run."""
+    """Return the refusal of a file that could not be written, with what is safe of its run."""
     run = is_run(path.parent) or is_run(path.parent.parent)
-    kept = "; what the run had saved before is intact and --resume goes on from it" if run else ""
+    kept = "; what the run had saved before is intact and --resume continues from it" if run else ""
     return InputError(f"cannot write {path}: {reason(error)}{kept}")
 
 

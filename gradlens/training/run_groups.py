@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone as one group, what to call each group among others, and which groups may be compared at all."""
+"""Groups of runs that differ in their seed alone, their labels, and which groups may be compared."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from gradlens.training.config import Config
     from gradlens.training.run_directory import Run
 
-DATA = ("data", "limit", "label_noise", "validation")  # settings that must agree for accuracies to be comparable
+DATA = ("data", "limit", "label_noise", "validation")  # settings that must be equal for accuracies to be comparable
 NETWORK = ("model", "width", "depth", "stem", "activation", "cut")
 LONGEST = 24  # characters of a label up to which all that differs stands in it
 ABSENT = "–"  # the value of a setting that a run does not have
-RUN_NAME = re.compile(r"([^-]+)-.*-(s\d+-[0-9a-f]{6})")  # of a run directory: its method, seed and digest tell it apart
+RUN_NAME = re.compile(r"([^-]+)-.*-(s\d+-[0-9a-f]{6})")  # of a run directory: its method, seed and digest identify it
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """A config's settings but for method and seed, with the method's options beside them.
+    """Return a config's settings but for method and seed, with the method's options beside them.
 
     An option named like a setting is written ``method.option``.
     """
@@ -34,7 +34,7 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def _defaults(config: Config) -> dict[str, Any]:
-    """The values of :func:`settings` that need no word: those of a run of this rule of which nothing was said, and absence."""
+    """Return the values of :func:`settings` that a label leaves out: the defaults of this rule, and absence."""
     shared = {name: said.default for name, said in settings_of(type(config)).items()} | dict(config.rule.defaults)
     shared |= {"method_file": ABSENT, "model_file": ABSENT, "data": ABSENT, "model": ABSENT}  # data and model always need a word
     own = {name: field.get_default(call_default_factory=True) for name, field in config.rule.Options.model_fields.items()}
@@ -42,7 +42,7 @@ def _defaults(config: Config) -> dict[str, Any]:
 
 
 def _tails(paths: Iterable[str]) -> dict[str, str]:
-    """Each path by as many of its last parts as tell it apart from the others."""
+    """Name each path by as many of its last parts as distinguish it from the others."""
     paths = dict.fromkeys(paths)
     for parts in range(1, max((len(Path(p).parts) for p in paths), default=0) + 1):
         tails = {p: Path(*Path(p).parts[-parts:]).as_posix() for p in paths}
@@ -52,7 +52,7 @@ def _tails(paths: Iterable[str]) -> dict[str, str]:
 
 
 def _words(values: Sequence[Any]) -> list[str]:
-    """The values of one setting as short words that differ where the values do."""
+    """Return the values of one setting as short words that differ where the values do."""
     names = {v for v in values if isinstance(v, str)}
     tails = _tails(names)
     said = {name: RUN_NAME.sub(r"\1-\2", tail) for name, tail in tails.items()}
@@ -67,7 +67,7 @@ def _words(values: Sequence[Any]) -> list[str]:
 
 
 def _short_name(name: str, config: Config, others: Iterable[str]) -> str:
-    """A setting's name in a label that would be too long: its flag's first synonym, or its first word, where nothing else begins so."""
+    """Shorten a setting's name for a label that is too long: its flag's first synonym, or its first word, where nothing else begins so."""
     known = settings_of(type(config))
     if name in ("data", "model"):
         return ""  # their values are words of their own
@@ -81,7 +81,7 @@ def _short_name(name: str, config: Config, others: Iterable[str]) -> str:
 
 
 def _part(name: str, word: str) -> str:
-    """A setting in a label: a switch that is on by its name alone, what needs no name by its value alone."""
+    """Write a setting in a label: a switch that is on by its name alone, what needs no name by its value alone."""
     return name if word == "yes" and name else f"{name}={word}" if name else word
 
 
@@ -90,7 +90,7 @@ def _distinct(rows: Sequence[tuple[str, ...]]) -> bool:
 
 
 def _suffixes(configs: Sequence[Config]) -> list[str]:
-    """What tells configs of one method apart, a text each; the empty one says that everything is as by default."""
+    """Describe how configs of one method differ, a text each; an empty one means that everything has its default."""
     rivals = [settings(config) for config in configs]
     defaults = [_defaults(config) for config in configs]
     columns: dict[str, list[str]] = {}
@@ -98,11 +98,11 @@ def _suffixes(configs: Sequence[Config]) -> list[str]:
         values = [own.get(name, ABSENT) for own in rivals]
         if len(set(map(repr, values))) > 1:
             words = _words(values)
-            two = len(set(words)) == 2  # of three and more values each is said
+            two = len(set(words)) == 2  # of three and more values each is named
             usual = [two and repr(v) == repr(default.get(name, ABSENT)) for v, default in zip(values, defaults, strict=True)]
             columns[name] = ["" if skip else word for word, skip in zip(words, usual, strict=True)]
 
-    # a file's hash tells two versions of one name apart; where the names do, it is left out
+    # a file's hash distinguishes two versions of one name; where the names do, it is left out
     for name in [name for name in columns if name.endswith("_file")]:
         others = [columns[other] for other in columns if other != name]
         if _distinct(list(zip(*others, strict=True))):
@@ -118,7 +118,7 @@ def _suffixes(configs: Sequence[Config]) -> list[str]:
         once = Counter(short.values())
         names = {name: short[name] if once[short[name]] == 1 or not short[name] else name for name in columns}
     while max(map(len, texts(names)), default=0) > room:
-        # leave out the longest setting without which all are told apart still: the table of settings has it
+        # leave out the longest setting without which all labels still differ: the table of settings has it
         spare = [n for n in names if _distinct(list(zip(*(columns[other] for other in names if other != n), strict=True)))]
         if not spare:
             break
@@ -127,15 +127,15 @@ def _suffixes(configs: Sequence[Config]) -> list[str]:
 
 
 def _key(config: Config) -> str:
-    """What a config's groups are told by: all settings but the seed."""
+    """Return the settings that define a config's group: all but the seed."""
     return repr((config.method, settings(config)))
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
-    """Each run's label, in the order of the runs: the method, and what tells its groups apart where there are several.
+    """Return each run's label, in the order of the runs: the method, and how its groups differ where there are several.
 
     Paths are given by their last part, a setting of two values is named where it is not the default. A label longer than ``LONGEST``
-    has short names, and then only as many settings as tell the groups apart; :func:`label_settings` has all.
+    has short names, and then only as many settings as distinguish the groups; :func:`label_settings` has all.
 
     >>> run_labels([bp_seed_0, bp_seed_1, dgl, dgl_linear])  # doctest: +SKIP
     ['bp', 'bp', 'dgl', 'dgl head=linear']
@@ -149,7 +149,7 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
 
 
 def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs by label, in order of first appearance.
+    """Return the runs by label, in order of first appearance.
 
     Raises:
         InputError: no runs, or the same config and seed twice (it would make every interval too narrow).
@@ -161,7 +161,7 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for label, run in zip(run_labels(runs), runs, strict=True):
         for other in found.setdefault(label, []):
             if other.config.seed == run.config.seed:
-                raise InputError(f"{other.path} and {run.path} are the same run ({label}, seed {run.config.seed}): give it once")
+                raise InputError(f"{other.path} and {run.path} are the same run ({label}, seed {run.config.seed}): name it once")
         found[label].append(run)
     return found
 
@@ -176,7 +176,7 @@ class LabelSetting(NamedTuple):
 
 
 def label_settings(runs: Sequence[Run]) -> list[LabelSetting]:
-    """Every setting of every label: what a short label leaves out."""
+    """Return every setting of every label: what a short label leaves out."""
     groups = {label: settings(group[0].config) for label, group in group_runs(runs).items()}
     names = dict.fromkeys(name for own in groups.values() for name in own)
     differs = {name: len({repr(own.get(name, ABSENT)) for own in groups.values()}) > 1 for name in names}
@@ -193,19 +193,19 @@ def label_settings(runs: Sequence[Run]) -> list[LabelSetting]:
 class Experiment(NamedTuple):
     """Runs whose results may be compared: of the same data and network."""
 
-    name: str  # as a folder: what tells it apart from the others, and data and model in any case
+    name: str  # as a folder: how it differs from the others, and data and model in any case
     heading: str  # what its runs share, in words
     runs: list[Run]
 
 
 def pairs_by_seed(group: Sequence[Run], other: Sequence[Run]) -> list[tuple[Run, Run]]:
-    """The runs of two groups that share a seed."""
+    """Return the runs of two groups that share a seed."""
     by_seed = {run.config.seed: run for run in other}
     return [(run, by_seed[run.config.seed]) for run in group if run.config.seed in by_seed]
 
 
 def alike(group: Sequence[Run], other: Sequence[Run]) -> bool:
-    """Whether two groups are on the same images, labels and network: then accuracies and times may be compared.
+    """Return whether two groups are on the same images, labels and network: then accuracies and times may be compared.
 
     Images are compared by the hash that runs store; it is of the seed's choice of images, so runs of one seed are compared. Without
     a seed in common, or a hash, the data set's name must do.
@@ -219,7 +219,7 @@ def alike(group: Sequence[Run], other: Sequence[Run]) -> bool:
 
 
 def experiments(runs: Sequence[Run]) -> list[Experiment]:
-    """The runs by what they share (data, model, width and the like), in order of first appearance; method, options and seed may differ."""
+    """Group runs by what they share (data, model, width and the like) in order of first appearance; method, options, seed may differ."""
     found: list[list[Run]] = []
     for run in runs:
         mine = next((group for group in found if alike(group, [run])), None)

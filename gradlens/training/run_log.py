@@ -1,4 +1,4 @@
-"""What a run in training reports: rows and metrics for its tables, events for whoever watches, and losses that end it."""
+"""Log of a run in training: rows and metrics for its tables, events for its progress display, and losses that end it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from gradlens.training.step import Outcome
 
 
 class RunLog:
-    """Keeps a run's sums and tables.
+    """Log that keeps a run's sums and tables.
 
     Args:
-        state: the run; its position is moved on.
+        state: the run; its position is advanced.
         writer: of the run directory; None: nothing is written here.
         watch: called with each event.
 
@@ -35,7 +35,7 @@ class RunLog:
         self.state, self.writer, self.watch = state, writer, watch
 
     def outcomes(self, made: Sequence[tuple[int, Outcome]], epoch: int) -> None:
-        """Read what updates reported: a loss that is not finite ends the run."""
+        """Read the outcomes of updates; raise Stopped if a loss is not finite."""
         values = torch.stack([torch.stack([o.loss.float(), o.hits.float(), o.answered.float()]) for _, o in made]).tolist()
         for (step, outcome), (loss, hits, answered) in zip(made, values, strict=True):
             self._must_be_finite("loss", loss, epoch, step)
@@ -53,7 +53,7 @@ class RunLog:
                     self.writer.extend(f"online/{block}.bin", content)
 
     def step(self, epoch: int) -> None:
-        """Report how far the run is."""
+        """Report the progress of the run."""
         done = {"step": self.state.position.step, "total": self.state.batches.total, "epoch": epoch}
         self.watch("step", {**done, **self._running()})
 
@@ -65,11 +65,11 @@ class RunLog:
         loss, accuracy = evaluate(state.network, state.test, state.batches.to_input, config, state.ranks)
         self._metric(state.test_name, epoch, loss, accuracy)
         self._must_be_finite(f"{state.test_name} loss", loss, epoch, state.position.step)
-        if config.record.evaluate_train:  # only looked at: a loss that is not finite here ends no run that would go on without it
+        if config.record.evaluate_train:  # a non-finite loss here does not end the run: training itself does not use it
             self._metric(TRAIN_EVAL, epoch, *evaluate(state.network, state.labelled, state.batches.to_input, config, state.ranks))
 
     def end_of_epoch(self, epoch: int) -> None:
-        """Evaluate, and begin the next epoch's sums."""
+        """Evaluate, and reset the sums for the next epoch."""
         running = self._running()
         self._metric(TRAIN, epoch, running["loss"], running["accuracy"])
         self.evaluation(epoch)
@@ -78,7 +78,7 @@ class RunLog:
         self.state.position = self.state.position._replace(sums=NO_SUMS, seconds=0.0)
 
     def summary(self) -> dict[str, Any]:
-        """Best and final numbers; with a run directory, they mark it as finished."""
+        """Return best and final numbers; with a run directory, store them, which marks the run as finished."""
         summary: dict[str, Any] = {"updates": self.state.position.step}
         if self.writer is None:
             return summary
@@ -103,7 +103,7 @@ class RunLog:
     def _metric(self, split: str, epoch: int, loss: float, accuracy: float) -> None:
         position = self.state.position
         best = position.best.get(split, math.nan)
-        if math.isfinite(accuracy) and not best >= accuracy:  # NaN: no answer so far
+        if math.isfinite(accuracy) and not best >= accuracy:  # NaN: no accuracy so far
             best = accuracy
         self.state.position = position._replace(best={**position.best, split: best})
         row = Metric(split, epoch, position.step, loss, accuracy, best)
@@ -117,7 +117,7 @@ class RunLog:
             raise Stopped(f"{config.method}: the {what} became {loss} in {where}{saved_note(self.state, self.writer)}")
 
     def _running(self) -> dict[str, float]:
-        """This epoch so far."""
+        """Return this epoch's means so far."""
         total, n, hits, answered = self.state.position.sums
         rate = n / self.state.position.seconds if self.state.position.seconds else 0.0
         return {"loss": total / n if n else math.nan, "accuracy": hits / answered if answered else math.nan, "images_per_s": rate}

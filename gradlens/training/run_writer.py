@@ -1,4 +1,4 @@
-"""A run directory that is being written: tables and streams that grow, checkpoints, and the mark that ties them together."""
+"""A run directory that is being written: tables and streams that grow, checkpoints, and the lengths that keep both consistent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gradlens.training.run_files import is_run, must_be_writable, unwritable, wr
 
 
 def _kin(out: Path, config: Config) -> str:
-    """The nearest run in ``out`` of the same method and seed, and where its config differs: what a mistyped --resume meant."""
+    """Return the nearest run in ``out`` of the same method and seed, and where its config differs: what a mistyped --resume meant."""
     best: tuple[int, str] | None = None
     for candidate in out.glob("*/config.json"):
         try:
@@ -39,7 +39,7 @@ def _kin(out: Path, config: Config) -> str:
 
 @contextmanager
 def _writing_to(folder: Path) -> Iterator[None]:
-    """Inside, a file that cannot be written or removed is one sentence."""
+    """Report in one sentence a file that cannot be written or removed inside."""
     try:
         yield
     except OSError as error:
@@ -47,7 +47,7 @@ def _writing_to(folder: Path) -> Iterator[None]:
 
 
 def _is_as_written(table: Path, length: int) -> bool:
-    """Whether a table's first bytes are lines as they were written: an editor may put a mark before them or change their ends."""
+    """Return whether a table's first bytes are lines as they were written: an editor may put a mark before them or change their ends."""
     with table.open("rb") as file:
         content = file.read(length)
     return content.endswith(b"\n") and b"\r" not in content and not content.startswith(codecs.BOM_UTF8)
@@ -64,22 +64,22 @@ class Writer:
 
     @staticmethod
     def open(config: Config, out: Path, name: str | None, *, resume: bool, overwrite: bool, info: Mapping[str, Any]) -> Writer:
-        """The directory for a config: made new, or opened to go on with.
+        """Open the directory for a config: made new, or opened to resume.
 
         Raises:
-            InputError: it holds a run and neither ``resume`` nor ``overwrite`` was asked for; its config differs; nothing
+            InputError: it holds a run and neither ``resume`` nor ``overwrite`` is set; its config differs; nothing
                 is there to resume; the folder cannot be written.
 
         """
         path = out / (name or config.run_name())
         if is_run(path) and not (resume or overwrite):
             state = "a finished" if (path / "summary.json").exists() else "an unfinished"
-            more = "" if state == "a finished" else "--resume goes on with it, "
+            more = "" if state == "a finished" else "--resume continues it, "
             raise InputError(f"{path} holds {state} run: {more}--overwrite starts over, --run-name names another")
         if is_run(path) and not overwrite:
             return Writer._reopen(config, path, info)
         if is_run(path):
-            read_config(path / "config.json")  # a foreign folder's files are not ours to delete
+            read_config(path / "config.json")  # refuses a foreign folder, whose files must not be deleted
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path} exists and is not a run directory; --out or --run-name names another place")
         elif resume:
@@ -96,7 +96,7 @@ class Writer:
 
     @staticmethod
     def _reopen(config: Config, path: Path, info: Mapping[str, Any]) -> Writer:
-        """The directory of a run, to go on with."""
+        """Open the directory of a run, to resume it."""
         begun = load_run(path)
         if differ := config.differences(begun.config):
             raise InputError(f"cannot resume {path}: its config differs in: {'; '.join(differ)}")
@@ -142,12 +142,12 @@ class Writer:
             raise unwritable(file, error) from error
 
     def _growing(self) -> dict[str, Path]:
-        """What grows by appending: each table by its name, each stream that is there by its path."""
+        """Return what grows by appending: each table by its name, each stream that is there by its path."""
         streams = {path.relative_to(self.path).as_posix(): path for path in sorted(self.path.glob(STREAMS))}
         return {name: self.path / f"{name}.csv" for name in TABLES} | streams
 
     def mark(self) -> dict[str, int]:
-        """The tables' and streams' lengths in bytes, to be stored in a checkpoint: so much of them survives a crash of the machine."""
+        """Flush the tables and streams to disk and return their lengths in bytes, which a checkpoint stores to survive a crash."""
         growing = self._growing()
         for name, open_file in self._files.items():
             try:
@@ -168,9 +168,9 @@ class Writer:
         for name, length in marks.items():
             file = growing.get(name, self.path / name)
             if not file.exists() or file.stat().st_size < length:
-                raise InputError(f"{file} is shorter than its checkpoint says: the run cannot go on; --overwrite starts over")
+                raise InputError(f"{file} is shorter than the checkpoint records: the run cannot be resumed; --overwrite starts over")
             if file.suffix == ".csv" and length and not _is_as_written(file, length):
-                raise InputError(f"{file} was changed by another program: the run cannot go on from it; --overwrite starts over")
+                raise InputError(f"{file} was changed by another program: the run cannot be resumed; --overwrite starts over")
         with _writing_to(self.path):
             for name, file in growing.items():
                 if name not in marks:

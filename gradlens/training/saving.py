@@ -1,4 +1,4 @@
-"""Saving a run in training to its directory, and going back to what was saved there: what a checkpoint holds, and when one is due."""
+"""Checkpoints of a run in training: what they hold, when one is due, writing and restoring them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from gradlens.training.run_directory import edited
 from gradlens.training.run_writer import Writer
 from gradlens.training.state import Position, TrainState
 
-CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; when they are written does not change what is computed
+CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; the time of writing does not change what is computed
 
 
 def checkpoint_of(state: TrainState, writer: Writer | None = None) -> dict[str, Any]:
-    """All that is needed to go on bit-identically; plain tensors and numbers. Collective: call on every rank.
+    """Collect all that is needed to resume bit-identically, in plain tensors and numbers. Collective: call on every rank.
 
     Args:
         state: the run.
-        writer: of the run directory, whose tables are as long as they are now; None: no table is written here.
+        writer: of the run directory; the present lengths of its tables are stored. None: no table is written here.
 
     """
     return {
@@ -49,16 +49,16 @@ def save_run(state: TrainState, writer: Writer | None) -> None:
 
 
 def restore_run(state: TrainState, writer: Writer | None, saved: dict[str, Any]) -> None:
-    """Go back to a checkpoint, tables included. Each rank does it for itself.
+    """Restore a checkpoint, tables included. Each rank restores by itself.
 
     Raises:
-        InputError: it is another run's, or the tables are shorter than they were then.
+        InputError: the checkpoint is another run's, or the tables are shorter than when it was written.
 
     """
     if writer and (said := edited(writer.path, writer.config, saved)):
         raise InputError(f"{said}; undo the change, or --overwrite starts over")
     misfit = "the checkpoint does not fit this config"
-    with state.batches.sharded(0):  # a rule that keeps batches takes this rank's part of them
+    with state.batches.sharded(0):  # a rule that keeps batches loads this rank's part of them
         state.network.load(saved, misfit)
     try:
         state.optimizer.load_state_dict(saved["optimizer"])
@@ -74,12 +74,12 @@ def restore_run(state: TrainState, writer: Writer | None, saved: dict[str, Any])
 
 
 def is_due(state: TrainState) -> bool:
-    """Whether it is time for a checkpoint within an epoch."""
+    """Return whether a checkpoint within an epoch is due."""
     return time.monotonic() - state.saved_at > CHECKPOINT_SECONDS and state.network.method.saved_within_epochs
 
 
 def save_snapshot(state: TrainState, writer: Writer | None) -> None:
-    """Keep the weights as they are now."""
+    """Save a snapshot of the present weights."""
     if writer:
         network, step = state.network, state.position.step
         weights = {"model": network.model.state_dict(), "method": network.method.state_dict(), "step": step}
@@ -87,10 +87,10 @@ def save_snapshot(state: TrainState, writer: Writer | None) -> None:
 
 
 def saved_note(state: TrainState, writer: Writer | None) -> str:
-    """What is safe of a run, in words for a message that ends it; of one that never made an update nothing is kept."""
+    """State what a stopped run has saved, for the message that ends it; empty before the first update, when nothing is kept."""
     return f"; what was saved after {state.saved} updates is in {writer.path}" if writer and state.position.step else ""
 
 
 def snapshot_steps(total: int, keep: int) -> set[int]:
-    """The updates after which weights are kept: ``keep`` of them, evenly spread, the last one included."""
+    """Return the updates after which weights are kept: ``keep`` of them, evenly spread, the last one included."""
     return {round(i * total / keep) for i in range(1, keep + 1)} if keep and total else set()

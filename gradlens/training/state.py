@@ -1,4 +1,4 @@
-"""What a run consists of while it trains, and where it is: what loop, log and checkpoints read and move on."""
+"""State of a run in training: its parts and its position, read and advanced by loop, log and checkpoints."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from gradlens.training.step import Stage, UpdateProbe
 
 
 class Position(NamedTuple):
-    """Where a run is; the fields are keys of its checkpoint."""
+    """Position of a run; the fields are keys of its checkpoint."""
 
     step: int  # updates made
-    sums: tuple[float, int, float, int]  # this epoch so far: loss × images, images, right answers, images answered
+    sums: tuple[float, int, float, int]  # this epoch so far: loss × images, images, correct predictions, labelled images with a prediction
     best: dict[str, float]  # split -> highest accuracy so far
     seconds: float  # spent in this epoch's steps so far
 
     @property
     def begun(self) -> bool:
-        """Whether the untrained network has been evaluated, with which a run begins."""
+        """Whether the untrained network has been evaluated, which begins a run."""
         return bool(self.best)
 
 
@@ -44,11 +44,11 @@ class TrainState:
     network: ModelAndMethod
     optimizer: torch.optim.Optimizer
     base_lr: list[float]  # of each of the optimiser's groups, before the schedule
-    batches: Batches  # what is learned from
+    batches: Batches  # of the training images
     test: Split
     test_name: str  # test or validation
-    labelled: Split  # the training images whose label is known
-    stage: Stage = field(init=False)  # makes an update of this process's blocks; ``choose.add_stage`` sets it when all ranks have a state
+    labelled: Split  # the training images with a label
+    stage: Stage = field(init=False)  # updates this process's blocks; ``choose.add_stage`` sets it when all ranks have a state
     ranks: ProcessGroup = SINGLE_PROCESS  # that share the run
     probe: UpdateProbe | None = None
     position: Position = BEGINNING

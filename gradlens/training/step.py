@@ -1,4 +1,4 @@
-"""One step of any rule: passes, the rule's gradients in ``.grad``, the optimiser's step. It knows no method by name."""
+"""One step of any learning rule: passes, the rule's gradients in ``.grad``, the optimiser's step. It refers to no method by name."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from gradlens.training.config import Config
 
 
 class Outcome(NamedTuple):
-    """What one update reports, on the device and of all ranks together: reading it is the caller's choice."""
+    """Outcome of one update, on the device and of all ranks together; reading it (which may wait for the device) is left to the caller."""
 
-    loss: Tensor  # scalar: the rule's loss at the block that answers
-    hits: Tensor  # scalar: right answers among ``answered``
-    images: int  # what the loss is the mean over; 0: the block that answers was not trained
-    answered: Tensor  # scalar: images that were answered and whose label is known; 0 for rules that give no answers
+    loss: Tensor  # scalar: the rule's loss at the output block
+    hits: Tensor  # scalar: correct predictions among ``answered``
+    images: int  # images that the loss is the mean over; 0: the output block was not trained
+    answered: Tensor  # scalar: labelled images with a prediction; 0 for rules that make no predictions
     rows: list[Measurement]  # empty on steps that are not recorded
 
 
 class Recording(NamedTuple):
-    """What is measured of a recorded update."""
+    """Measurements to make of a recorded update."""
 
     step: int  # updates made before it
     diagnose: bool = False  # the sparser rows of ``diagnostics`` too, beside those of the true gradient
 
 
 def recording(config: Config, step: int) -> Recording | None:
-    """What a config wants measured of an update; None: nothing."""
+    """Return the measurements that a config sets for an update; None: none."""
     every, diagnose_every = config.record.every, config.record.diagnose_every
     if not every or step % every:
         return None
@@ -51,7 +51,7 @@ def recording(config: Config, step: int) -> Recording | None:
 
 
 def begin_step(method: Method, seed: int, epoch: int, step: int) -> None:
-    """Make ready for an update's draws: torch's global stream (dropout and the like) is seeded for it, and the rule starts it.
+    """Prepare an update: seed torch's global random stream (dropout and the like) and start the rule's step.
 
     Args:
         method: the rule.
@@ -67,7 +67,7 @@ def begin_step(method: Method, seed: int, epoch: int, step: int) -> None:
 def _write_grad(p: Tensor, grad: Tensor) -> None:
     """Write (or, for a parameter that two blocks share, add) a gradient, in the parameter's own memory layout.
 
-    The fused optimisers walk parameter and gradient side by side in memory and do not look at strides.
+    The fused optimisers traverse parameter and gradient side by side in memory and ignore strides.
     """
     if p.grad is not None:
         grad = p.grad + grad
@@ -75,7 +75,7 @@ def _write_grad(p: Tensor, grad: Tensor) -> None:
 
 
 def _stored_passes(passes: Iterator[Pass], stored: list[Pass]) -> Iterator[Pass]:
-    """The passes as they are made, kept for the truth: a recorded step runs in the same order as any other."""
+    """Yield the passes and keep them for the true gradient: a recorded step runs in the same order as any other."""
     for p in passes:
         stored.append(p)
         yield p
@@ -85,100 +85,100 @@ class BlockRange(Protocol):
     """The blocks that a process runs in one step, and the messages it receives from other ranks."""
 
     def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
-        """The passes of one step, lazily."""
+        """Make the passes of one step, lazily."""
 
     def receiver(self) -> Callable[[], Received] | None:
-        """What gives the message of the rank above; None where there is none."""
+        """Return the function that receives from the next rank; None for the last rank."""
 
     def on_update(self, u: Update) -> None:
-        """Take a block's update as soon as it is made."""
+        """Process a block's update as soon as it is made."""
 
     def delayed_gradients(self) -> Mapping[str, Tensor]:
-        """Gradients of the rule's own modules from messages of earlier batches."""
+        """Return gradients of the rule's own modules from messages of earlier batches."""
 
     def record_rows(self, record: Recording, network: ModelAndMethod, step: Step) -> tuple[list[Measurement], Descent | None]:
-        """The rows of a recorded step, and on a diagnosed one the descent test to be asked after the optimiser's step."""
+        """Measure a recorded step: its rows, and on a diagnosed one the descent test to evaluate after the optimiser's step."""
 
 
 class UpdateProbe(Protocol):
-    """What is shown every update of a training as it is made, and changes nothing of it."""
+    """Observer of every update of a training; it must not change anything of it."""
 
     @property
     def blocks(self) -> Mapping[str, Any]:
-        """What it has read so far, by block."""
+        """State per block so far."""
 
     def on_update(self, step: int, update: Update) -> None:
-        """A block's update."""
+        """Observe a block's update."""
 
     def take_rows(self) -> tuple[Sequence[Any], Mapping[str, bytes]]:
-        """The rows and the blocks' streams since it was last asked, to be written."""
+        """Return the rows and the blocks' streams since the last call, to be written."""
 
     def regret(self, run_dir: Path) -> list[dict[str, Any]]:
-        """What is to be stored of a finished run."""
+        """Compute what is stored of a finished run."""
 
     def state(self) -> dict[str, Any]:
-        """Plain tensors and numbers, for a checkpoint."""
+        """Return the state for a checkpoint, in plain tensors and numbers."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to a saved state."""
+        """Restore a saved state."""
 
 
 class Stage(Protocol):
-    """The blocks that this process trains, and how it makes an update of them."""
+    """Blocks that this process trains, and how it updates them."""
 
     @property
     def flush_every(self) -> int | None:
-        """Updates after which what they report is read; None: only where ranks meet."""
+        """Updates between reads of their outcomes; None: only where ranks synchronise."""
 
     def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
-        """One update of this process's blocks; what it reports, and whether the run is to be stopped or saved after it, as all ranks agree.
+        """Update this process's blocks; return the outcome, and whether to stop or save the run after it (the same on all ranks).
 
         Args:
             step: updates made before this one.
-            record: what is measured of it; None: nothing.
-            interrupted: whether this process was asked to stop.
+            record: measurements to make; None: none.
+            interrupted: whether this process received a signal to stop.
             save: whether this process finds that it is time to save.
 
         """
 
     def synchronize(self, pending: Sequence[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
-        """Finish what is under way, share what each rank has alone, and put together what the ranks report of each step."""
+        """Finish batches in flight, exchange what each rank has alone, and combine the ranks' outcomes of each step."""
 
     def share_buffers(self) -> None:
-        """Before an evaluation: give all ranks the same buffers (BatchNorm's running statistics)."""
+        """Broadcast buffers (BatchNorm's running statistics) before an evaluation."""
 
     def optimizer_state(self) -> dict[str, Any]:
-        """The optimiser's state as one process has it, put together on all ranks."""
+        """Return the optimiser's state as in a single process, gathered from all ranks."""
 
     def keep_owned_state(self) -> None:
-        """Forget the optimiser's state of parameters that other ranks train."""
+        """Drop the optimiser's state of parameters that other ranks train."""
 
 
 @dataclass(frozen=True)
 class AllBlocks:
-    """All blocks, in one process or on a part of the batch."""
+    """All blocks, in a single process or on this rank's part of the batch."""
 
     by_rank: bool = False  # rows of this rank's own gradient on recorded steps of a shared batch
-    watched: Callable[[Update], None] | None = None  # shown each block's update as it is made
+    watched: Callable[[Update], None] | None = None  # called with each block's update
 
     def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
-        """As the rule makes them."""
+        """Make the passes as the rule does."""
         return method.forward(blocks, x, y)
 
     def receiver(self) -> None:
-        """No rank is above."""
+        """This range contains the output block: nothing to receive."""
 
     def on_update(self, u: Update) -> None:
-        """Show it to who asked."""
+        """Pass the update to the observer, if there is one."""
         if self.watched is not None:
             self.watched(u)
 
     def delayed_gradients(self) -> Mapping[str, Tensor]:
-        """Nothing comes late."""
+        """No message is delayed."""
         return {}
 
     def record_rows(self, record: Recording, network: ModelAndMethod, step: Step) -> tuple[list[Measurement], Descent | None]:
-        """The rows of a recorded step; on a diagnosed one the sparse rows too."""
+        """Measure the rows of a recorded step; on a diagnosed one the sparse rows too."""
         (number, diagnose), names, method, here = record, network.block_names(), network.method, current_shard()
         truth = true_gradients(method, step, keep=diagnose)
         mine = {k: u.grad.params for k, u in step.updates.items()}
@@ -198,7 +198,7 @@ ALL_BLOCKS = AllBlocks()
 def _gradients(
     network: ModelAndMethod, x: Tensor, y: Tensor, keep: bool, blocks: BlockRange
 ) -> tuple[Outcome, list[Pass], dict[int, Update]]:
-    """Run the passes and write the rule's gradients: what they report (of this rank), and where ``keep`` all passes and updates."""
+    """Run the passes and write the rule's gradients; return this rank's outcome, and with ``keep`` all passes and updates."""
     model, method = network
     loss, hits, answered = (torch.zeros((), device=x.device) for _ in range(3))
     images = 0
@@ -221,7 +221,7 @@ def _gradients(
         if keep:
             kept[u.k] = u
         blocks.on_update(u)
-        del u  # a block's tensors must not outlive its turn
+        del u  # free a block's tensors before the next block's backward
     for name, grad in blocks.delayed_gradients().items():
         sums.add(method.get_parameter(name), grad)
     sums.finish()
@@ -237,14 +237,14 @@ def training_step(
     bf16: bool = False,
     blocks: BlockRange = ALL_BLOCKS,
 ) -> Outcome:
-    """One step of any rule: passes, the rule's gradients, and one optimiser step. On a shared batch all ranks make it together.
+    """Make one step of any rule: passes, the rule's gradients, one optimiser step. Collective on a shared batch.
 
     Args:
         network: with its rule.
         optimizer: over both.
         x: [N, C, H, W] network input.
         y: [N] labels.
-        record: what is measured of it; None: nothing.
+        record: measurements to make; None: none.
         bf16: compute the passes in bfloat16 (weights and sums stay float32).
         blocks: those that this process runs; it is shown every update.
 
@@ -257,11 +257,11 @@ def training_step(
         if record is not None:
             with preserve_buffers_and_rng([network.model]):  # a checkpointed block runs again in each backward pass, its BatchNorm too
                 rows, descent = blocks.record_rows(record, network, Step(list(network.model), x, y, stored, kept))
-    stored.clear()  # measured and done with, before the optimiser makes its state
+    stored.clear()  # freed after measuring, before the optimiser makes its state
     kept.clear()
     optimizer.step()
     if descent is not None:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):  # a new one: it caches what it casts, the old weights too
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):  # a new context: autocast caches cast weights, the old ones too
             rows += descent.rows()
     if current_shard() is not None:
         loss, hits, answered = all_reduce_sum(torch.stack([made.loss.double(), made.hits.double(), made.answered.double()])).unbind()
@@ -271,36 +271,36 @@ def training_step(
 
 @dataclass
 class WholeNetwork:
-    """All blocks in this process."""
+    """Stage that trains all blocks in this process."""
 
     config: Config
     network: ModelAndMethod
     optimizer: torch.optim.Optimizer
     batches: Batches
-    probe: UpdateProbe | None = None  # shown every update
+    probe: UpdateProbe | None = None  # called with every update
 
     @property
     def flush_every(self) -> int:
-        """Updates after which what they report is read: at once on the CPU; waiting for an accelerator costs."""
+        """Updates between reads of their outcomes: 1 on the CPU; more on an accelerator, where each read waits."""
         return 1 if self.batches.device.type == "cpu" else 20
 
     def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
-        """One update of all blocks."""
+        """Update all blocks."""
         blocks = AllBlocks(self.config.parallel.record_ranks, partial(self.probe.on_update, step) if self.probe else None)
         x, y = self.batches.batch(step)
         outcome = training_step(self.network, self.optimizer, x, y, record, self.config.precision == "bf16", blocks)
         return outcome, interrupted(), save
 
     def synchronize(self, pending: Sequence[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
-        """What is reported is complete."""
+        """Return the outcomes unchanged: they are complete."""
         return list(pending)
 
     def share_buffers(self) -> None:
-        """No other rank has any."""
+        """Do nothing: there is no other rank."""
 
     def optimizer_state(self) -> dict[str, Any]:
-        """The optimiser's own state."""
+        """Return the optimiser's own state."""
         return self.optimizer.state_dict()
 
     def keep_owned_state(self) -> None:
-        """All parameters are trained here."""
+        """Do nothing: all parameters are trained here."""

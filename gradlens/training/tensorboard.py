@@ -1,6 +1,6 @@
-"""What a run records, for TensorBoard: scalars and first-layer filters, live while it trains or afterwards from its directory.
+"""A run's records for TensorBoard: scalars and first-layer filters, live while it trains or afterwards from its directory.
 
-There is one event file a run, also when it is interrupted and goes on: it is written record by record through torch's and TensorBoard's own
+There is one event file a run, also when it is interrupted and resumed: it is written record by record through torch's and TensorBoard's own
 encoders, since a ``SummaryWriter`` begins a new file every time it is opened, and writes from a thread whose failure is a traceback.
 """
 
@@ -44,12 +44,12 @@ class Scalar(NamedTuple):
 
 
 def row_scalars(rows: Iterable[Measurement]) -> Iterator[Scalar]:
-    """``cosine/weight/block1.conv`` and the like: what it is, of which gradient, where."""
+    """Return ``cosine/weight/block1.conv`` and the like: what it is, of which gradient, where."""
     return (Scalar(f"{row.quantity}/{row.kind}/{row.layer}", row.step, row.value) for row in rows)
 
 
 def metric_scalars(metrics: Iterable[Metric]) -> Iterator[Scalar]:
-    """``loss/train``, ``accuracy/test``, …; accuracies that a rule without labels does not have are left out."""
+    """Yield ``loss/train``, ``accuracy/test``, …; accuracies that a rule without labels does not have are left out."""
     for m in metrics:
         yield Scalar(f"loss/{m.split}", m.step, m.loss)
         if m.accuracy == m.accuracy:
@@ -57,7 +57,7 @@ def metric_scalars(metrics: Iterable[Metric]) -> Iterator[Scalar]:
 
 
 def run_scalars(run: Run) -> Iterator[Scalar]:
-    """All curves of a run; where a step was both recorded and measured later, the recorded batch counts."""
+    """Yield all curves of a run; where a step was both recorded and measured later, the recorded batch counts."""
     known = {row[:4] for row in run.gradients}
     yield from metric_scalars(run.metrics)
     yield from row_scalars(run.gradients)
@@ -65,7 +65,7 @@ def run_scalars(run: Run) -> Iterator[Scalar]:
 
 
 def filter_image(weights: Mapping[str, Tensor]) -> Tensor | None:
-    """The filters of a network's first convolution as one picture [3, H, W] in [0, 1], each stretched to its own range.
+    """Return the filters of a network's first convolution as one picture [3, H, W] in [0, 1], each stretched to its own range.
 
     Args:
         weights: a network's state, bottom first.
@@ -91,7 +91,7 @@ def must_be_installed() -> None:
     """Check that TensorBoard can be written.
 
     Raises:
-        InputError: it is not installed; how to is said.
+        InputError: it is not installed; the message gives the command to install it.
 
     """
     if find_spec("tensorboard") is None:
@@ -139,7 +139,7 @@ class Events:
 
 
 def records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(whole record, the event in it) of an event file; one that a crash tore off is left out.
+    """Yield (whole record, the event in it) of an event file; one that a crash tore off is left out.
 
     A record is the event's length as uint64, four bytes of checksum, the event, four bytes of checksum.
     """
@@ -153,9 +153,9 @@ def records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def rewound(content: bytes, step: int) -> bytes:
-    """An event file cut back to a checkpoint: what is known of ``step`` updates, and nothing of the updates that are made anew.
+    """Return an event file cut back to a checkpoint: the records of ``step`` updates, and none of the updates that are made anew.
 
-    A recorded row's step says how many updates were made before it, a metric's and a picture's how many were made in all.
+    A recorded row's step counts the updates made before it, a metric's and a picture's all updates made.
     """
     from tensorboard.compat.proto.event_pb2 import Event
 
@@ -167,7 +167,7 @@ def rewound(content: bytes, step: int) -> bytes:
 
 
 def appending(path: Path) -> BinaryIO:
-    """A file to be added to, its folder made."""
+    """Open a file for appending; make its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("ab")
 
@@ -177,10 +177,10 @@ def appending(path: Path) -> BinaryIO:
 
 @contextmanager
 def logged(state: TrainState, folder: Path, watch: Watch) -> Iterator[Watch]:
-    """A watch that also writes what it sees to ``folder``/tensorboard; to be opened when the run is begun or restored.
+    """Wrap a watch to write its events to ``folder``/tensorboard too; to be opened when the run is begun or restored.
 
     Args:
-        state: the run, begun or restored; its network is looked at when an epoch ends.
+        state: the run, begun or restored; its network's filters are read when an epoch ends.
         folder: the run's.
         watch: is called as well.
 
@@ -190,7 +190,7 @@ def logged(state: TrainState, folder: Path, watch: Watch) -> Iterator[Watch]:
     path, step = folder / FOLDER / EVENTS, state.position.step
 
     def begin() -> None:
-        if path.exists():  # of a run that goes on, or of one that is overwritten
+        if path.exists():  # of a run that is resumed, or of one that is overwritten
             write(path, rewound(path.read_bytes(), step) if state.position.best else b"")
         opened.append(Events(appending(path)))
 

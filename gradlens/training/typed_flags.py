@@ -1,4 +1,4 @@
-"""What is typed of where and how runs are made: read and checked without torch, so that a typo is answered at once."""
+"""Flags on where and how runs are made, read and checked without torch, so that a typo is refused at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_device(name: str) -> None:
 
 
 def no_updates(epochs: object, steps: object) -> str | None:
-    """What is wrong with a number of updates that are to be made in no epoch; None: nothing."""
+    """Return what is wrong with a number of updates that are to be made in no epoch; None: nothing."""
     if epochs == 0 and isinstance(steps, int) and steps > 0:
         return f"--steps {steps} with --epochs 0: the untrained control makes no updates; leave one of them out"
     return None
@@ -41,12 +41,12 @@ def check_run_flags(given: Mapping[str, Any]) -> None:
 
     """
     if given.get("resume") and given.get("overwrite"):
-        raise InputError("--resume goes on with a run and --overwrite starts it anew: give one of them")
+        raise InputError("--resume continues a run and --overwrite starts it anew: give one of them")
     if (said := no_updates(given.get("epochs"), given.get("steps"))) is not None:
         raise InputError(said)
     name = given.get("run_name")
     if name is not None and (not name or Path(name).name != name):
-        raise InputError(f"--run-name {name!r} is not the name of one folder; --out says where it goes")
+        raise InputError(f"--run-name {name!r} is not the name of one folder; set its place with --out")
     for flag in ("threads", "seeds"):
         if isinstance(given.get(flag), int) and given[flag] < 1:
             raise InputError(f"--{flag}: must be 1 or more, got {given[flag]}")
@@ -55,7 +55,7 @@ def check_run_flags(given: Mapping[str, Any]) -> None:
 
 
 def parse_numbers(flag: str, text: str) -> list[float]:
-    """The numbers of a comma-separated flag.
+    """Return the numbers of a comma-separated flag.
 
     Raises:
         InputError: they are none.
@@ -64,11 +64,11 @@ def parse_numbers(flag: str, text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"{flag} {text!r}: wanted numbers with commas between them, as in 1e-4,3e-4,1e-3") from None
+        raise InputError(f"{flag} {text!r}: expected numbers with commas between them, as in 1e-4,3e-4,1e-3") from None
 
 
 def parse_whole_numbers(flag: str, text: str) -> list[int]:
-    """The whole numbers of a comma-separated flag.
+    """Return the whole numbers of a comma-separated flag.
 
     Raises:
         InputError: they are none.
@@ -76,5 +76,5 @@ def parse_whole_numbers(flag: str, text: str) -> list[int]:
     """
     numbers = parse_numbers(flag, text)
     if not all(n.is_integer() for n in numbers):
-        raise InputError(f"{flag} {text}: wanted whole numbers of blocks, as in {flag} 2,2")
+        raise InputError(f"{flag} {text}: expected whole numbers of blocks, as in {flag} 2,2")
     return [int(n) for n in numbers]

@@ -1,6 +1,6 @@
-"""Rules and networks from a user's own file in configs: the names they get, and what a config keeps of the file.
+"""Rules and networks from a user's own file in configs: their names, and what a config stores of the file.
 
-A config keeps the file's path and the SHA-256 of its contents, so that a run can be read without running it, and goes on (resume, probe,
+A config keeps the file's path and the SHA-256 of its contents, so that a run can be read without running it, and continues (resume, probe,
 measure) only with the code it was made with.
 """
 
@@ -24,13 +24,13 @@ from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.user_code import file_and_name, fingerprint, function_in, is_reference
 
 SHIPPED = {"method": tuple(METHODS), "model": tuple(MODELS)}  # the names of this package; the registries also get those of users' files
-KINDS = ("method", "model")  # settings that name code; data are told by their own fingerprint
+KINDS = ("method", "model")  # settings that name code; data are identified by their own fingerprint
 RULES: dict[tuple[str, str], type[Method]] = {}  # (name, SHA-256 of its file) -> a user's rule, or what stands in for it
 TYPED: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in KINDS}  # what was named in this process: name -> what a config keeps
 
 
 def reference_label(kind: str, path: Path, name: str) -> str:
-    """What a user's own thing is called in run names and figures: file and name in lower case, without what says nothing.
+    """Return the name of a user's own rule or network in run names and figures: file and name in lower case, without empty words.
 
     >>> reference_label("method", Path("rules/sign_bp.py"), "SignBP"), reference_label("method", Path("mine.py"), "Rule")
     ('signbp', 'mine-rule')
@@ -46,7 +46,7 @@ def reference_label(kind: str, path: Path, name: str) -> str:
 
 
 def short_reference(kind: str, text: str) -> str:
-    """A setting's value as one word for a folder's name."""
+    """Return a setting's value as one word for a folder's name."""
     if is_reference(text):
         file, _, name = text.rpartition(":")
         return reference_label(kind, Path(file), name)
@@ -54,7 +54,7 @@ def short_reference(kind: str, text: str) -> str:
 
 
 def known_as(kind: str, text: str) -> str:
-    """The name under which a user's own rule or network is known from now on; other words stay as they are.
+    """Register a user's own rule or network and return its name; other words stay as they are.
 
     Raises:
         InputError: it cannot be imported, or is none.
@@ -83,17 +83,17 @@ def known_as(kind: str, text: str) -> str:
 
 
 def _is_kept(kept: Any) -> bool:
-    """Whether this is what a config keeps of a user's file."""
+    """Return whether this is what a config keeps of a user's file."""
     return isinstance(kept, Mapping) and all(isinstance(kept.get(part), str) for part in ("file", "name", "sha256"))
 
 
 def settle_references(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings in which ``FILE.py:NAME`` has become a name, with what a config keeps of the file under ``own``.
+    """Return settings in which ``FILE.py:NAME`` has become a name, with what a config keeps of the file under ``own``.
 
     A name with its file kept beside it, as in a run's config, is settled without importing the file, and for this config alone.
 
     Raises:
-        InputError: a file that cannot be imported, or has no such thing in it.
+        InputError: a file that cannot be imported, or does not define the name.
 
     """
     settled, kept = dict(values), values.get("own", {})
@@ -125,7 +125,7 @@ def require_known(settled: Mapping[str, Any], command: str) -> None:
 
     Args:
         settled: as :func:`settle_references` gave it.
-        command: lists what is known.
+        command: the command that lists known names.
 
     Raises:
         InputError: the name is none.
@@ -139,7 +139,7 @@ def require_known(settled: Mapping[str, Any], command: str) -> None:
 
 
 def rule_of(name: str, own: Mapping[str, Any]) -> type[Method] | None:
-    """The rule of a config: of a user's file the version that the config was made with, whichever was named last.
+    """Return the rule of a config: from a user's file the version that the config was made with, whichever was named last.
 
     Args:
         name: the config's method.
@@ -152,14 +152,14 @@ def rule_of(name: str, own: Mapping[str, Any]) -> type[Method] | None:
 
 
 def reference(settings: Mapping[str, Any], kind: str) -> str | None:
-    """``FILE.py:NAME`` of a config's rule or network, where it is a user's own."""
+    """Return ``FILE.py:NAME`` of a config's rule or network, where it is a user's own."""
     own = settings.get("own")
     kept = own.get(kind) if isinstance(own, Mapping) else None
     return f"{kept['file']}:{kept['name']}" if kept is not None and _is_kept(kept) else None
 
 
 def activate(own: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> None:
-    """Import the rule that a config names, before it is built, and see that its files are as they were.
+    """Import the rule that a config names, before it is built, and check that its files are unchanged.
 
     Args:
         own: the config's field of that name.
@@ -173,7 +173,7 @@ def activate(own: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> 
         path, _ = file_and_name(kind, f"{kept['file']}:{kept['name']}")
         if fingerprint(path) != kept["sha256"]:
             raise InputError(
-                f"{path} has changed since this run was made with {names[kind]}: its tables and figures can be read, but to go on with it"
+                f"{path} has changed since this run was made with {names[kind]}: its tables and figures can be read, but to resume it"
                 f" or to measure it needs the file as it was (sha256 {kept['sha256'][:12]}…); {path}:{kept['name']}, named anew, is the"
                 " file as it is"
             )
@@ -182,17 +182,17 @@ def activate(own: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> 
 
 
 def builder(own: Mapping[str, Mapping[str, Any]]) -> Callable[[ModelSpec], nn.Sequential] | None:
-    """What makes a config's network, where that is of a user's file."""
+    """Return the function that builds a config's network, if that is in a user's file."""
     return partial(network_of, own["model"]) if "model" in own else None
 
 
 def named_by(own: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What of a config's files names it: all that version 0.1.0 kept, which tells two files apart; other facts follow from the file."""
+    """Return what identifies a config's files: all that version 0.1.0 kept; other facts follow from the file."""
     return {kind: {k: v for k, v in kept.items() if k in ALWAYS_KEPT or k not in FACTS} for kind, kept in own.items()}
 
 
 def difference(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
-    """How two configs' files differ, in words; None if they do not."""
+    """Describe how two configs' files differ; None if they do not."""
     mine, theirs = named_by(mine), named_by(theirs)
     changed = [k for k in KINDS if mine.get(k) and theirs.get(k) and mine[k]["sha256"] != theirs[k]["sha256"]]
     said = [f"{mine[k]['file']}, which has changed" for k in changed]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from analyses import feedback_angles as demo
-from gradlens.gradients.method import NetworkInfo
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods import METHODS
 from gradlens.runtime.csv_tables import read_csv, write_csv
 from gradlens.training.build import ModelAndMethod

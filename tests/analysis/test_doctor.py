@@ -214,7 +214,7 @@ def test_a_spike_and_what_moved(tmp_path, monkeypatch):
     (spike,) = [f for f in examine(run).findings if f.check == "loss spike"]
     assert (spike.severity, spike.where, spike.step) == ("watch", "top", 32)
     jumped = {r.layer: r.value for r in run.gradients if (r.kind, r.quantity, r.step) == ("weight", "norm", 32)}
-    named = spike.evidence.split("most moved: ")[1].split(",")[0]
+    named = spike.evidence.split("largest change: ")[1].split(",")[0]
     usual = {
         layer: torch.tensor([r.value for r in run.gradients if (r.layer, r.kind, r.quantity) == (layer, "weight", "norm") and r.step < 32])[
             -7:
@@ -306,18 +306,18 @@ def test_a_run_with_one_record_of_the_untrained_network_is_too_short_to_judge(co
     (run.path / "metrics.csv").write_text("".join(csv_line(r) for r in [Metric._fields, *early]))
     found = examine(load_run(run.path))
     assert not found.findings
-    gone = {name: why for name, why in found.unmade.items() if why.startswith("too short to judge: 1 record, wanted 3 ")}
+    gone = {name: why for name, why in found.unmade.items() if why.startswith("too short to evaluate: 1 record, expected 3 ")}
     assert set(gone) == {"dead local head", "silent layer", "vanishing block", "exploding block"}
-    assert found.unmade["at chance"] == "too short to judge: 5 updates, wanted 50"
-    assert found.unmade["loss spike"].startswith("too short to judge: 1 record, wanted 8 ")
-    assert "dead local head, silent layer, vanishing block, exploding block: too short to judge: 1 record" in diagnosis_line(found)
+    assert found.unmade["at chance"] == "too short to evaluate: 5 updates, expected 50"
+    assert found.unmade["loss spike"].startswith("too short to evaluate: 1 record, expected 8 ")
+    assert "dead local head, silent layer, vanishing block, exploding block: too short to evaluate: 1 record" in diagnosis_line(found)
 
 
 def test_feedback_that_was_looked_at_once_is_too_short_to_judge(copied):
     run = copied("fa")
     once = [r for r in run.gradients if not r.kind.startswith("feedback") or r.step == 0]
     (run.path / "gradients.csv").write_text("".join(csv_line(r) for r in [Measurement._fields, *once]))
-    assert examine(load_run(run.path)).unmade["feedback drift"].startswith("too short to judge: 1 record, wanted 2 ")
+    assert examine(load_run(run.path)).unmade["feedback drift"].startswith("too short to evaluate: 1 record, expected 2 ")
 
 
 # ------------------------------------------------------------------------------------------------------------- parts
@@ -441,8 +441,9 @@ def test_things_to_watch_do_not_fail_a_script(copied, gradlens):
 
 
 def test_bad_input_is_one_sentence(tmp_path, copied, gradlens):
-    run = copied("bp")
-    for arguments, word in ((["nowhere"], "not a run directory"), ([], "RUN_DIR"), ([run.path, tmp_path], "not a run directory")):
+    run, empty = copied("bp"), tmp_path / "empty"
+    empty.mkdir()
+    for arguments, word in ((["nowhere"], "does not exist"), ([], "RUN_OR_COMPARISON"), ([run.path, empty], "not a run directory")):
         status, out, err = gradlens("doctor", *arguments)
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert word in err
@@ -456,7 +457,7 @@ def test_a_table_holds_each_check_once(copied):
     table = diagnosis_table("run", found)
     assert len(table.rows) == len({(f.check, f.severity) for f in found.findings})
     assert [cell.text for cell in table.rows[0][:2]] == ["silent layer", "WRONG"]
-    assert table.rows[0][2].text.index("why: ") < table.rows[0][2].text.index("wanted: ")
+    assert table.rows[0][2].text.index("why: ") < table.rows[0][2].text.index("expected: ")
     assert json.loads(json.dumps(diagnosis_json(found)))["wrong"] is True
 
 

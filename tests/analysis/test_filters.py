@@ -535,7 +535,7 @@ def test_networks_without_convolutions_and_other_mistakes(gradlens, copied):
     mlp, good = copied(model="mlp"), copied(stem=5)
     status, out, err = gradlens("filters", mlp, "--quiet")
     assert (status, out) == (2, "")
-    assert f"{mlp}: mlp: this network has no convolution, and so no filters to look at" in err
+    assert f"{mlp}: mlp: this network has no convolution, and therefore no filters" in err
     assert "are the same run" in gradlens("filters", good, good.relative_to(Path.cwd()), "--quiet")[2]
     Path("taken").write_text("")
     assert "cannot write taken" in gradlens("filters", good, "--out", "taken", "--quiet")[2]

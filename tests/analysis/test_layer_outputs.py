@@ -207,7 +207,7 @@ def test_layers_that_change_their_mind_are_said():
         (["first", "nope"], "unknown layer 'nope'"),
         (["nope[0]"], "unknown layer 'nope'"),
         ([], "layers is an empty list"),
-        ("first", r"layers: must be a list of paths, got the text 'first'; set \['first'\]"),
+        ("first", r"layers: must be a list of paths, got the string 'first'; set \['first'\]"),
     ],
 )
 def test_layers_that_are_none_are_said(layers, said):
@@ -273,7 +273,7 @@ def test_two_truth_values_are_two_classes():
         ((torch.randn(60, 8), torch.arange(60) / 2), None, None, r"train: labels must be whole numbers, got 0.5"),
         ((torch.randn(60, 8), torch.full((60,), torch.nan)), None, None, r"train: labels must be whole numbers, got nan"),
         (None, (torch.randn(30, 8), torch.full((30,), torch.inf)), None, r"test: labels must be whole numbers, got inf"),
-        ((torch.randn(60, 8), torch.full((60,), 4)), None, None, r"a probe tells classes apart, but all 60 training labels are 4"),
+        ((torch.randn(60, 8), torch.full((60,), 4)), None, None, r"a probe needs two classes or more, but all 60 training labels are 4"),
         (None, None, 2, r"labels from 0 to 2 do not fit 2 classes: they count from 0"),
         ((torch.randn(60, 8), torch.arange(60) % 3 - 1), None, 3, r"labels from -1 to 2 do not fit 3 classes"),
         ((torch.randn(4, 8), torch.arange(4)), None, None, r"4 training images are too few"),

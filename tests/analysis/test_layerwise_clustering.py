@@ -254,7 +254,7 @@ def test_what_a_stage_hands_on_is_its_clusters():
         ({"representation": "hard"}, "nearest"),
         ({"clusters": (4,)}, "3 patch sizes and 1 numbers of clusters"),
         ({"clusters": (4, 0, 10)}, "1 or more"),
-        ({"sizes": (), "clusters": ()}, "wanted one of each"),
+        ({"sizes": (), "clusters": ()}, "expected one of each"),
     ],
 )
 def test_plans_that_cannot_be_followed_are_refused(changes, said):

@@ -342,7 +342,7 @@ def test_the_command_prints_stores_and_draws(run, tmp_path):
     ]
     done = shell.invoke(main.app, ["probe", str(run.path), *flags], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert "the network's own answer" in done.output
+    assert "the network's own prediction" in done.output
     assert "Cover's" in done.output
     assert f"{run.path} (probe.json)" in done.output.replace("\n", "")
     stored = json.loads((run.path / "probe.json").read_text())

@@ -361,8 +361,8 @@ def test_a_wrong_witness_or_separator_is_not_believed(monkeypatch):
         (torch.tensor([[0.0], [torch.nan]]), torch.tensor([0, 1]), None, "NaN"),
         (torch.tensor([[0.0], [torch.inf]]), torch.tensor([0, 1]), None, "infinite"),
         (torch.randn(3, 2), torch.tensor([0, 1, 2]), 10, "3 points are fewer than the 10 classes"),
-        (torch.randn(3, 2), torch.tensor([0, 1]), None, r"not of \[3, 2\] and \[2\]"),
-        (torch.randn(3, 0), torch.tensor([0, 1, 1]), None, "separability is asked of"),
+        (torch.randn(3, 2), torch.tensor([0, 1]), None, r"not \[3, 2\] and \[2\]"),
+        (torch.randn(3, 0), torch.tensor([0, 1, 1]), None, "separability needs features"),
         (torch.tensor([[-1.7e308, 1.7e308], [1.7e308, -1.7e308]], dtype=torch.float64), torch.tensor([0, 1]), None, "too large"),
     ],
 )

@@ -349,9 +349,9 @@ def test_an_epoch_that_not_all_seeds_reach_says_so():
 def test_the_reader_is_told_what_differs(copied):
     runs = [copied("bp"), copied("dgl", lr=1e-3, limit=128)]
     said = reporting_memorization.cautions(runs, [memorized(run) for run in runs])
-    assert "not one schedule: lr is 0.003, 0.001" in said
-    assert "not one schedule: limit is 160, 128" in said
-    assert any("not the same labels: the runs of seed 0" in line for line in said)
+    assert "different schedules: lr is 0.003, 0.001" in said
+    assert "different schedules: limit is 160, 128" in said
+    assert any("different labels: the runs of seed 0" in line for line in said)
     same = [copied("greedy"), copied("cdni")]
     (only,) = reporting_memorization.cautions(same, [memorized(run) for run in same])
     assert "confounder" in only
@@ -396,7 +396,7 @@ def test_the_command_trains_compares_and_stores(gradlens, tmp_path):
         "own",
         "confounder",
         "labels that were kept",
-        "its own answer",
+        "own prediction",
         "memorization.png",
         "memorization_by_block.png",
     ):

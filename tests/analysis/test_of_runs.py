@@ -205,7 +205,7 @@ def test_the_examples_command_measures_prints_stores_and_draws(weight_norms, run
     assert norms["block1.conv.weight"] == pytest.approx(float(weight.abs().sum()), rel=1e-5)
     assert f"{norms['block1.conv.weight']:.2f}" in out
     assert f"run: {runs[1].path} (weight_norms.json)" in out.replace("\n", "")
-    assert {path.name for path in (tmp_path / "f").iterdir()} == {f"weight_norms.{ending}" for ending in ("png", "csv")}
+    assert {path.name for path in (tmp_path / "f").iterdir()} == {"figures.json", "weight_norms.png", "weight_norms.csv"}
     status, out, err = program("weight-norms", runs[0].path, "--power", 0)
     assert (status, out) == (2, "")
     assert "--power" in err

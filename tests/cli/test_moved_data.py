@@ -80,7 +80,7 @@ def test_every_command_that_reads_images_again_finds_them_where_they_are_now(gra
     if command != "doctor":  # which makes its other checks without images
         assert status == 2
         assert "my birds, the data of" in err
-        assert "are not there: --data PATH says where they lie now" in err
+        assert "are not there: set --data PATH to where they are now" in err
     birds("other", train=14)
     status, out, err = gradlens(command, run, *READERS[command], "--data", "other")
     assert "train images in all: 24 then, 28 now" in out + err
@@ -93,7 +93,7 @@ def test_every_command_that_reads_images_again_finds_them_where_they_are_now(gra
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("cifar10", "--data cifar10: a named data set has no path that changes; --data-dir says where its files lie"),
+        ("cifar10", "--data cifar10: a named data set has no path that changes; set --data-dir to the folder of its files"),
         ("nowhere/birds", "nowhere/birds is no image folder"),
         ("gone.npz", "--data gone.npz: there is no such file"),
         ("gone.py:build", "--data gone.py:build: there is no such file"),
@@ -122,7 +122,7 @@ def test_a_run_copied_to_another_machine_goes_on_there(gradlens, monkeypatch):
     monkeypatch.chdir(there)
     status, _, err = gradlens("train", "bp", "--data", "pictures", *flags)
     assert status == 2
-    assert "holds an unfinished run: --resume goes on with it" in err
+    assert "holds an unfinished run: --resume continues it" in err
     status, out, err = gradlens("train", "bp", "--data", "pictures", *flags, "--resume")
     assert status == 0, err
     assert f"run: {one_run()}" in out

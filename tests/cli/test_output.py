@@ -46,7 +46,7 @@ def test_export_writes_the_comparison_in_every_format(program, run):
     assert program("export", run, "--format", "latex", "--out", "table.tex")[1] == "wrote table.tex\n"
     assert r"\toprule" in Path("table.tex").read_text()
     status, out, err = program("export", run, "--format", "word")
-    assert (status, out, err) == (2, "", "gradlens: --format word: wanted text, md, latex, csv, json\n")
+    assert (status, out, err) == (2, "", "gradlens: --format word: expected one of text, md, latex, csv, json\n")
 
 
 def test_show_is_short_and_complete_as_json(program, run):
@@ -96,7 +96,7 @@ def test_commands_that_draw_keep_stdout_for_the_table_too(program, run):
 def test_formats_of_figures():
     assert figure_formats(None) == ("png",)
     assert figure_formats(["pdf,png", "PDF"]) == ("pdf", "png")
-    with pytest.raises(InputError, match="no figure is written as 'jpg': wanted png, svg, pdf"):
+    with pytest.raises(InputError, match="no figure is written as 'jpg': expected one of png, svg, pdf"):
         figure_formats(["jpg"])
 
 

@@ -133,7 +133,7 @@ def test_a_list_of_a_rule_says_how_its_cost_is_measured(program):
     command = re.search(r"`gradlens (list methods dfa --long)`", out)[1].split()
     status, out, err = program(*command, "--quiet")
     assert (status, err) == (0, "")
-    assert "1 interleaved round here and now" in " ".join(out.split())
+    assert "1 interleaved round on this machine" in " ".join(out.split())
 
 
 # ---------------------------------------------------------------------------------------------------------------- extras

@@ -225,10 +225,10 @@ def test_configs_of_other_editors_are_read(content, program):
         (CONFIG.encode("utf-16"), "c.json is UTF-16: save it as UTF-8"),
         (CONFIG.replace("mlp", "é").encode("latin-1"), "c.json is not UTF-8 (byte 0xe9 in line 1): save it as UTF-8"),
         (CONFIG[:-5].encode(), "c.json is not a JSON config: "),
-        (CONFIG.replace('"epochs"', '"width": 8, "epochs"').encode(), "c.json is not a JSON config: the key 'width' stands in it twice"),
+        (CONFIG.replace('"epochs"', '"width": 8, "epochs"').encode(), "c.json is not a JSON config: the key 'width' occurs twice"),
         (CONFIG.replace('"epochs": 1', '"lr": NaN').encode(), "lr"),
         (CONFIG.replace('"epochs": 1', '"lr": 1e999').encode(), "lr"),
-        (b"[1]", "c.json is not a JSON config: wanted an object"),
+        (b"[1]", "c.json is not a JSON config: expected an object"),
         (b"", "c.json is not a JSON config: it is empty"),
     ],
 )

@@ -599,5 +599,5 @@ def test_a_seeded_choice_of_test_images_leaves_the_training_images_alone():
     assert all((image.numpy().tobytes(), int(label)) in rows for image, label in zip(some.test.images, some.test.labels, strict=True))
     assert torch.equal(some.test.labels, load("digits", limit_test=50, seed=1).test.labels)
     assert not torch.equal(some.test.labels, load("digits", limit_test=50, seed=2).test.labels)
-    with pytest.raises(InputError, match="--limit-test 999 asks for more than the 364 test images there are"):
+    with pytest.raises(InputError, match="--limit-test 999 is more than the 364 test images of the data set; set 364 or less"):
         load("digits", limit_test=999)

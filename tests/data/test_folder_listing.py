@@ -196,7 +196,7 @@ def test_composed_and_decomposed_names_are_one_class(tmp_path):
 @pytest.mark.parametrize("half", HALVES)
 def test_a_name_in_both_forms_in_one_half_is_refused(root, half):
     put(root, *(f"{half}/{unicodedata.normalize(form, 'é')}/0.png" for form in ("NFC", "NFD")))
-    with pytest.raises(InputError, match=f"{half} holds two folders whose names read é"):
+    with pytest.raises(InputError, match=f"{half} has two folders with the name é"):
         list_images(root)
 
 
@@ -224,7 +224,7 @@ def refused(root):
 
 def test_one_level_too_low_is_said(root):
     put(root / "deep", *(f"{half}/{i}.png" for half in HALVES for i in range(3)))
-    assert "holds no class folders, but 3 images: they belong into folders" in refused(root / "deep")
+    assert "has no class folders, but 3 images: put them into folders" in refused(root / "deep")
 
 
 def test_an_empty_class_says_what_is_in_it_instead(root):

@@ -164,7 +164,7 @@ def test_noise_is_gaussian_around_dark_and_lit():
 @pytest.mark.parametrize(
     ("n", "settings", "said"),
     [
-        (0, {}, "at least one"),
+        (0, {}, "must be 1 or more"),
         (5, {"noise": -0.1}, "standard deviation"),
         (5, {"noise": float("nan")}, "standard deviation"),
         (5, {"distractors": 1.5}, "0 to 1"),

@@ -173,12 +173,12 @@ def refused(file):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (GREY.astype(np.float32), "floats go from 4 to"),
-        (GREY.astype(np.float32) / 255 - 0.5, "floats from 0 to 1 are read"),
+        (GREY.astype(np.float32), "floats range from 4 to"),
+        (GREY.astype(np.float32) / 255 - 0.5, "scale them to 0 to 1"),
         (np.where(GREY > 9, np.nan, 0).astype(np.float32), "not all finite"),
         (np.full((5, 7), np.inf, np.float32), "not all finite"),
-        (GREY.astype(np.int32) - 300, "whole numbers go from -"),
-        (GREY.astype(np.int32) * 1000, "whole numbers go from"),
+        (GREY.astype(np.int32) - 300, "whole numbers range from -"),
+        (GREY.astype(np.int32) * 1000, "whole numbers range from"),
     ],
 )
 def test_values_without_a_known_range_are_refused(values, words, tmp_path):
@@ -205,7 +205,7 @@ def test_a_file_cut_short_is_refused(ending, tmp_path):
 
 def test_a_link_to_nothing_names_its_target(tmp_path):
     (tmp_path / "x.png").symlink_to(tmp_path / "annexed" / "key.png")
-    assert f"is a link to {tmp_path / 'annexed' / 'key.png'}, which is not there" in refused(tmp_path / "x.png")
+    assert f"is a link to {tmp_path / 'annexed' / 'key.png'}, which does not exist" in refused(tmp_path / "x.png")
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):

@@ -158,7 +158,7 @@ def test_a_shared_module_answers_to_each_of_its_names():
 def test_unknown_names_list_the_known_ones_and_a_text_is_no_list():
     with pytest.raises(InputError, match=r"unknown layer 'deck'; nearest: dec, dec\.0, dec\.1 \(of 8\)"):
         choose_layers(Tied(), ["deck"])
-    with pytest.raises(InputError, match=r"layers: must be a list of paths, got the text 'enc'; set \['enc'\]"):
+    with pytest.raises(InputError, match=r"layers: must be a list of paths, got the string 'enc'; set \['enc'\]"):
         Lens(Tied(), "enc")
     assert list(choose_layers(Tied(), [""])) == [""]
     assert list(choose_layers(Tied(), [])) == []

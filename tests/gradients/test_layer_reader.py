@@ -938,7 +938,9 @@ def test_a_leaf_from_where_nobody_looks_is_said_when_it_is_given_again():
             net(data(1, 4)).sum().backward()
             found.append(lens.gradients["backward"]["pop"].mean().item())
     assert found[1:] == [2.0, 2.0]
-    assert [why.partition(",")[0] for why in lens.unread()] == ["pop could not be read: it gave a tensor without graph in several calls"]
+    assert [why.partition(",")[0] for why in lens.unread()] == [
+        "pop could not be read: it returned the same tensor without graph in several calls"
+    ]
     leaf = data(1, 4).requires_grad_()
     with Lens(net, ["pop"]) as lens:
         with torch.no_grad():

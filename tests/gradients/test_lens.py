@@ -186,7 +186,7 @@ def test_what_a_lens_is_not_made_for_is_refused_in_one_sentence():
         with lens.backward("local"):
             probe(lens.activations["2"]).sum().backward()  # of a copy without graph
     for used, said in (
-        ("local", "^the backward pass 'local' reached no layer; make its loss from the model's outputs"),
+        ("local", "^the backward pass 'local' reached no layer; compute its loss from the model's outputs"),
         ("lokal", "^unknown backward 'lokal'; nearest: true"),
         (out, "^lens.compare.. takes the names of two backward passes, got a Tensor"),
     ):

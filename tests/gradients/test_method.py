@@ -8,7 +8,8 @@ from oracles import case, rule
 
 from gradlens.gradients.backward import backward
 from gradlens.gradients.block_pass import Grad, Pass
-from gradlens.gradients.method import FeedbackPair, Method, NetworkInfo, Signal, Step, Update, top_signal
+from gradlens.gradients.method import FeedbackPair, Method, Signal, Step, Update, top_signal
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods import METHODS
 
 DEEPEST = 2  # classes below Method: a family and its rules

@@ -187,7 +187,9 @@ def test_nothing_that_was_given_is_changed():
     for kind, value in given.items():
         before = copy.copy(value)
         with (
-            pytest.warns(UserWarning, match=r"^Lens: the model itself\[.* could not be read: it hands on a .* that others hold too"),
+            pytest.warns(
+                UserWarning, match=r"^Lens: the model itself\[.* could not be read: it returns a .* that is also referenced elsewhere"
+            ),
             Lens(net),
         ):
             got = net(value)
@@ -221,12 +223,12 @@ class NoCopy:
 SILENT = {
     "mapping proxy": (lambda h: types.MappingProxyType({"h": h}), r"layer\[h\] could not be read: its mappingproxy cannot be copied"),
     "no copy": (NoCopy, r"layer\[h\] could not be read: its NoCopy cannot be copied \(TypeError: one of a kind\)"),
-    "generator": (lambda h: (part for part in [h]), r"layer could not be read: it gave a generator, in which no tensor was found"),
-    "set": (lambda h: {h}, r"layer could not be read: it gave a set"),
-    "none": (lambda h: None, r"layer could not be read: it gave a NoneType"),
-    "number": (lambda h: 2.5, r"layer could not be read: it gave a float"),
-    "function": (lambda h: lambda: h, r"layer could not be read: it gave a function"),
-    "module": (lambda h: nn.ReLU(), r"layer could not be read: it gave a ReLU"),
+    "generator": (lambda h: (part for part in [h]), r"layer could not be read: it returned a generator, in which no tensor was found"),
+    "set": (lambda h: {h}, r"layer could not be read: it returned a set"),
+    "none": (lambda h: None, r"layer could not be read: it returned a NoneType"),
+    "number": (lambda h: 2.5, r"layer could not be read: it returned a float"),
+    "function": (lambda h: lambda: h, r"layer could not be read: it returned a function"),
+    "module": (lambda h: nn.ReLU(), r"layer could not be read: it returned a ReLU"),
 }
 
 

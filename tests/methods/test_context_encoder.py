@@ -474,7 +474,7 @@ def test_the_grid_shows_images_once_where_they_are_the_same():
     one = np.zeros((3, 1, 4, 4), np.uint8)
     panels = [InpaintingPanel("a", one, one, one), InpaintingPanel("b", one, one, one + 1), InpaintingPanel("c", one + 2, one, one)]
     names = [ax.get_ylabel() for ax in inpainting_grid(panels).axes]
-    assert names == ["images", "a\nseen", "made", "b\nseen", "made", "images", "c\nseen", "made"]
+    assert names == ["images", "a\ninput", "output", "b\ninput", "output", "images", "c\ninput", "output"]
     with pytest.raises(InputError, match="no inpainted images"):
         inpainting_grid([])
 
@@ -491,10 +491,10 @@ def test_what_the_rule_says_is_recorded(run):
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
-        (["size=1"], "drops 8x8 of 8x8 pixels: nothing is left to predict them from"),
-        (["size=2", "corrupt=random"], "drops 16x16 of 8x8 pixels: nothing is left to predict them from"),
-        (["size=0"], "drops 0x0 of 8x8 pixels: nothing is left to be predicted"),
-        (["size=-0.5"], "drops 0x0 of 8x8 pixels: nothing is left to be predicted"),
+        (["size=1"], "drops 8x8 of 8x8 pixels: no context is left to predict them from"),
+        (["size=2", "corrupt=random"], "drops 16x16 of 8x8 pixels: no context is left to predict them from"),
+        (["size=0"], "drops 0x0 of 8x8 pixels: no pixel is left to predict"),
+        (["size=-0.5"], "drops 0x0 of 8x8 pixels: no pixel is left to predict"),
         (["size=0.1"], "a discriminator needs a region of 2x2 pixels or more"),
         (["lambda_rec=0", "lambda_adv=0"], "no loss"),
         (["corrupt=center"], "nearest: centre"),
@@ -516,7 +516,7 @@ def test_only_context_encoders_are_shown(program, tmp_path):
     other = train_run(make_config(width=4, epochs=0, limit=32, batch_size=32), RunContext(out=tmp_path))
     for arguments, said in (
         ([other.path], "bp drops no pixels"),
-        ([tmp_path / "none"], "not a run directory"),
+        ([tmp_path / "none"], "does not exist"),
     ):
         status, _, err = program("inpaint", *arguments, "--out", tmp_path / "f")
         assert status == 2
@@ -534,7 +534,8 @@ def test_context_encoders_are_told_by_their_class():
 def test_the_command_prints_stores_and_draws(run, program, tmp_path):
     status, out, _ = program("inpaint", run.path, "--images", "3", "--out", tmp_path, "--quiet")
     assert status == 0
-    assert "mean patch" in out
+    assert "mean" in out
+    assert "patch" in out  # a heading may break between them
     assert "inpainting.json" in out
     assert (tmp_path / "inpainting.png").stat().st_size > 5000
     assert load_result(run.path, "inpainting")["shape"] == [3, 1, 8, 8]

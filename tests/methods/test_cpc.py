@@ -17,7 +17,8 @@ from gradlens.data.transforms import normalizer
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import LOSSES, info_nce, sampled_scores
-from gradlens.gradients.method import NetworkInfo, Step
+from gradlens.gradients.method import Step
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
@@ -412,7 +413,7 @@ TINY = ("--epochs", 1, "--limit", 40, "--batch-size", 20, "--depth", 2, "--width
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("--batch-size", 1), "--batch-size 1: {name} tells a batch's images apart and needs 2 or more"),
+        (("--batch-size", 1), "--batch-size 1: {name} compares the images of a batch and needs 2 or more"),
         (("--set", "patch=9"), "patches of 9 pixels are larger than the images, which are 8x8"),
         (("--set", "patch=5"), "make 2 rows of patches, and skip=1 needs 3"),
         (("--set", "patch=8"), "patches of 8x8 pixels, 4 apart, make 1 row of patches"),
@@ -439,7 +440,7 @@ def test_blocks_that_do_not_fit_a_patch_are_refused_in_one_sentence():
     with pytest.raises(InputError, match=r"patches of 4x4 pixels do not fit the blocks of this network: "):
         METHODS["cpc"](make_network_info(model, (3, 16, 16), 10, LOSSES["ce"]), METHODS["cpc"].Options())
     short = NetworkInfo([model[-1]], [torch.Size([10])], 10, 8, LOSSES["ce"], 0, image=(3, 16, 16))
-    with pytest.raises(InputError, match="needs a block below the top"):
+    with pytest.raises(InputError, match="needs 2 or more blocks"):
         METHODS["cpc"](short, METHODS["cpc"].Options())
 
 

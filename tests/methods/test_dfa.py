@@ -1,4 +1,4 @@
-"""Direct feedback alignment: each block is told B e and nothing else, whatever lies above it."""
+"""Direct feedback alignment: the error signal of each block is B e, whatever the later blocks are."""
 
 import copy
 import math
@@ -14,7 +14,8 @@ from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.block_pass import pull_back
 from gradlens.gradients.diagnostics import sparse_rows
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import NetworkInfo, Step
+from gradlens.gradients.method import Step
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.resnet import basic_residual

@@ -8,7 +8,7 @@ from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, r
 from torch import nn
 
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import NetworkInfo
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import ModelSpec, build, head_width

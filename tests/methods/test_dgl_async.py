@@ -489,9 +489,9 @@ def test_options_that_cannot_be_used_are_refused_in_a_sentence():
             make_config(method="dgl-async", options=options)
         assert "\n" not in str(caught.value)
         assert all(word in str(caught.value) for word in words)
-    with pytest.raises(InputError, match=r"slowed=5 names no unit of this model, which has 4"):
+    with pytest.raises(InputError, match=r"slowed=5 is no unit of this model: set 1 to 4"):
         fresh(case("mlp"), slowed=5)
-    with pytest.raises(InputError, match=r"slowdown=2 slows nothing: say which unit with slowed, 1 to 4"):
+    with pytest.raises(InputError, match=r"slowdown=2 has no effect without slowed: set slowed to a unit, 1 to 4"):
         fresh(case("mlp"), slowdown=2)
     assert fresh(case("mlp"), slowed=4).options.slowdown == 1
 

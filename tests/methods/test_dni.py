@@ -11,7 +11,7 @@ from torch import nn
 
 from gradlens.gradients.backward import backward
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import NetworkInfo
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import ModelSpec, build
@@ -459,7 +459,7 @@ def test_nothing_crosses_an_interface_but_the_regressions_target(name):
 
 @pytest.mark.parametrize("at", [[0], [5], [-1], [2, 7]])
 def test_an_interface_where_there_is_none_is_refused(at):
-    with pytest.raises(InputError, match=rf"^at: {at[-1]} is no block below the top; this network has blocks 1 to 4 there$"):
+    with pytest.raises(InputError, match=rf"^at: {at[-1]} is no block before the output block; set blocks of 1 to 4$"):
         rule("dni", case("mlp"), at=at)
 
 
@@ -487,7 +487,7 @@ def test_a_linear_synthesiser_is_affine_starts_at_zero_and_is_trained_as_the_ref
 
 
 def test_a_linear_synthesiser_has_no_hidden_layers_to_be_wide():
-    with pytest.raises(InputError, match="width is of a synthesiser's hidden layers"):
+    with pytest.raises(InputError, match="width sets hidden layers of the synthesiser"):
         make_config(method="cdni", options={"linear": True, "width": 8})
 
 

@@ -11,7 +11,8 @@ from torch import nn
 from gradlens.data.datasets import load as load_data
 from gradlens.gradients.block_pass import is_chain
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import NetworkInfo, Step
+from gradlens.gradients.method import Step
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes

@@ -123,7 +123,7 @@ def test_a_weight_that_goes_to_zero_builds_nothing_where_it_is_zero():
 
 
 def test_a_module_without_any_loss_is_refused():
-    with pytest.raises(InputError, match="the module that ends at block1 has no loss, since its lambda1 and lambda2 are both 0"):
+    with pytest.raises(InputError, match="the module that ends at block1 has no loss: lambda1 and lambda2 are both 0"):
         rule("infopro", case("mlp"), lambda1_first=0, lambda2_first=0)
     with pytest.raises(InputError, match=r"--set chunks=\[2,1\] splits them as block1 block2 \| block3 top"):
         rule("infopro", case("basic-cnn"), chunks=2)

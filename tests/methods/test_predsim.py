@@ -10,7 +10,7 @@ from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, r
 from torch import nn
 
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import NetworkInfo
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods import METHODS
 from gradlens.methods.local.predsim import pooled_size, similarity
 from gradlens.models.zoo import ModelSpec, build

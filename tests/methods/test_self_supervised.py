@@ -129,5 +129,5 @@ def test_hierarchical_digits_are_taken_too(name, tmp_path):
 @pytest.mark.parametrize("name", UNLABELLED)
 def test_a_rule_without_labels_gives_no_answers(name):
     method, c = posed(name)
-    with pytest.raises(TypeError, match=f"{type(method).__name__} is trained without labels and gives no answers"):
+    with pytest.raises(TypeError, match=f"{type(method).__name__} is trained without labels and predicts no classes"):
         method.predict(c.blocks, c.x)

@@ -285,7 +285,7 @@ def test_the_teacher_stays_as_it_is_and_is_in_eval_mode(runs):
     [
         ("train distil", "distil needs --teacher RUN"),
         ("train bp --teacher {bp}", "--teacher: bp has no teacher"),
-        ("train distil --teacher {simclr} --width 4", "simclr gives no answers to learn from"),
+        ("train distil --teacher {simclr} --width 4", "simclr gives no logits to learn from"),
         ("train distil --teacher {bp} --normalize none", "was trained with --normalize pm1"),
         ("train distil --teacher nowhere", "nowhere does not exist"),
         ("train bp --keep-head 1", "it needs --init-from RUN"),
@@ -299,8 +299,8 @@ def test_the_teacher_stays_as_it_is_and_is_in_eval_mode(runs):
         ("train bp --labels 0.1 --batch-size 256", "is larger than the 141 labelled (--labels 0.1) images"),
         ("memorize simclr", "simclr reads none"),
         ("train simclr --set layers=4", "layers"),
-        ("train loco --set modules=9", "modules=9 is too many: this net has 3 units: block1 | block2 | block3"),
-        ("train simclr-local --set modules=[1,1]", "modules=[1,1] makes 2 units"),
+        ("train loco --set modules=9", "modules=9 is too many: this network has 3 units: block1 | block2 | block3"),
+        ("train simclr-local --set modules=[1,1]", "modules=[1,1] adds up to 2 units"),
     ],
 )
 def test_mistakes_are_said_in_one_sentence(command, said, runs, program, tmp_path, monkeypatch):
@@ -322,7 +322,7 @@ def test_a_student_of_other_classes_is_refused(runs, tmp_path):
             for i in range(4):
                 Image.new("L", (8, 8), 40 * i).save(tmp_path / half / c / f"{i}.png")
     config = make_config(method="distil", data=str(tmp_path), teacher=str(runs["bp"].path), width=4, batch_size=2)
-    with pytest.raises(InputError, match="tells 10 classes apart and these data have 2"):
+    with pytest.raises(InputError, match="has 10 classes and this data set has 2"):
         train_run(config, RunContext(out=tmp_path / "runs"))
 
 

@@ -16,7 +16,8 @@ from gradlens.data.datasets import load as load_data
 from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.diagnostics import sparse_rows
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import NetworkInfo, Step
+from gradlens.gradients.method import Step
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.methods.feedback.weight_replacement import pseudo_inverse, weights
@@ -488,7 +489,7 @@ class Wide(nn.Module):
 def test_a_layer_that_has_no_feedback_is_named_with_its_path(name, block, words):
     with pytest.raises(InputError) as caught:
         made(name, copy.deepcopy(block))
-    assert str(caught.value) == f"{name} has no feedback for {words}; it knows Linear and Conv2d"
+    assert str(caught.value) == f"{name} has no feedback for {words}; it supports Linear and Conv2d"
 
 
 def test_layers_without_a_weight_matrix_go_back_exactly():

@@ -189,16 +189,16 @@ def test_a_chunk_is_run_finished_and_freed_before_the_next_is_run(name, options,
     [
         (
             "basic-cnn", "chunked", {"chunks": 2},
-            "chunks=2 does not divide the 3 units of this net; --set chunks=[2,1] splits them as block1 block2 | block3 top",
+            "chunks=2 does not divide the 3 units of this network; --set chunks=[2,1] splits them as block1 block2 | block3 top",
         ),
         ("mlp", "chunked", {"chunks": 3}, "splits them as block1 block2 | block3 | block4 top"),
-        ("basic-cnn", "chunked", {"chunks": 4}, "chunks=4 is too many: this net has 3 units: block1 | block2 | block3 top"),
-        ("basic-cnn", "chunked", {"chunks": [2, 2]}, "chunks=[2,2] makes 4 units, but this net has 3 units: block1"),
-        ("basic-cnn", "chunked", {"chunks": [3, 0]}, "each needs a unit"),
-        ("basic-cnn", "chunked", {"chunks": []}, "there must be a chunk"),
-        ("basic-cnn", "chunked", {"chunks": -1}, "there must be a chunk"),
-        ("basic-cnn", "overlap", {"window": 4}, "window=4 is larger than this net of 3 units: block1 | block2 | block3 top"),
-        ("mlp", "overlap", {"stride": 3}, "stride=3 leaves units between windows of 2 untrained: choose a stride of at most 2"),
+        ("basic-cnn", "chunked", {"chunks": 4}, "chunks=4 is too many: this network has 3 units: block1 | block2 | block3 top"),
+        ("basic-cnn", "chunked", {"chunks": [2, 2]}, "chunks=[2,2] adds up to 4 units, but this network has 3 units: block1"),
+        ("basic-cnn", "chunked", {"chunks": [3, 0]}, "1 or more units each"),
+        ("basic-cnn", "chunked", {"chunks": []}, "must be 1 or more chunks of 1 or more units each"),
+        ("basic-cnn", "chunked", {"chunks": -1}, "must be 1 or more chunks of 1 or more units each"),
+        ("basic-cnn", "overlap", {"window": 4}, "window=4 is larger than this network of 3 units: block1 | block2 | block3 top"),
+        ("mlp", "overlap", {"stride": 3}, "stride=3 leaves units between windows of 2 untrained: set a stride of at most 2"),
     ],
 )  # fmt: skip
 def test_windows_that_do_not_fit_are_refused(network, name, options, words):
@@ -211,7 +211,7 @@ def test_windows_that_do_not_fit_are_refused(network, name, options, words):
     ("arguments", "words"),
     [
         (["chunked", "--set", "chunks=2"], "--set chunks=[2,1] splits them as block1 block2 | block3 top"),
-        (["overlap", "--set", "window=9"], "window=9 is larger than this net of 3 units"),
+        (["overlap", "--set", "window=9"], "window=9 is larger than this network of 3 units"),
         (["overlap", "--set", "window=0"], "window: input should be greater than or equal to 1, got 0"),
     ],
 )

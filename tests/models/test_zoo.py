@@ -349,14 +349,14 @@ def refusal(model, shape=(4,)):
     ],
 )
 def test_a_block_that_hands_on_no_single_tensor_is_refused(hand, what):
-    skip = "a skip crosses the boundary to the block above; put both its ends into one block"
-    assert refusal(named(dense(), Named(hand), dense())) == f"block2 gives {what}: {skip}"
-    assert refusal(nn.Sequential(dense(), Named(hand), dense())) == f"block 1 gives {what}: {skip}"
-    assert refusal(named(dense(), Named(hand))) == f"top gives {what}: the network's answer must be one tensor"
+    skip = "a skip crosses the boundary to the next block; put both its ends into one block"
+    assert refusal(named(dense(), Named(hand), dense())) == f"block2 returns {what}: {skip}"
+    assert refusal(nn.Sequential(dense(), Named(hand), dense())) == f"block 1 returns {what}: {skip}"
+    assert refusal(named(dense(), Named(hand))) == f"top returns {what}: the network's output must be one tensor"
 
 
 def test_a_block_that_gives_integers_is_refused():
-    assert "block1 gives torch.int64 numbers" in refusal(named(Named(lambda self, x: x.long()), dense()))
+    assert "block1 returns torch.int64" in refusal(named(Named(lambda self, x: x.long()), dense()))
 
 
 @pytest.mark.parametrize(
@@ -380,7 +380,9 @@ def test_a_block_that_overwrites_its_input_is_refused(block, where, grad):
         if where is None:
             assert output_shapes(model, (4,)) == [(4,)] * 3
         else:
-            sentence = "block2 begins with an in-place operation{}, which would overwrite what the block below gave: use inplace=False"
+            sentence = (
+                "block2 begins with an in-place operation{}, which would overwrite the output of the block before it: use inplace=False"
+            )
             assert refusal(model) == sentence.format(where)
         assert torch.is_grad_enabled() is grad
     assert not any(m._forward_hooks for m in model.modules())
@@ -417,13 +419,13 @@ def test_a_skip_across_a_boundary_is_refused_and_named(what, place, frozen, mode
     name = "top" if place == 5 else f"block{place}"
     with mode():
         sentence = refusal(named(*blocks))
-    assert sentence == f"{name} reads from block2 past its input: a skip crosses a boundary between them; put both its ends into one block"
+    assert sentence == f"{name} depends on block2 past its input: a skip crosses a boundary between them; put both its ends into one block"
 
 
 def test_a_weight_borrowed_from_another_block_is_refused_and_a_shared_one_is_not():
     weight = nn.Linear(4, 4)
     borrowed = [weight]
-    assert "block3 reads from block1 past" in refusal(named(weight, dense(), Named(lambda self, x: borrowed[0](x)), dense()))
+    assert "block3 depends on block1 past" in refusal(named(weight, dense(), Named(lambda self, x: borrowed[0](x)), dense()))
     assert output_shapes(named(weight, dense(), Named(lambda self, x: self.fc(x), fc=weight), dense()), (4,)) == [(4,)] * 4
     assert output_shapes(nn.Sequential(weight, weight), (4,)) == [(4,)] * 2
 
@@ -431,7 +433,7 @@ def test_a_weight_borrowed_from_another_block_is_refused_and_a_shared_one_is_not
 def test_a_shared_weight_does_not_hide_where_a_skip_comes_from():
     weight = nn.Linear(4, 4)
     below = stashing(weight)
-    assert "top reads from block3 past" in refusal(named(dense(), weight, below, dense(), reading(below, "output")))
+    assert "top depends on block3 past" in refusal(named(dense(), weight, below, dense(), reading(below, "output")))
 
 
 def test_skips_that_stay_inside_a_block_or_carry_no_gradient_are_taken():

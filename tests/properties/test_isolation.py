@@ -53,7 +53,7 @@ def test_no_loss_reaches_a_blocks_parameters_but_through_what_the_block_is_told(
 
 @pytest.mark.parametrize("name", LOCAL)
 def test_local_twins_are_isolated(name):
-    """Structural: no loss has a path to another block, and what a block is told does not depend on the blocks above."""
+    """Structural: no loss has a path to another block, and a block's error signal does not depend on later blocks."""
     method, c = posed(name)
     passes, before = step(method, copy.deepcopy(c))
     assert [method.needs_above(k) for k in (0, 1)] == [False, False]

@@ -24,7 +24,7 @@ def test_a_signal_below_the_top_changes_with_the_labels_where_reads_says_so(name
     c = case("basic-cnn")
     method = rule(name, c)
     if name == "greedy":
-        method.start(1, 0)  # in its last stage no block but the top hears a label
+        method.start(1, 0)  # in its last stage only the output block reads a label
     passes, updates = step(method, c)
     differs = []
     for k in range(min(len(passes), len(c.model) - 1)):

@@ -10,7 +10,8 @@ from torch import nn
 
 from gradlens.gradients.backward import backward
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import Method, NetworkInfo, Options, Signal, Step
+from gradlens.gradients.method import Method, Options, Signal, Step
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes

@@ -246,7 +246,7 @@ def test_scores_without_accuracy_or_without_any_evaluation():
     (score,) = aggregate.scores([run(rows=metrics((0, 0, 2.3, NAN), (1, 4, 1.0, NAN)))])
     assert math.isnan(score.best_accuracy)
     assert score.test_loss == 1.0
-    with pytest.raises(InputError, match=r"bp: wanted one held-out split in metrics.csv, found none \(runs/bp-0\)"):
+    with pytest.raises(InputError, match=r"bp: expected one held-out split in metrics.csv, found none \(runs/bp-0\)"):
         aggregate.scores([run(rows=[])])
 
 

@@ -55,7 +55,7 @@ def test_networks_of_many_layers_are_read_with_a_row_a_layer():
 
 
 @pytest.mark.parametrize(
-    ("loss", "said"), [(579539.2, "train loss 5.8e5"), (math.nan, "a train loss that is no number"), (math.inf, "no number")]
+    ("loss", "said"), [(579539.2, "train loss 5.8e5"), (math.nan, "a train loss that is NaN or infinite"), (math.inf, "NaN or infinite")]
 )
 def test_a_run_that_diverged_is_said_to_have(loss, said):
     run = made(lr=2.0)
@@ -110,4 +110,4 @@ def test_what_was_recorded_at_update_0_alone_is_not_called_final():
     assert short.title.startswith("cosine at update 0 of each")
     (mixed,) = comparison_tables([made(), made("dgl", steps=(0,))])
     assert mixed.title.startswith("final cosine")
-    assert any("all that was recorded of dgl: --record-every is longer" in note for note in mixed.notes)
+    assert any("the untrained network, was recorded of dgl: --record-every is longer" in note for note in mixed.notes)

@@ -109,7 +109,8 @@ def test_runs_of_several_experiments_are_drawn_in_a_folder_each_and_unfinished_o
     monkeypatch.chdir(tmp_path)
     status, out, err = program("figures", *paths, "--out", "f")
     assert (status, err) == (0, "")
-    assert sorted(path.name for path in (tmp_path / "f").iterdir()) == ["digits-basic-cnn", "digits-basic-cnn-width4", "digits-net"]
+    folders = sorted(path.name for path in (tmp_path / "f").iterdir() if path.is_dir())
+    assert folders == ["digits-basic-cnn", "digits-basic-cnn-width4", "digits-net"]
     labels = (tmp_path / "f" / "digits-basic-cnn" / "labels.csv").read_text()
     assert {line.split(",")[0] for line in labels.splitlines()[1:]} == {"bp", "dgl"}
     assert "not finished, so not ranked: u (30 updates)" in out

@@ -106,7 +106,7 @@ def test_every_section_that_holds_something_is_there_and_closed(parsed):
 
 def test_verdict_lines(parsed):
     words = parsed.words("verdict")
-    assert "The gradient of dgl has cosine 0.62 ± 0.21 with the true one below the top block" in words
+    assert "The gradient of dgl has cosine 0.62 ± 0.21 with the true one below the output block" in words
     assert "dgl Cosine 0.62 ± 0.21; worst at block1.conv (0.25" in words
     assert "50.0 % test accuracy, 10.5 points below bp" in words
     assert "One seed only, so without intervals: greedy." in words
@@ -172,7 +172,7 @@ def test_settings_versions_and_differences(parsed):
 
 def test_unlike_runs_are_stated_first_and_shown_all_the_same():
     words = Parsed(page([made(), made("dgl", data="mnist", fingerprint="beef")])).words("verdict")
-    assert words.startswith("Verdict These runs are of different data or networks")
+    assert words.startswith("Verdict These runs have different data or networks")
     assert "data digits (bp) or mnist (dgl)" in words
 
 
@@ -339,8 +339,8 @@ def test_stored_results_are_shown(tmp_path):
     put(paths[3], "doctor", {"findings": [finding, {**finding, "evidence": "it fell"}], "unmade": {"collapsed features": "no images"}})
     put(paths[0], "doctor", {"findings": []})
     found = Parsed(page([load_run(path) for path in paths]))
-    assert "The doctor finds something wrong: loss spike in dgl." in found.words("verdict")
-    assert "2 runs examined: 2 wrong, nothing to watch. Nothing was found in bp." in found.words("doctor")
+    assert "The doctor found something wrong: loss spike in dgl." in found.words("verdict")
+    assert "2 runs examined: 2 wrong, nothing to watch. No finding in bp." in found.words("doctor")
     assert "dgl 1 wrong: loss spike it jumped; it fell – – lower --lr" in found.words("doctor")
     assert "collapsed features (no images)" in found.words("doctor")
     assert "bp block1 31.0 90.0 20.0 – bp top 52.0 90.0 20.0 –" in found.words("separability")
@@ -400,7 +400,7 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(tmp_path):
     out = tmp_path / "report.html"
     with pytest.raises(InputError, match="no run directory was given"):
         write_page([], out)
-    with pytest.raises(InputError, match="are the same run .* give it once"):
+    with pytest.raises(InputError, match="are the same run .* name it once"):
         write_page([run, run], out)
     with pytest.raises(InputError, match="there is no folder"):
         write_page([run], tmp_path / "nowhere" / "report.html")
@@ -435,10 +435,10 @@ def test_several_experiments_are_an_overview_with_a_section_each_and_a_page_each
     assert "digits · basic-cnn · width 4" in second
     assert "width 4" not in first
     assert "dgl" not in second
-    assert "Not finished, and so in no number of this page: v (30 updates)." in second
+    assert "Not finished, and therefore left out of every number on this page: v (30 updates)." in second
     assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
     own = (tmp_path / pages[1]).read_text()
-    assert "Not finished, and so in no number of this page: v (30 updates)." in own
+    assert "Not finished, and therefore left out of every number on this page: v (30 updates)." in own
     assert "different" not in own.split("<main>")[1].split("</section>")[0]
     write_page(runs, out)  # of the same runs
     (tmp_path / pages[0]).write_text("mine")
@@ -468,7 +468,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 
     status, said, complaint = run(path, "-o", out)
     assert (status, complaint) == (0, "")
-    assert said == f"open {out} ({out.stat().st_size / 1e6:.1f} MB; it needs no network)\n"
+    assert said == f"open {out} ({out.stat().st_size / 1e6:.1f} MB; it works offline)\n"
     assert run(path, "-o", out)[0] == 0  # the same runs
     other = stored(made("dgl"), tmp_path / "runs")
     assert run(other, "-o", out) == (2, "", f"gradlens: {out} is a page of other runs: -o names another file, --overwrite replaces it\n")

@@ -87,7 +87,7 @@ def test_nearest_and_farthest():
         *three("dni", (0.4, 0.41, 0.4), [(0.0, 0.1, 0.0, 1, 1), (0.0, 0.1, 0.1, 1, 1), (0.0, 0.1, 0.0, 1, 1)]),
     ]
     text = said(*runs)
-    assert "Below the top block the gradient of dgl is nearest to the true one (cosine 0.81; not distinguishable: fa)" in text
+    assert "Below the output block the gradient of dgl is nearest to the true one (cosine 0.81; not distinguishable: fa)" in text
     assert ", that of dni farthest (0.04)." in text
     assert "dni is 20 (18.2 to 21.1) points worse than backprop (60.0 %), fa 9.7 (8.2 to 11.1), dgl 4.7 (3.2 to 6.1)." in text
     assert "In brackets: 95 % intervals over seeds." in text
@@ -105,21 +105,21 @@ def test_layers_without_gradient_are_named_and_not_ranked():
         verdict_line(found["greedy"]).gradient
         == "Cosine 1.00 in the 1 of 3 layers that have one, no gradient at block1.conv and block2.conv."
     )
-    assert verdict_line(found["shallow"]).gradient == "Uses no gradient below the top block at the end."
+    assert verdict_line(found["shallow"]).gradient == "Uses no gradient below the output block at the end."
     assert said(*runs).endswith(
-        "The gradient of dgl has cosine 0.50 with the true one below the top block; worst at block1.conv (0.50). "
-        "At the end greedy and shallow leave layers below the top block untrained."
+        "The gradient of dgl has cosine 0.50 with the true one below the output block; worst at block1.conv (0.50). "
+        "At the end greedy and shallow leave layers below the output block untrained."
     )
 
 
 def test_a_cosine_that_is_missing_for_another_reason_is_not_called_untrained():
     found, _ = stood(made("dgl", cosines=(NAN, NAN, NAN, 1, 1), norm_ratio=1.0))
-    assert verdict_line(found["dgl"]).gradient == "No cosine below the top block: one of the two gradients is zero."
+    assert verdict_line(found["dgl"]).gradient == "No cosine below the output block: one of the two gradients is zero."
 
 
 def test_without_bp_the_page_says_what_cannot_be_said():
     text = said(made("dgl", path="runs/my run"))
-    assert "No bp is among these runs: what a rule costs in accuracy or time is not known." in text
+    assert "No bp is among these runs: the cost of a rule in accuracy or time is unknown." in text
     assert "`gradlens train bp --config 'runs/my run/config.json'` makes one." in text
     found, _ = stood(made("dgl"))
     assert verdict_line(found["dgl"]).accuracy == "50.0 % test accuracy; no bp run on the same data and network."
@@ -143,8 +143,8 @@ def test_only_bp():
 def test_different_data_or_networks_are_said_and_not_ranked(settings, words):
     runs = made(), made("dgl", cosines=(0.5,) * 5, accuracy=0.4, **settings)
     found, told = stood(*runs)
-    assert [n.text for n in told if n.unlike] == [f"These runs are of {words}."]
-    assert said(*runs) == "These runs are of different data or networks: they are listed separately below and not ranked."
+    assert [n.text for n in told if n.unlike] == [f"These runs have {words}."]
+    assert said(*runs) == "These runs have different data or networks: they are listed separately below and not ranked."
     assert found["dgl"].against is None
 
 
@@ -157,8 +157,8 @@ def test_other_settings_unfinished_runs_and_single_seeds_are_said():
     _, told = stood(made(lr=1e-3), made("dgl", lr=1e-4, finished=False), made("dni", seed=1, lr=1e-4), made("dni", lr=1e-4))
     texts = [n.text for n in told]
     assert texts == [
-        "Besides the rule they differ in: lr 0.001 (bp) or 0.0001 (dgl and dni).",
-        "Not finished, and shown as far as they came: dgl-s0 (30 updates).",
+        "Besides the rule, they differ in: lr 0.001 (bp) or 0.0001 (dgl and dni).",
+        "Not finished, and shown as far as they were trained: dgl-s0 (30 updates).",
         "One seed only, so without intervals: bp and dgl. A small difference may be chance.",
     ]
 
@@ -262,7 +262,9 @@ def test_a_better_rule_is_called_better():
 def test_unfinished_runs_are_not_ranked():
     text = said(made(), made("dgl", finished=False, accuracy=0.1), made("fa", accuracy=0.4))
     assert text.startswith("fa is 10 points worse than backprop (50.0 %). One seed")
-    assert said(made(), made("dgl", finished=False)).startswith("None was trained to its end as long as bp: accuracies are not ranked.")
+    assert said(made(), made("dgl", finished=False)).startswith(
+        "No other run was trained to its end as long as bp: accuracies are not ranked."
+    )
 
 
 def test_what_was_recorded_of_the_untrained_network_is_not_ranked():
@@ -297,8 +299,8 @@ def test_which_rule_and_whether_a_cosine_is_good_are_answered_from_the_numbers()
     assert which.startswith("For accuracy alone, backprop: no rule here beats it by more than chance.")
     assert "dgl loses nothing here." in which
     assert "0.39 is dgl at block1.conv. Chance gives 0.03 there" in good
-    assert "two halves of one batch agree to 0.50 there." in good
-    assert "here dgl (mean below the top and accuracy: 0.66 and 90.0 %) ends no lower than kp (0.90 and 85.0 %)." in good
+    assert "two halves of one batch have cosine 0.50 there." in good
+    assert "here dgl (cosine below output block, accuracy: 0.66 and 90.0 %) ends no lower than kp (0.90 and 85.0 %)." in good
 
 
 def test_a_rule_that_beats_backprop_is_named_and_nothing_is_answered_without_backprop():

@@ -63,9 +63,9 @@ def test_a_tensor_laid_out_otherwise_than_the_receiver_knows_is_refused(ends, ch
     x = torch.arange(9.0).reshape(3, 3)
     outbox.send(3, [x])
     inbox.take(3)
-    with pytest.raises(InputError, match="it must give the same for every batch"):
+    with pytest.raises(InputError, match="it must be the same for every batch"):
         outbox.send(3, [change(x)])
-    with pytest.raises(InputError, match="it must give the same for every batch"):
+    with pytest.raises(InputError, match="it must be the same for every batch"):
         outbox.send(3, [x, x])
     outbox.send(3, [x + 1])
     assert torch.equal(inbox.take(3)[0], x + 1)

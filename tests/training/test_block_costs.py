@@ -155,7 +155,7 @@ def test_the_split_is_the_first_of_the_best_ones(data):
 
 
 def test_more_workers_than_the_blocks_can_be_parted_for_are_refused():
-    with pytest.raises(InputError, match="4 blocks cannot be split over 4 workers: they can be parted in 2 places, for 3"):
+    with pytest.raises(InputError, match="4 blocks cannot be split over 4 workers: they can be split at 2 places, for 3"):
         partition([1, 1, 1, 1], 4, [1, 2])
     with pytest.raises(InputError, match="1 worker or more, not 0"):
         partition([1.0], 0, [])

@@ -76,7 +76,7 @@ def test_a_run_that_is_gone_is_missed_unless_the_comparison_is_under_way(folder)
     write_comparison(Comparison(Path("c"), (Path("c/runs/x"), Path("far/z")), "compare-gradients", finished=False))
     assert runs_of(["c"]) == [Path("c/runs/x")]
     shutil.rmtree("c/runs")
-    assert refused("c") == "c is a comparison none of whose runs has begun"
+    assert refused("c") == "c is a comparison in which no run has begun"
 
 
 def test_the_small_file_holds_relative_paths_and_is_read_as_it_was_written(folder):

@@ -287,10 +287,10 @@ def test_the_digest_depends_on_every_field():
         ({"ranks": 2}, "--parallel none with 2 processes"),
         ({"sync_batchnorm": True}, "--sync-batchnorm belongs to --parallel data"),
         ({"ranks": 2, "parallel": "data", "stale": True}, "--stale belongs to --parallel layers"),
-        ({"ranks": 2, "parallel": "data", "online_probe": True}, "--online-probe reads whole batches in one process"),
-        ({"ranks": 2, "parallel": "layers"}, "--record-every: torch's pipeline gives no passes to measure on"),
-        ({"method": "dgl", "ranks": 2, "parallel": "layers"}, "--diagnose-every needs passes of its own through all blocks"),
-        ({"microbatches": 2}, "--schedule and --microbatches are of pipelined backprop"),
+        ({"ranks": 2, "parallel": "data", "online_probe": True}, "--online-probe needs whole batches in one process"),
+        ({"ranks": 2, "parallel": "layers"}, "--record-every: torch's pipeline does not expose intermediate activations"),
+        ({"method": "dgl", "ranks": 2, "parallel": "layers"}, "--diagnose-every needs extra passes through all blocks"),
+        ({"microbatches": 2}, "--schedule and --microbatches apply to pipelined backprop"),
         ({"ranks": 2, "parallel": "data", "sync_batchnorm": True, "compile": True}, "--compile: normalisation over several ranks"),
     ],
 )
@@ -397,7 +397,7 @@ def test_feedback_inside_blocks_does_not_go_with_compiled_ones():
 
 @pytest.mark.parametrize("split", ["1.7,2", "nan", "inf,1"])
 def test_a_split_is_of_whole_blocks(split):
-    with pytest.raises(InputError, match="wanted whole numbers of blocks"):
+    with pytest.raises(InputError, match="expected whole numbers of blocks"):
         configs_of(["dgl"], {"split": split, "parallel": "layers", "ranks": 2}, RunContext())
 
 
@@ -426,7 +426,7 @@ def test_what_processes_share_is_said_by_flags_then_the_file_then_the_command(fi
 def test_what_a_file_says_against_its_own_layers_is_refused(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"parallel": "layers", "diagnose_every": 5}))
-    with pytest.raises(InputError, match="--diagnose-every needs passes of its own"):
+    with pytest.raises(InputError, match="--diagnose-every needs extra passes"):
         configs_of(["dgl"], {"config": path}, RunContext(), ranks=(2, "data"))
     with pytest.raises(InputError, match="--parallel none with 2 processes"):
         configs_of(["dgl"], {"parallel": "none"}, RunContext(), ranks=(2, "data"))

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass
-from gradlens.gradients.method import Method, NetworkInfo, Options, Signal, Update, top_signal
+from gradlens.gradients.method import Method, Options, Signal, Update, top_signal
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator, seeded
@@ -322,9 +323,9 @@ class Crashing(Plain):
         (OtherStart, "seed", "begins with another b"),
         (Louder, "truth", "not what loss.backward() gives"),
         (Measured, "leaves no trace", "recording changes"),
-        (Unheard, "isolation", "top sends a message down and block3 waits for none: `depends_on` (input)"),
-        (Eavesdropper, "isolation", "what block1 is told changes with the blocks above it"),
-        (Uncut, "isolation", "a loss reaches top.out.weight, top.out.bias past what the block is told"),
+        (Unheard, "isolation", "top sends a backward message and block3 waits for none: `depends_on` (input)"),
+        (Eavesdropper, "isolation", "the error signal of block1 depends on later blocks"),
+        (Uncut, "isolation", "a loss has a gradient w.r.t. top.out.weight, top.out.bias, beyond the block's error signal"),
         (Adopted, "optimiser", "of the network: keep blocks in a plain list"),
         (Half, "optimiser", "the optimiser gets block2.linear.weight 0 times: see `param_groups`, or `register_buffer` if it is fixed"),
         (Misnamed, "gradients", "a gradient for scales.3, which is none of its own parameters (scale.0, scale.1, scale.2 and 1 more)"),
@@ -334,9 +335,9 @@ class Crashing(Plain):
         (Summed, "works", "at block3 delta is 12 and the block's output 6x12"),
         (Live, "works", "at block3 delta carries a graph"),
         (Bare, "works", "`signal` gives a Tensor at block3, not a Signal"),
-        (Mute, "works", "the top, gives no answer"),
+        (Mute, "works", "the output block, gives no logits"),
         (Peeking, "works", "it raises KeyError: 3 in test_method_checks.py"),
-        (Labelled, "labels", "what block1 is told changes with the labels: `depends_on` (input) must hold 'labels'"),
+        (Labelled, "labels", "the error signal of block1 depends on labels: `depends_on` (input) must hold 'labels'"),
         (Scribbling, "works", "it writes .grad of block1.linear.weight"),
         (Restless, "answers", "evaluation changes asked"),
         (Crashing, "works", "it raises RuntimeError: no luck today in test_method_checks.py, line"),
@@ -351,7 +352,7 @@ def test_a_broken_rule_fails_one_check_which_says_how(rule, check, words):
 def test_dice_break_what_is_asked_twice_and_two_runs_with_one_seed():
     found = failures(Dice, ["mlp"])
     assert set(found) == {"arguments", "seed"}
-    assert "asked twice at block1" in found["arguments"]
+    assert "two calls at block1 differ" in found["arguments"]
     assert f"{generator.__module__}.{generator.__name__}(self.seed" in found["seed"]
 
 
@@ -383,7 +384,7 @@ def test_what_is_said_names_every_law_once_and_counts():
     assert [line[11:].partition(":")[0] for line in heads] == list(METHOD_CHECKS)
     assert "           on mlp: it is odd (on resnet too)" in lines
     assert "           no labels" in lines
-    assert lines[-1] == f"{len(METHOD_CHECKS) - 2} checks pass, 1 fails, 1 not asked"
+    assert lines[-1] == f"{len(METHOD_CHECKS) - 2} checks pass, 1 fails, 1 skipped"
 
 
 def test_what_fails_is_said_first_and_last_and_the_rest_in_twelve_lines():
@@ -394,7 +395,7 @@ def test_what_fails_is_said_first_and_last_and_the_rest_in_twelve_lines():
     lines = summary_lines(found({"truth"}, "labels"))
     assert lines[0] == "FAILS truth, on mlp: truth is odd (on basic-cnn and resnet too)"
     assert lines[-1] == "first: truth on mlp: truth is odd (on basic-cnn and resnet too)"
-    assert "not asked: labels" in lines
+    assert "skipped: labels" in lines
     assert not any("truth" in line for line in lines[1:-1])
     lines = summary_lines(found(set(METHOD_CHECKS)))
     assert len(lines) <= 12
@@ -402,7 +403,7 @@ def test_what_fails_is_said_first_and_last_and_the_rest_in_twelve_lines():
     lines = summary_lines(found(set(), "labels"))
     assert lines[-2:] == [
         "  no labels",
-        "10 checks pass, 0 fail, 1 not asked; --verbose says what each check wants, and why some were not asked",
+        "10 checks pass, 0 fail, 1 skipped; --verbose lists what each check requires, and why some were skipped",
     ]
 
 

@@ -483,7 +483,7 @@ def test_a_stream_is_rewound_and_one_that_was_not_there_goes(tmp_path):
     writer.rewind(marks)
     assert {p.name: p.read_bytes() for p in (tmp_path / "online").iterdir()} == {"a.bin": b"12345"}
     (tmp_path / "online" / "a.bin").unlink()
-    with pytest.raises(InputError, match=r"a\.bin is shorter than its checkpoint says"):
+    with pytest.raises(InputError, match=r"a\.bin is shorter than the checkpoint records"):
         writer.rewind(marks)
 
 

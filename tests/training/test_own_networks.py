@@ -245,7 +245,7 @@ SEQUENCES += [(name, "convolved") for name in ("bp", "dni", "predsim", "simclr-l
 @pytest.mark.parametrize(("name", "net"), SEQUENCES)
 def test_sequences_are_trained_under_every_rule_or_refused_in_a_sentence(name, net):
     if name in PATCHES:
-        with pytest.raises(InputError, match=r"spatial mean of maps \[N, C, H, W\]; block1 gives \[N, \d+, \d+\]"):
+        with pytest.raises(InputError, match=r"spatial mean of maps \[N, C, H, W\]; the output of block1 is \[N, \d+, \d+\]"):
             trained(name, net)
     elif name in FEEDBACK and net != "mixed":
         with pytest.raises(InputError, match=r"has no feedback for block[12]\.(self_attn|1) \((MultiheadAttention|Conv1d)\)"):
@@ -267,7 +267,7 @@ def test_one_block_in_two_places_is_trained_under_every_rule_or_refused_in_a_sen
 def test_shallow_refuses_a_top_that_is_a_block_too():
     layer = nn.Linear(4, 4).double()
     c = Case(nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer), torch.randn(3, 4, dtype=torch.float64), torch.tensor([0, 1, 2]))
-    with pytest.raises(InputError, match=r"1 shares parameters with the top"):
+    with pytest.raises(InputError, match=r"1 shares parameters with it"):
         rule("shallow", c)
 
 

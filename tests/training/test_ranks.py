@@ -147,7 +147,7 @@ def test_a_killed_rank_ends_all_and_a_restart_goes_on(story, undisturbed):
 def test_ctrl_c_saves_and_leaves_no_process(story):
     assert story.status != 0
     *earlier, said = sentences(story.err)
-    assert re.search(r"interrupted after \d+ of 72 updates; saved; `gradlens train .* --resume` goes on", said)
+    assert re.search(r"interrupted after \d+ of 72 updates; saved; `gradlens train .* --resume` continues", said)
     assert len(earlier) <= 1  # of the killed rank
     assert not any(map(alive, story.ranks))
 
@@ -190,7 +190,7 @@ def test_a_rank_that_hangs_ends_all(tmp_path):
     assert status == 1
     assert 3 < time.monotonic() - began < 30
     (said,) = sentences(err)
-    assert re.search("nothing was heard of rank 1 for 4 seconds: all ranks stop; --resume goes on from the last checkpoint", said)
+    assert re.search("no heartbeat from rank 1 for 4 s: all ranks stop; --resume continues from the last checkpoint", said)
     ranks[1].finished()
     assert not any(alive(rank.pid) for rank in ranks)
 
@@ -220,7 +220,7 @@ def test_ranks_with_different_configs_refuse_to_start(tmp_path):
     ended = [rank.finished() for rank in side_by_side(tmp_path, [*same, "--lr", "0.001"], [*same, "--lr", "0.002"])]
     assert [status for status, *_ in ended] == [2, 2]
     assert sorted(line for _, _, err in ended for line in sentences(err)) == [
-        "gradlens: rank 1 is about another run than rank 0: lr is 0.002 there and 0.001 here"
+        "gradlens: rank 1 has another lr than rank 0: 0.002, rank 0 has 0.001; start all with the same"
     ]
     assert not (tmp_path / "runs").exists()
 
@@ -287,7 +287,7 @@ def test_the_same_command_on_two_machines(undisturbed, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["train", "dgl", *SMALL, "--parallel", "layers", "--split", "9"], "wanted 2 numbers of blocks that add up to 4"),
+        (["train", "dgl", *SMALL, "--parallel", "layers", "--split", "9"], "expected 2 numbers of blocks that add up to 4"),
         (["train", "fa", *SMALL, "--parallel", "layers"], "fa cannot work on several batches at once: it is backward-locked"),
         (["train", "dgl", *SMALL, "--model", "basic-cnn", "--limit", "66"], "the last batch of each epoch has 2 images for 2 ranks"),
         (["train", "dgl", *SMALL, "--seeds", "2"], "several ranks share one run"),

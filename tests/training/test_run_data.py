@@ -100,7 +100,7 @@ def test_moved_data_are_read_measured_and_trained_on_by_the_same_run(made, tmp_p
     name = made(old)
     run, before = train_run(config_of(name), out), load_data(config_of(name), RunContext())
     name = moved(name, old, new)
-    with pytest.raises(InputError, match=r"are not there: --data PATH says where they lie now$"):
+    with pytest.raises(InputError, match=r"are not there: set --data PATH to where they are now$"):
         run.data()
     for read in (run.data(name), load_run(run.path, data=name).data()):
         assert torch.equal(read.train.images, before.train.images)
@@ -183,7 +183,7 @@ def test_named_sets_move_with_data_dir(tmp_path, monkeypatch):
     assert len(run.data(context=RunContext(data_dir=tmp_path / "there")).test) == 8
     with pytest.raises(InputError, match="other pixels"):
         run.data(context=RunContext(data_dir=tmp_path / "changed"))
-    with pytest.raises(InputError, match="svhn, which has no path: --data-dir says where its files lie"):
+    with pytest.raises(InputError, match="svhn, which has no path: set --data-dir to the folder of its files"):
         run.data(tmp_path / "there")
 
 

@@ -338,8 +338,8 @@ def test_workers_beyond_the_parts_get_nothing_and_are_named():
     }
     many = [p for p in points if p.workers == 64]
     said = unused_workers_text(many)
-    assert said[0].startswith("64 workers asked for, 4 used by bp, bp gpipe, bp 1f1b")
-    assert "64 workers asked for, 3 used by dgl" in said[1]
+    assert said[0].startswith("64 workers requested, 4 used by bp, bp gpipe, bp 1f1b")
+    assert "64 workers requested, 3 used by dgl" in said[1]
     assert unused_workers_text([p for p in points if p.workers == 3]) == []
     assert balanced_split(found[0].costs, 2, found[0].cuts) == [range(1), range(1, 4)]
 
@@ -400,7 +400,7 @@ def test_the_command_measures_simulates_and_draws(program, tmp_path, short_round
         "--quiet", "--out", tmp_path,
     )  # fmt: skip
     assert status == 0, err
-    assert "8 workers asked for, 3 used by dgl" in out
+    assert "8 workers requested, 3 used by dgl" in out
     names = {f"{name}.{end}" for name in ("timeline", "workers") for end in ("png", "csv")} | {"block_costs.csv"}
     assert {p.name for p in tmp_path.iterdir()} == names
     rows = list(csv.DictReader((tmp_path / "block_costs.csv").open()))

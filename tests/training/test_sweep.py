@@ -93,18 +93,18 @@ def test_the_documents_studies_expand(path):
     [
         ('methods = ["bp"]\nsedes = [1]', "unknown key of the study .*study.toml 'sedes'; nearest: seeds"),
         ('methods = ["pb"]', "unknown method 'pb'; nearest: bp"),
-        ("seeds = [0]", "methods = None: wanted a list of names of methods, with one at least"),
-        ('methods = ["bp"]\nseeds = []', r"seeds = \[\]: wanted a list of whole numbers, with one at least"),
+        ("seeds = [0]", "methods = None: expected a list of names of methods, with one at least"),
+        ('methods = ["bp"]\nseeds = []', r"seeds = \[\]: expected a list of whole numbers, with one at least"),
         *(
-            (f'methods = ["bp"]\nseeds = {wrong}', r"study.toml: seeds = .*: wanted a list of whole numbers, or how many \(2 is \[0, 1\]\)")
+            (f'methods = ["bp"]\nseeds = {wrong}', r"seeds = .*: expected a list of whole numbers, or how many \(2 is \[0, 1\]\)")
             for wrong in ("0", "true", '"2"', "1.5")
         ),
-        ('methods = ["bp"]\nseeds = [1.5]', "wanted a list of whole numbers"),
+        ('methods = ["bp"]\nseeds = [1.5]', "expected a list of whole numbers"),
         ('methods = ["bp"]\nbaseline = "dgl"', r"baseline = 'dgl' is none of its methods \(bp\)"),
-        ('methods = ["bp"]\n[grid]\nlr = []', r"\[grid\] lr = \[\]: wanted a list of values to try"),
-        ('methods = ["bp"]\n[grid]\nlr = 0.1', "wanted a list of values to try"),
+        ('methods = ["bp"]\n[grid]\nlr = []', r"\[grid\] lr = \[\]: expected a list of values to try"),
+        ('methods = ["bp"]\n[grid]\nlr = 0.1', "expected a list of values to try"),
         ('methods = ["bp"]\n[settings]\nwith = 8', "unknown flag in .*'with'; nearest: width"),
-        ('methods = ["bp"]\n[settings]\nseed = 8', r"seed is not said here but by: seeds = \[...\]"),
+        ('methods = ["bp"]\n[settings]\nseed = 8', r"seed cannot be set here, but by: seeds = \[...\]"),
         ('methods = ["bp"]\n[settings]\nlr = 1\n[grid]\nlr = [1]', r"lr stands in \[settings\] and in \[grid\]"),
         ('methods = ["bp"]\nsettings = 3', r"settings is no table: write \[settings\]"),
         ("methods = [", "study.toml is not TOML"),
@@ -132,7 +132,7 @@ def test_a_studys_folder_takes_the_study_with_more_or_fewer_points_and_no_other(
     must_be_this_study(out, points)
     write_comparison(study_comparison(study, points[1:], out, "gradlens sweep study.toml"))
     must_be_this_study(out, points)
-    with pytest.raises(InputError, match="out holds another comparison .`gradlens sweep study.toml`.: --out names another folder"):
+    with pytest.raises(InputError, match="out holds another comparison .`gradlens sweep study.toml`.: set another folder with --out"):
         must_be_this_study(out, points[:1])
 
 

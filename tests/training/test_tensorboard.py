@@ -216,7 +216,7 @@ def test_failures_are_said_once(capsys):
     safe(fail)
     safe(fail)
     assert made == [0, 1]
-    assert capsys.readouterr().err == "gradlens: it failed and is off from here on; the training goes on (ValueError: no)\n"
+    assert capsys.readouterr().err == "gradlens: it failed and is disabled; training continues (ValueError: no)\n"
     with pytest.raises(KeyboardInterrupt):
         Failsafe("it")(lambda: (_ for _ in ()).throw(KeyboardInterrupt))
 

@@ -170,7 +170,7 @@ def test_a_teacher_whose_top_ends_in_a_normalisation_has_as_many_classes_as_its_
     assert student.finished
     written("pictures.py", DATA)
     few = {**small, "data": "pictures.py:build", "limit": None, "batch_size": 10}
-    with pytest.raises(InputError, match="tells 10 classes apart and these data have 3"):
+    with pytest.raises(InputError, match="has 10 classes and this data set has 3"):
         train_run(make_config(method="distil", teacher=str(teacher.path), **few), RunContext(out=Path("runs")))
 
 
@@ -504,16 +504,16 @@ class Paired(Dense):
         (Dense, ["aa"], "cut point 'aa' does not exist: unknown submodule 'aa'; nearest: a, "),
         (Dense, ["b", "b"], "cut point b is named twice"),
         (Dense, ["c"], "nothing comes after the cut point c"),
-        (Dense, [], "gives no cut points"),
+        (Dense, [], "returns no cut points"),
         (Recalled, ["a"], "cut point a is called 2 times"),
-        (Asking, ["a"], "the forward of Asking asks whether it is in training"),
+        (Asking, ["a"], "the forward of Asking depends on self.training"),
         (Branching, ["a"], "torch.fx cannot trace the forward of Branching: symbolically traced variables"),
-        (Several, ["a"], "the forward of Several gives several outputs"),
+        (Several, ["a"], "the forward of Several returns several outputs"),
         (Noisy, ["a"], "makes a tensor that does not depend on the image"),
-        (Dicing, ["a"], "the forward of Dicing is another one each time"),
-        (hooked, ["a"], "its blocks do not give what Chain gives"),
-        (Two, ["a"], "the forward of Two must read one image tensor and nothing else"),
-        (Paired, ["pair"], "the block that ends with pair gives a tuple: what is handed on must be one tensor"),
+        (Dicing, ["a"], "the forward of Dicing differs from call to call"),
+        (hooked, ["a"], "its blocks do not compute the output of Chain"),
+        (Two, ["a"], "the forward of Two must have one required argument"),
+        (Paired, ["pair"], "the block that ends with pair returns a tuple: its output must be one tensor"),
     ],
 )
 def test_cuts_that_are_none_are_refused_in_a_sentence(module, cuts, words):
@@ -582,10 +582,10 @@ def test_convolutions_take_what_follows_them_into_their_block():
 @pytest.mark.parametrize(
     ("name", "plan", "words"),
     [
-        ("googlenet", ModelSpec((3, 32, 32), 10), "torchvision:googlenet gives several outputs in training (GoogLeNetOutputs)"),
+        ("googlenet", ModelSpec((3, 32, 32), 10), "torchvision:googlenet returns several outputs in training (GoogLeNetOutputs)"),
         ("squeezenet1_1", ModelSpec((3, 8, 8), 10), "torchvision:squeezenet1_1 does not take images of 8x8 (HxW) pixels: "),
-        ("resnet18", ModelSpec((2, 32, 32), 10), "reads colour images of 3 channels"),
-        ("resnet18", ModelSpec((3, 32, 32), 10, width=8), "--width 8: torchvision:resnet18 is built as torchvision has it"),
+        ("resnet18", ModelSpec((2, 32, 32), 10), "needs images of 3 channels"),
+        ("resnet18", ModelSpec((3, 32, 32), 10, width=8), "--width 8: torchvision:resnet18 is built by torchvision, without this setting"),
         ("resnet18", ModelSpec((3, 32, 32), 10, activation="gelu"), "--activation gelu"),
     ],
 )
@@ -841,7 +841,11 @@ def test_a_rule_that_does_not_import_shows_its_own_traceback_and_not_ours(progra
         ("class Half: pass", "rule.py:Half", "rule.py:Half is the class Half: a rule is a subclass of gradlens.Method"),
         ("Half = 3", "rule.py:Half", "rule.py:Half is an int: a rule is"),
         (RULE + "def make(): pass", "rule.py:make", "rule.py:make is a function: a rule is"),
-        ("from gradlens.gradients.method import Method\nclass Half(Method): pass", "rule.py:Half", "rule.py:Half has no method `signal`"),
+        (
+            "from gradlens.gradients.method import Method\nclass Half(Method): pass",
+            "rule.py:Half",
+            "rule.py:Half must define `signal(...)`",
+        ),
         (
             RULE.replace('"backward_message"', '"backward_massage"'),
             "rule.py:Half",

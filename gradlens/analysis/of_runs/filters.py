@@ -1,4 +1,4 @@
-"""First-layer filters: what the first convolution of a network looks for."""
+"""First-layer filters: the kernels of the first convolution of a network."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FilterOptions:
-    """What is looked at."""
+    """What is measured."""
 
     over_time: bool = option(False, "the numbers at the snapshots too (--keep-checkpoints)")
 
 
 class Filters(Analysis):
-    """Show what the first convolution looks for: its filters side by side, and numbers beside those of the untrained stem and of chance."""
+    """Show the filters of the first convolution side by side, and their numbers beside those of the untrained stem and of chance."""
 
     name, command = "filters", "filters"
     argument = "run directories of networks that begin with a convolution"
@@ -36,7 +36,7 @@ class Filters(Analysis):
             must_have_filters(run, session.context)
 
     def measure(self, run: Run, session: Session, progress: Progress) -> Result:
-        """The filters and their numbers: see :func:`gradlens.analysis.first_layer_filters.filters_run`."""
+        """Measure the filters and their numbers: see :func:`gradlens.analysis.first_layer_filters.filters_run`."""
         from gradlens.analysis.first_layer_filters import filters_run
 
         return self.store(run, filters_run(run, session.context, session.options.over_time, progress))

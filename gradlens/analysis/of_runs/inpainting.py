@@ -1,4 +1,4 @@
-"""Inpainting: what context encoders put where pixels were dropped."""
+"""Inpainting: predictions of context encoders for dropped pixels."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ class InpaintingOptions:
 
 
 class InpaintedImages(Analysis):
-    """Show what context encoders put where pixels were dropped, and their error there beside that of the mean patch."""
+    """Show the predictions of context encoders for dropped pixels, and their error there beside that of the mean patch."""
 
     name, command = "inpainting", "inpaint"
     drawn = "folder of the figure"
     Options = InpaintingOptions
 
     def rules(self) -> Sequence[str]:
-        """The context encoders."""
+        """Return the context encoders."""
         from gradlens.analysis.inpainting import INPAINTING_RULES
 
         return INPAINTING_RULES
 
     def requires(self, run: Run) -> str | None:
-        """A context encoder with a checkpoint."""
+        """Require a context encoder with a checkpoint."""
         from gradlens.analysis.inpainting import drops_no_pixels
 
         return drops_no_pixels(run) or super().requires(run)
 
     def check(self, runs: Sequence[Run], session: Session) -> None:
-        """Refuse other data than the run's, and fewer images than asked for."""
+        """Refuse other data than the run's, and fewer images than requested."""
         from gradlens.analysis.inpainting import must_have_images
 
         super().check(runs, session)
@@ -48,7 +48,7 @@ class InpaintedImages(Analysis):
             must_have_images(run, session.options.images, session.context)
 
     def measure(self, run: Run, session: Session, progress: Progress) -> Result:
-        """Pictures and errors: see :func:`gradlens.analysis.inpainting.inpaint_run`."""
+        """Make pictures and errors: see :func:`gradlens.analysis.inpainting.inpaint_run`."""
         from gradlens.analysis.inpainting import inpaint_run
 
         return self.store(run, inpaint_run(run, session.context, session.options.images, progress))

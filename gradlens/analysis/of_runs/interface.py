@@ -23,7 +23,7 @@ Keep = Callable[[Result], Any]  # is called with a result whenever it has grown
 
 
 def option(default: Any, text: str, flag: str = "", least: int | None = None) -> Any:
-    """A field of an analysis's ``Options`` that is a flag of its command.
+    """Return a field of an analysis's ``Options`` that is a flag of its command.
 
     Args:
         default: where the flag is not given; with ``True`` there is a ``--no-`` form, with ``()`` the flag is repeatable.
@@ -70,19 +70,19 @@ class Analysis:
 
     @property
     def help(self) -> str:
-        """What the command says it does."""
+        """The command's help."""
         return (type(self).__doc__ or "").partition("\n")[0]
 
     def rules(self) -> Sequence[str] | None:
-        """The rules whose runs it reads, for the command's help; None: all."""
+        """Return the rules whose runs it reads, for the command's help; None: all."""
         return None
 
     def requires(self, run: Run) -> str | None:
-        """What the analysis requires of a run and the run lacks, as a sentence; None: nothing. Here: a checkpoint."""
+        """Return what the analysis requires of a run and the run lacks, as a sentence; None: nothing. Here: a checkpoint."""
         return None if (run.path / "checkpoint.pt").exists() else f"{run.path} has no checkpoint.pt: the run saved none"
 
     def check_required(self, runs: Sequence[Run]) -> None:
-        """Refuse runs that lack what :meth:`requires` says.
+        """Refuse runs that lack what :meth:`requires` names.
 
         Raises:
             InputError: one does.
@@ -93,10 +93,10 @@ class Analysis:
                 raise InputError(lacking)
 
     def check(self, runs: Sequence[Run], session: Session) -> None:
-        """Check, before anything costly, what takes data, network or options to know. Here: that no run is given twice.
+        """Check, before anything costly, what depends on data, network or options. Here: that no run is given twice.
 
         Raises:
-            InputError: these runs cannot be looked at with these options.
+            InputError: these runs cannot be analysed with these options.
 
         """
         from gradlens.training.run_groups import group_runs
@@ -108,17 +108,17 @@ class Analysis:
         raise NotImplementedError
 
     def protocol(self, run: Run, session: Session) -> Mapping[str, Any]:
-        """How a run's numbers are made with the session's options, as it is stored with them; needed where ``full`` is set."""
+        """Describe how a run's numbers are made with the session's options, as stored with them; needed where ``full`` is set."""
         raise NotImplementedError
 
     def widened(self, options: Any) -> dict[str, Any]:
-        """The options of a first look that ``full`` has other values for, with these, where all of them are still at their defaults."""
+        """Return the options to which ``full`` gives other values, with these, if all of them are at their defaults."""
         first = self.Options()
         more = {f.name: getattr(self.full, f.name) for f in fields(first) if getattr(self.full, f.name) != getattr(first, f.name)}
         return more if all(getattr(options, name) == getattr(first, name) for name in more) else {}
 
     def take_stored(self, runs: Sequence[Run], session: Session) -> None:
-        """Where all runs hold the numbers of a full look and a first one was asked for, take the full one: nothing is measured worse."""
+        """Use the full settings if all runs hold numbers measured with them, even if the quick ones were requested."""
         from gradlens.training.run_directory import load_result, plain
 
         more = {} if self.full is None or session.options.overwrite else self.widened(session.options)
@@ -131,9 +131,9 @@ class Analysis:
             session.say(f"{self.name}: the numbers of --full are stored, and shown")
 
     def stored(self, run: Run, protocol: Mapping[str, Any], session: Session, name: str | None = None) -> Result:
-        """What is stored of a run by the same protocol, to be returned or added to; ``{"protocol": protocol}`` where there is none.
+        """Return what is stored of a run by the same protocol, to be returned or added to; ``{"protocol": protocol}`` where there is none.
 
-        What was made in another way does not count, which is said; with the option ``overwrite`` nothing does.
+        What was made in another way does not count, which is reported; with the option ``overwrite`` nothing does.
 
         Args:
             run: a run.
@@ -181,13 +181,13 @@ class Analysis:
             context: device and data folder.
             options: an instance of ``Options``; None: the defaults.
             watch: given a run's name, the display of its progress.
-            say: is called with what the user should know.
+            say: called with notices for the user.
 
         Returns:
             A result a run; what :meth:`compare` found is the first one's ``comparison``.
 
         Raises:
-            InputError: no run, or runs that cannot be looked at; nothing is computed then.
+            InputError: no run, or runs that cannot be analysed; nothing is computed then.
 
         """
         session = Session(context, self.Options() if options is None else options, watch, say)
@@ -206,14 +206,14 @@ class AnalysisWithTraining(Analysis):
     """An analysis of runs that are trained for it: its command takes methods, and runs that are there, and trains what is missing."""
 
     def default_methods(self) -> Sequence[str]:
-        """The rules that are trained where the command is given neither methods nor runs."""
+        """Return the rules that are trained if the command gets neither methods nor runs."""
         raise NotImplementedError
 
     def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The typed flags with what the analysis needs of a training.
+        """Add to the typed flags what the analysis needs of a training.
 
         Raises:
-            InputError: flags that ask for something else.
+            InputError: flags that contradict it.
 
         """
         raise NotImplementedError

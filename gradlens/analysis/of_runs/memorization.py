@@ -20,13 +20,13 @@ class Memorization(AnalysisWithTraining):
     name, command = "memorization", "memorize"
 
     def default_methods(self) -> Sequence[str]:
-        """Backpropagation and a local rule."""
+        """Return backpropagation and a local rule."""
         from gradlens.analysis.memorization import DEFAULT_METHODS
 
         return DEFAULT_METHODS
 
     def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Random labels, and the training images evaluated: see :func:`gradlens.analysis.memorization.wanted`."""
+        """Set random labels, and the evaluation of training images: see :func:`gradlens.analysis.memorization.wanted`."""
         from gradlens.analysis.memorization import wanted
 
         return wanted(given)
@@ -38,13 +38,13 @@ class Memorization(AnalysisWithTraining):
         must_be_memorizable(config, context)
 
     def requires(self, run: Run) -> str | None:
-        """A finished run whose training images were evaluated and always the same."""
+        """Require a finished run that evaluated its training images and did not augment them."""
         from gradlens.analysis.memorization import not_memorizable
 
         return not_memorizable(run)
 
     def measure(self, run: Run, session: Session, progress: Progress) -> Result:
-        """Curve, scores and probes: see :func:`gradlens.analysis.memorization.memorized`."""
+        """Measure curve, scores and probes: see :func:`gradlens.analysis.memorization.memorized`."""
         from gradlens.analysis.memorization import memorization_protocol, memorized
 
         stored = self.stored(run, memorization_protocol(run), session)

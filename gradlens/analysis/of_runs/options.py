@@ -17,11 +17,11 @@ class ProbeOptions:
     blocks: tuple[str, ...] = option((), "only this block; repeatable", "block")
     train_images: int | None = option(None, "fit to N training images, a seeded choice (all)")
     test_images: int | None = option(None, "test on N test images, a seeded choice (all)")
-    features: int = option(512, "of a block at most: larger outputs are averaged over space")
+    features: int = option(512, "at most N features of a block: larger outputs are averaged over space")
     over_time: bool = option(False, "at the snapshots too (--keep-checkpoints)")
     controls: bool = option(True, "raw pixels, the untrained network, permuted labels")
-    separability: int = option(0, "training images whose strict separability is decided on every block; 0: none", least=0)
-    overwrite: bool = option(False, "compute anew what is stored")
+    separability: int = option(0, "decide on every block whether the first N training images are strictly separable; 0: do not", least=0)
+    overwrite: bool = option(False, "compute stored results anew")
     grid: tuple[float, ...] = QUICK_GRID
 
 
@@ -36,7 +36,7 @@ class RepresentationOptions:
     steps: int = option(100, "updates of each block's decoder and head; 0: no information estimates", "information-steps", least=0)
     blocks: tuple[str, ...] = option((), "only this block; repeatable", "block")
     over_time: bool = option(False, "at the snapshots too (--keep-checkpoints)")
-    overwrite: bool = option(False, "compute anew what is stored")
+    overwrite: bool = option(False, "compute stored results anew")
 
 
 FULL_REPRESENTATIONS = RepresentationOptions(images=3000, steps=300)  # what is to be quoted

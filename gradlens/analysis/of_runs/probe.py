@@ -34,13 +34,13 @@ class Probe(Analysis):
             must_be_probeable(run, session.context, session.options)
 
     def protocol(self, run: Run, session: Session) -> dict[str, Any]:
-        """See :func:`gradlens.analysis.linear_probe.probe_protocol`."""
+        """Describe the measurement, see :func:`gradlens.analysis.linear_probe.probe_protocol`."""
         from gradlens.analysis.linear_probe import probe_protocol
 
         return probe_protocol(run, session.context, session.options)
 
     def measure(self, run: Run, session: Session, progress: Progress) -> Result:
-        """Probes of all blocks: see :func:`gradlens.analysis.linear_probe.probe_run`."""
+        """Probe all blocks: see :func:`gradlens.analysis.linear_probe.probe_run`."""
         from gradlens.analysis.linear_probe import probe_run
         from gradlens.training.run_directory import plain
 

@@ -1,4 +1,4 @@
-"""Representations: what each block of a network holds of image and label, and how alike the blocks of two networks are."""
+"""Representations: what each block of a network holds of image and label, and the similarity of two networks' blocks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Representations(Analysis):
-    """Say what each block represents: CKA with other runs, dissimilarities, rank, class separation, what it holds of image and label."""
+    """Measure what each block represents: CKA with other runs, dissimilarities, rank, class separation, information on image and label."""
 
     name, command, comparison = "representations", "representations", "cka"
     argument = "run directories; the first is compared with the others"
@@ -29,13 +29,13 @@ class Representations(Analysis):
         must_be_comparable(runs, session.context, session.options)
 
     def protocol(self, run: Run, session: Session) -> dict[str, Any]:
-        """See :func:`gradlens.analysis.representations.representation_protocol`."""
+        """Describe the measurement, see :func:`gradlens.analysis.representations.representation_protocol`."""
         from gradlens.analysis.representations import representation_protocol
 
         return representation_protocol(run, session.context, session.options)
 
     def measure(self, run: Run, session: Session, progress: Progress) -> Result:
-        """The numbers of all blocks: see :func:`gradlens.analysis.representations.represent_run`."""
+        """Measure the numbers of all blocks: see :func:`gradlens.analysis.representations.represent_run`."""
         from gradlens.analysis.representations import represent_run
         from gradlens.training.run_directory import plain
 
@@ -44,7 +44,7 @@ class Representations(Analysis):
         return dict(plain(found))
 
     def compare(self, runs: Sequence[Run], session: Session) -> Result:
-        """How alike the first run's blocks are to the others': see :func:`gradlens.analysis.network_similarity.compare_run`."""
+        """Measure how similar the first run's blocks are to the others': see :func:`gradlens.analysis.network_similarity.compare_run`."""
         from gradlens.analysis.network_similarity import compare_run, comparison_protocol
 
         run, *others = runs

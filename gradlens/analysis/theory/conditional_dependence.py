@@ -1,4 +1,4 @@
-"""How far two views are from independent given the label, and what predicting one view from the other saves in labels.
+"""Conditional dependence of two views given the label, and how many labels it saves to predict one view from the other.
 
 Lee, Lei, Saunshi & Zhuo (2021, arXiv 2008.01064), "Predicting What You Already Know Helps": a pretext task learns ψ, which predicts a view
 X2 from another one X1, without labels; downstream, labels are predicted linearly from ψ(X1). If X1 ⊥ X2 | Y, then E[Y | X1] is linear in
@@ -50,12 +50,12 @@ class Dependence(NamedTuple):
 def conditional_dependence(
     x1: Tensor | ArrayLike, x2: Tensor | ArrayLike, y: Tensor | ArrayLike, shuffles: int = 0, seed: int = 0
 ) -> Dependence:
-    """ε_CI = ‖S₁₁^{-1/2} S₁₂|Y‖_F (Lee et al. 2021, Definition 4.1, linear class): 0 where x1 tells x2 linearly no more than y does.
+    """Estimate ε_CI = ‖S₁₁^{-1/2} S₁₂|Y‖_F (Lee et al. 2021, Definition 4.1, linear class): 0 if x1 predicts x2 linearly no better than y.
 
     S₁₁ is the covariance of x1 (or of any features φ1(x1)), S₁₂|Y = S₁₂ − S₁Y S_YY⁻¹ S_Y2 the partial covariance given one-hot labels:
     the covariance of what is left of x1 and x2 after each class's mean. It does not change under invertible affine maps of x1, rotations
     and shifts of x2, other names of the classes, and shifts of x2 that depend on the class; it scales with x2. ε_CI² is at most
-    tr Cov(x2 | y). It sees linear dependence only: give features φ1(x1) to see more.
+    tr Cov(x2 | y). It measures linear dependence only: give features φ1(x1) to measure more.
 
     Bias. Noise alone makes eps² some d1 tr Cov(x2 | y) / N where classes overlap. ``bias`` is ‖P U‖² tr Σ / N, with U an orthonormal
     basis of the centred x1, P the removal of class means, and Σ the residual covariance of x2 regressed on x1 and y, over
@@ -91,7 +91,7 @@ def conditional_dependence(
     freedom = n - classes - q.shape[1]
     if freedom < 1:
         raise InputError(
-            f"{n} samples of {classes} classes are too few for {u.shape[1]} directions of x1 (wanted more than classes and directions "
+            f"{n} samples of {classes} classes are too few for {u.shape[1]} directions of x1 (needed: more than classes and directions "
             "together); take principal components of x1 first"
         )
     squared = _squared(z, r)
@@ -108,7 +108,7 @@ def conditional_dependence(
 
 
 def _samples(x1: Tensor | ArrayLike, x2: Tensor | ArrayLike, y: Tensor | ArrayLike) -> tuple[Array, Array, NDArray[np.intp], int]:
-    """Both views [N, d], each sample's class as a number [N], and how many classes there are.
+    """Return both views [N, d], each sample's class as a number [N], and how many classes there are.
 
     Raises:
         InputError: shapes that do not fit, numbers that are not finite.
@@ -117,7 +117,7 @@ def _samples(x1: Tensor | ArrayLike, x2: Tensor | ArrayLike, y: Tensor | ArrayLi
     a, b = _view(x1, "x1"), _view(x2, "x2")
     labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
     if not len(a) == len(b) == labels.size or labels.ndim != 1:
-        raise InputError(f"two views and labels [N] of the same samples are wanted, got {len(a)}, {len(b)} and {list(labels.shape)}")
+        raise InputError(f"two views and labels [N] of the same samples are needed, got {len(a)}, {len(b)} and {list(labels.shape)}")
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         raise InputError("labels hold NaN or infinite numbers: leave samples without a label out")
     known, at = np.unique(labels, return_inverse=True)
@@ -125,7 +125,7 @@ def _samples(x1: Tensor | ArrayLike, x2: Tensor | ArrayLike, y: Tensor | ArrayLi
 
 
 def _view(x: Tensor | ArrayLike, name: str) -> Array:
-    """A view as centred float64 [N, d]."""
+    """Convert a view to centred float64 [N, d]."""
     try:
         t = x.detach().cpu() if isinstance(x, Tensor) else torch.from_numpy(np.array(x, dtype=np.float64))
     except (TypeError, ValueError) as error:
@@ -137,13 +137,13 @@ def _view(x: Tensor | ArrayLike, name: str) -> Array:
 
 
 def _basis(x: Array, least: float = 0.0) -> Array:
-    """An orthonormal basis [N, rank] of the span of x's columns, without those whose singular value is rounding, or below ``least``."""
+    """Compute an orthonormal basis [N, rank] of the span of x's columns, without singular values at rounding level or below ``least``."""
     u, s, _ = np.linalg.svd(x, full_matrices=False)
     return u[:, (s > CUTOFF * s.max()) & (s > least)]
 
 
 def _within(x: Array, at: NDArray[np.intp], classes: int) -> Array:
-    """What is left of x [N, d] after each class's mean."""
+    """Subtract each class's mean from x [N, d]."""
     sums = np.zeros((classes, x.shape[1]))
     np.add.at(sums, at, x)
     means: Array = sums / np.bincount(at, minlength=classes)[:, None]
@@ -151,12 +151,12 @@ def _within(x: Array, at: NDArray[np.intp], classes: int) -> Array:
 
 
 def _squared(z: Array, r: Array) -> float:
-    """ε_CI²: N U Uᵀ whitens x1, so that S₁₁^{-1/2} S₁₂|Y is Uᵀ R / √N up to a rotation."""
+    """Compute ε_CI²: N U Uᵀ whitens x1, so that S₁₁^{-1/2} S₁₂|Y is Uᵀ R / √N up to a rotation."""
     return float(((z.T @ r) ** 2).sum()) / len(z)
 
 
 def _dealings(at: NDArray[np.intp], shuffles: int, seed: int) -> Iterator[NDArray[np.intp]]:
-    """Orders of the samples in which every place is taken by a sample of its class."""
+    """Yield orders of the samples in which every place is taken by a sample of its class."""
     by_class = np.argsort(at, kind="stable")
     for i in range(shuffles):
         keys = torch.rand(len(at), generator=generator(seed, "conditional dependence", i), dtype=torch.float64).numpy()
@@ -175,17 +175,17 @@ class AffineArrays(NamedTuple):
     bias: Array  # [out]
 
     def __call__(self, x: Array) -> Array:
-        """Rows [N, in] -> [N, out]."""
+        """Apply the map to rows [N, in]; return [N, out]."""
         out: Array = x @ self.weight.T + self.bias
         return out
 
     def after(self, first: AffineArrays) -> AffineArrays:
-        """This one applied to what another one gives."""
+        """Compose: apply this map to another one's output."""
         return AffineArrays(self.weight @ first.weight, self.weight @ first.bias + self.bias)
 
 
 def fit_affine(x: Array, t: Array) -> AffineArrays:
-    """argmin over W, b of Σ ‖t_i − W x_i − b‖²: W = S_TX S_XX⁻¹, the smallest W where several do.
+    """Fit argmin over W, b of Σ ‖t_i − W x_i − b‖²: W = S_TX S_XX⁻¹, the smallest W where several do.
 
     With x = x1 and t = x2 it is the linear class's pretext solution, with x = ψ(x1) and one-hot t the downstream one.
 
@@ -196,13 +196,13 @@ def fit_affine(x: Array, t: Array) -> AffineArrays:
     """
     centre: Array = x.mean(0)
     mean: Array = t.mean(0)
-    # numpy's own cutoff is near the rounding errors of a ψ whose rank is not full; they would come back as huge weights
+    # numpy's own cutoff is near the rounding errors of a ψ without full rank; they would become huge weights
     weight = np.linalg.lstsq(x - centre, t - mean, rcond=CUTOFF)[0].T
     return AffineArrays(weight, mean - weight @ centre)
 
 
 def principal(psi: AffineArrays, x1: Array, m: int) -> AffineArrays:
-    """ψ's top m principal components on a sample (Lee et al. 2021, after Theorem 4.2): the downstream dimension falls from d2 to m."""
+    """Compute ψ's top m principal components on a sample (Lee et al. 2021, after Theorem 4.2): downstream dimension m, not d2."""
     out = psi(x1)
     axes = np.linalg.svd(out - out.mean(0), full_matrices=False)[2][:m]
     return AffineArrays(axes @ psi.weight, axes @ psi.bias)
@@ -219,7 +219,7 @@ class Sample(NamedTuple):
     y: NDArray[np.int64]  # [N], from 0
 
     def onehot(self, k: int) -> Array:
-        """The labels [N, k]."""
+        """Return the labels [N, k]."""
         return np.eye(k)[self.y]
 
 
@@ -242,7 +242,7 @@ class ViewMixture:
 
     @classmethod
     def random(cls, k: int, alpha: float = 0.0, d1: int = 50, d2: int = 40, spread: float = 10.0, seed: int = 0) -> ViewMixture:
-        """Centres uniform on [0, spread), the same ones for every α.
+        """Draw centres uniform on [0, spread), the same ones for every α.
 
         Raises:
             InputError: no class or no feature, α outside 0…1, a spread that is not positive.
@@ -261,7 +261,7 @@ class ViewMixture:
         return len(self.mu1)
 
     def draw(self, n: int, seed: int, purpose: str = "train") -> Sample:
-        """N independent samples; the same seed and purpose give the same X1, X̂2 and Y for every α."""
+        """Draw N independent samples; the same seed and purpose give the same X1, X̂2 and Y for every α."""
         g = generator(seed, f"mixture {purpose}", self.k, n)
         y = torch.randint(self.k, (n,), generator=g).numpy()
         x1 = self.mu1[y] + _normal(g, n, self.mu1.shape[1])
@@ -269,29 +269,29 @@ class ViewMixture:
         return Sample(x1, (1 - self.alpha) * own + self.alpha * self.cut(x1), y)
 
     def cut(self, x1: Array) -> Array:
-        """T: [N, d1] -> [N, d2]."""
+        """Apply T: [N, d1] -> [N, d2]."""
         d1, d2 = self.mu1.shape[1], self.mu2.shape[1]
         return np.pad(x1[:, :d2], ((0, 0), (0, max(0, d2 - d1))))
 
     # ---- conditional expectations
 
     def posterior(self, x1: Array) -> Array:
-        """f*(x1) = E[one-hot Y | X1 = x1] = softmax_i(−‖x1 − μ1_i‖² / 2) [N, k]."""
+        """Compute f*(x1) = E[one-hot Y | X1 = x1] = softmax_i(−‖x1 − μ1_i‖² / 2) [N, k]."""
         # ‖x1‖² is the same for all classes, and left out
         return np.asarray(softmax(x1 @ self.mu1.T - (self.mu1**2).sum(1) / 2, axis=1))
 
     def psi(self, x1: Array) -> Array:
-        """ψ*(x1) = E[X2 | X1 = x1] = (1 − α) Σ_i f*_i μ2_i + α T(x1) [N, d2]."""
+        """Compute ψ*(x1) = E[X2 | X1 = x1] = (1 − α) Σ_i f*_i μ2_i + α T(x1) [N, d2]."""
         found: Array = (1 - self.alpha) * self.posterior(x1) @ self.mu2 + self.alpha * self.cut(x1)
         return found
 
     def psi_through_label(self, x1: Array) -> Array:
-        """E[E[X2 | Y] | X1 = x1] = Σ_i f*_i ((1 − α) μ2_i + α T(μ1_i)) [N, d2]; equal to ψ* where the views are independent given Y."""
+        """Compute E[E[X2|Y] | X1 = x1] = Σ_i f*_i ((1 − α) μ2_i + α T(μ1_i)) [N, d2]; equal to ψ* if the views are independent given Y."""
         found: Array = self.posterior(x1) @ ((1 - self.alpha) * self.mu2 + self.alpha * self.cut(self.mu1))
         return found
 
     def eps_universal(self, x1: Array) -> float:
-        """ε_CI = √E‖ψ*(X1) − E[E[X2 | Y] | X1]‖² (Definition 4.1, all functions), the mean over a sample of X1.
+        """Estimate ε_CI = √E‖ψ*(X1) − E[E[X2 | Y] | X1]‖² (Definition 4.1, all functions), the mean over a sample of X1.
 
         α √min(d1, d2) where the classes do not overlap.
         """
@@ -300,13 +300,13 @@ class ViewMixture:
     # ---- the linear class, from the distribution's own covariances
 
     def _cov1(self) -> Array:
-        """Cov(X1) [d1, d1]."""
+        """Compute Cov(X1) [d1, d1]."""
         c = self.mu1 - self.mu1.mean(0)
         found: Array = np.eye(c.shape[1]) + c.T @ c / self.k
         return found
 
     def linear_pretext(self) -> AffineArrays:
-        """The linear class's ψ without sampling error: B = S₂₁ S₁₁⁻¹, of rank k − 1 (at most) for α = 0."""
+        """Compute the linear class's ψ without sampling error: B = S₂₁ S₁₁⁻¹, of rank k − 1 (at most) for α = 0."""
         c1, c2 = self.mu1 - self.mu1.mean(0), self.mu2 - self.mu2.mean(0)
         own = np.linalg.solve(self._cov1(), c1.T @ c2 / self.k).T
         weight = (1 - self.alpha) * own + self.alpha * self.cut(np.eye(c1.shape[1])).T
@@ -314,25 +314,25 @@ class ViewMixture:
         return AffineArrays(weight, mean2 - weight @ self.mu1.mean(0))
 
     def best_linear(self) -> AffineArrays:
-        """E^L[one-hot Y | X1], the best linear predictor: S_Y1 S₁₁⁻¹, with an intercept."""
+        """Compute E^L[one-hot Y | X1], the best linear predictor: S_Y1 S₁₁⁻¹, with an intercept."""
         c = self.mu1 - self.mu1.mean(0)
         weight = np.linalg.solve(self._cov1(), c.T / self.k).T
         return AffineArrays(weight, 1 / self.k - weight @ self.mu1.mean(0))
 
     def eps_linear(self) -> float:
-        """ε_CI of the linear class: S₁₂|Y = α Tᵀ, so it is α √tr(T S₁₁⁻¹ Tᵀ), a little below α √min(d1, d2)."""
+        """Compute ε_CI of the linear class: S₁₂|Y = α Tᵀ, so it is α √tr(T S₁₁⁻¹ Tᵀ), a little below α √min(d1, d2)."""
         t = self.cut(np.eye(self.mu1.shape[1]))
         return self.alpha * math.sqrt(float(np.trace(t.T @ np.linalg.solve(self._cov1(), t))))
 
     def excess_risk(self, predictor: AffineArrays) -> float:
-        """ER = ½ E‖E^L[Y | X1] − p(X1)‖² of an affine p [k outputs], exactly, by the moments of X1."""
+        """Compute ER = ½ E‖E^L[Y | X1] − p(X1)‖² of an affine p [k outputs], exactly, by the moments of X1."""
         best = self.best_linear()
         d, m = best.weight - predictor.weight, self.mu1.mean(0)
         off = best.bias - predictor.bias + d @ m
         return float(np.einsum("ij,jk,ik->", d, self._cov1(), d) + off @ off) / 2
 
     def mse(self, predictor: AffineArrays) -> float:
-        """E‖one-hot Y − p(X1)‖² (summed over classes) of an affine p, exactly: the best linear one's, and twice the excess risk."""
+        """Compute E‖one-hot Y − p(X1)‖² (summed over classes) of an affine p, exactly: the best linear one's, and twice the excess risk."""
         c = self.mu1 - self.mu1.mean(0)
         explained = float(np.trace(c @ np.linalg.solve(self._cov1(), c.T))) / self.k**2
         return 1 - 1 / self.k - explained + 2 * self.excess_risk(predictor)

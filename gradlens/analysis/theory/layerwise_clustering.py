@@ -3,8 +3,8 @@
 After Malach & Shalev-Shwartz, A Provably Correct Algorithm for Deep Learning that Actually Works (2018, arXiv:1803.09522).
 From the bottom up, each stage cuts what is below into patches of s×s cells, learns a linear map of patches (the first layer of a
 two-layer net that predicts the label), clusters the mapped patches with k-means, and hands on, in the place of each patch, which
-cluster it is in. A linear classifier reads the last stage. No gradient crosses a stage. The paper's abstract says so much; the
-details here are ours.
+cluster it is in. A linear classifier reads the last stage. No gradient crosses a stage. So far the paper's abstract; the
+details here are gradlens's.
 
 Why the gradient step finds the classes of a generative model like :mod:`gradlens.data.hierarchical_digits`. Let x_p be the patch at
 position p, whitened over all images and positions; W the first layer, zero at first; V_p the second layer's random weights; y the
@@ -16,7 +16,7 @@ W from 0 to
 Where the patches are the affinely independent templates t, each with frequency f_t, whitened ones obey ⟨t, t'⟩ = 1[t = t'] / f_t − 1,
 so W t ∝ Σ_p V_pᵀ E y ∘ (P(t at p | y) − P(t at p)) / f_t. Templates that are drawn with equal chances from one class have the same
 P(t at p | y) / f_t, that of their class: W takes them to one point, up to sampling error, and k-means has nothing left to decide. What
-it cannot keep apart are classes that say the same of the label, such as a distractor and the blank cell that it lies on.
+it cannot separate are classes with the same information on the label, such as a distractor and the blank cell that it lies on.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ ROWS = 2048  # images at once where distances are computed
 
 
 def extract(grid: Tensor, size: int) -> Tensor:
-    """[N, C, H, W] -> the patches side by side, [N, H / size, W / size, C size²].
+    """Cut [N, C, H, W] into patches side by side, [N, H / size, W / size, C size²].
 
     Raises:
         InputError: the grid cannot be cut into such patches.
@@ -71,12 +71,12 @@ class Linear(NamedTuple):
     matrix: Tensor  # [q, d]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[*, q] -> [*, d]."""
+        """Map [*, q] -> [*, d]."""
         return (x - self.mean) @ self.matrix
 
 
 def whitening(x: Tensor) -> Linear:
-    """The map after which patches [N, q] have mean 0 and, but for a small ridge, covariance I; directions without variance are left out."""
+    """Find the map after which patches [N, q] have mean 0 and, up to a small ridge, covariance I; constant directions are left out."""
     mean = x.mean(0)
     centred = (x - mean).double()
     variances, directions = torch.linalg.eigh(centred.T @ centred / len(x))
@@ -91,7 +91,7 @@ def whitening(x: Tensor) -> Linear:
 
 
 def two_layer(x: Tensor, y: Tensor, classes: int, channels: int, steps: int, lr: float, seed: int) -> Tensor:
-    """The first layer of a two-layer linear net after some steps of gradient descent on cross-entropy, all images at once.
+    """Train the first layer of a two-layer linear net: some steps of gradient descent on cross-entropy, all images at once.
 
     The net is a convolution with one output position a patch, W [q, channels], then a linear classifier V of all positions with a bias.
     W begins at zero and V at N(0, 1 / channels), so that the first step moves W alone and its learning rate only scales W. W and V enter
@@ -152,7 +152,7 @@ class LayerwisePlan:
         if self.representation not in REPRESENTATIONS:
             raise unknown("representation", self.representation, REPRESENTATIONS)
         if len(self.sizes) != len(self.clusters) or not self.sizes:
-            raise InputError(f"{len(self.sizes)} patch sizes and {len(self.clusters)} numbers of clusters: wanted one of each a stage")
+            raise InputError(f"{len(self.sizes)} patch sizes and {len(self.clusters)} numbers of clusters: expected one of each a stage")
         if min(*self.clusters, self.channels, self.steps) < 1:
             raise InputError("clusters, channels and steps are 1 or more")
 
@@ -167,20 +167,20 @@ class ClusteringStage:
     soft: bool
 
     def embedded(self, grid: Tensor) -> Tensor:
-        """[N, C, H, W] -> the mapped patches [N, h, w, d]."""
+        """Map [N, C, H, W] to the mapped patches [N, h, w, d]."""
         return self.map(extract(grid, self.size))
 
     def distances(self, grid: Tensor) -> Tensor:
-        """[N, C, H, W] -> of each patch to each centre, [N, h, w, k]."""
+        """Compute the distances of each patch of [N, C, H, W] to each centre, [N, h, w, k]."""
         embedded = [self.embedded(part) for part in torch.split(grid, ROWS)]
         return torch.cat([torch.cdist(e.flatten(0, 2), self.centres).reshape(*e.shape[:3], -1) for e in embedded])
 
     def assigned(self, grid: Tensor) -> Tensor:
-        """[N, C, H, W] -> the cluster of each patch, [N, h, w] int64."""
+        """Assign each patch of [N, C, H, W] to a cluster, [N, h, w] int64."""
         return self.distances(grid).argmin(-1)
 
     def __call__(self, grid: Tensor) -> Tensor:
-        """[N, C, H, W] -> what stands in the place of each patch, [N, k, h, w]."""
+        """Map [N, C, H, W] to the code of each patch, [N, k, h, w]."""
         distances = self.distances(grid)
         if self.soft:
             return (distances.mean(-1, keepdim=True) - distances).relu().permute(0, 3, 1, 2)
@@ -188,7 +188,7 @@ class ClusteringStage:
 
 
 def _map(patches: Tensor, y: Tensor, classes: int, plan: LayerwisePlan, stage: int) -> Linear:
-    """What is learned of patches [N, h, w, q] before they are clustered."""
+    """Learn the map of patches [N, h, w, q] before they are clustered."""
     q = patches.shape[-1]
     every = patches.reshape(-1, q)
     if plan.map == "pixels":
@@ -205,7 +205,7 @@ def _map(patches: Tensor, y: Tensor, classes: int, plan: LayerwisePlan, stage: i
 
 
 def learn_clustering_stage(grid: Tensor, y: Tensor, classes: int, plan: LayerwisePlan, stage: int) -> ClusteringStage:
-    """One stage from what is below it, [N, C, H, W], and the labels [N]."""
+    """Learn one stage from the output below it, [N, C, H, W], and the labels [N]."""
     found = _map(extract(grid, plan.sizes[stage]), y, classes, plan, stage)
     embedded = found(extract(grid, plan.sizes[stage])).flatten(0, 2)
     some = torch.randperm(len(embedded), generator=generator(plan.seed, "clustered", stage))[:CLUSTERED]
@@ -230,25 +230,25 @@ class Layerwise:
     top: Pipeline  # standardises, then a logistic regression
 
     def grids(self, images: Tensor) -> list[Tensor]:
-        """Images [N, C, H, W] -> what each stage reads, then what the classifier reads."""
+        """Map images [N, C, H, W] to each stage's input, then the classifier's."""
         found = [images]
         for stage in self.stages:
             found.append(stage(found[-1]))
         return found
 
     def clusters(self, images: Tensor) -> list[Tensor]:
-        """Images [N, C, H, W] -> the clusters [N, h, w] int64 of each stage's patches, bottom first."""
+        """Map images [N, C, H, W] to the clusters [N, h, w] int64 of each stage's patches, bottom first."""
         return [stage.assigned(grid) for stage, grid in zip(self.stages, self.grids(images), strict=False)]
 
     def accuracy(self, images: Tensor, y: Tensor) -> float:
-        """Share of images [N, C, H, W] that are given their labels [N]."""
+        """Compute the accuracy on images [N, C, H, W] with labels [N]."""
         return float(self.top.score(self.grids(images)[-1].flatten(1).numpy(), y.numpy()))
 
 
 def learn_layerwise(
     images: Tensor, y: Tensor, plan: LayerwisePlan, classes: int | None = None, stage_labels: Tensor | None = None
 ) -> Layerwise:
-    """All stages, bottom first, each on the output of the finished one below, then the linear classifier.
+    """Learn all stages, bottom first, each on the output of the finished one below, then the linear classifier.
 
     Args:
         images: [N, C, H, W] float32 or float64.
@@ -262,7 +262,7 @@ def learn_layerwise(
 
     """
     if images.ndim != 4 or y.shape != images.shape[:1] or not images.is_floating_point():
-        raise InputError(f"wanted float images [N, C, H, W] and labels [N], not {images.dtype} {list(images.shape)} and {list(y.shape)}")
+        raise InputError(f"expected float images [N, C, H, W] and labels [N], not {images.dtype} {list(images.shape)} and {list(y.shape)}")
     classes = int(y.max()) + 1 if classes is None else classes
     grid, stages = images, []
     for i in range(len(plan.sizes)):
@@ -276,7 +276,7 @@ def learn_layerwise(
 
 
 def purity(clusters: Tensor, classes: Tensor) -> float:
-    """Share of cells whose class is the most frequent one of their cluster: 1 where no cluster holds two classes.
+    """Compute the share of cells in the most frequent class of their cluster: 1 where no cluster holds two classes.
 
     A single cluster has the share of the largest class. Integer tensors of one shape.
     """
@@ -285,5 +285,5 @@ def purity(clusters: Tensor, classes: Tensor) -> float:
 
 
 def layerwise_purities(learned: Layerwise, images: Tensor, levels: Sequence[Tensor]) -> list[float]:
-    """The purity of each stage's clusters, bottom first, against true classes [N, h, w] of the same order."""
+    """Compute the purity of each stage's clusters, bottom first, against true classes [N, h, w] of the same order."""
     return [purity(found, true) for found, true in zip(learned.clusters(images), levels, strict=True)]

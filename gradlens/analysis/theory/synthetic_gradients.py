@@ -1,8 +1,8 @@
 """Synthetic gradients as the gradients of a loss of their own: the surface they imply, their fixed points, their exact solutions.
 
 After Czarnecki et al. 2017, "Understanding Synthetic Gradients and DNI" (arXiv 1703.00522). A net trained by synthesisers descends no
-stored loss: block and synthesiser are one dynamical system. What can be asked of it is here, for any rule like ``dni``:
-the loss that a synthetic gradient would be the gradient of, along a line (:func:`implied_loss`), and whether there is one at all
+stored loss: block and synthesiser are one dynamical system. Its analysis is here, for any rule like ``dni``:
+the loss of which a synthetic gradient is the gradient, along a line (:func:`implied_loss`), and whether there is one at all
 (:func:`field_twist`); whether a state is a fixed point of the system and a critical point of the loss (:func:`stationarity`), and where the
 system comes to rest (:func:`settle_synthesisers`); the linear synthesiser that is exact (:func:`exact_linear_synthesiser`).
 """
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import Method, NetworkInfo
+from gradlens.gradients.method import Method
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
@@ -33,7 +34,7 @@ Field = Callable[[Tensor], Tensor]  # points [N, *out] -> a gradient at each, [N
 
 
 def implied_loss(field: Field, path: Tensor) -> Tensor:
-    """The loss that a gradient field implies along a path: its line integral ∫ g · dh by trapezoids, zero at the first point.
+    """Integrate the loss that a gradient field implies along a path: the line integral ∫ g · dh by trapezoids, zero at the first point.
 
     Exact (up to rounding) where the field is affine along each step; else the error falls with the square of the steps. Along a line there
     always is such a loss; over more dimensions only where :func:`field_twist` is zero, else it depends on the path.
@@ -50,7 +51,7 @@ def implied_loss(field: Field, path: Tensor) -> Tensor:
 
     """
     if len(path) < 2:
-        raise InputError(f"an integral wants a path of two points or more, got {len(path)}")
+        raise InputError(f"an integral needs a path of two points or more, got {len(path)}")
     with torch.no_grad():
         g = field(path).detach().double().flatten(1)
     steps = path.detach().double().flatten(1).diff(dim=0)
@@ -59,7 +60,7 @@ def implied_loss(field: Field, path: Tensor) -> Tensor:
 
 
 def field_twist(field: Field, h: Tensor) -> float:
-    """How far from the gradient of any loss a field is at a point: ‖J − Jᵀ‖ / (2 ‖J‖) with J its Jacobian there, in [0, 1].
+    """Measure how far a field is from the gradient of any loss at a point: ‖J − Jᵀ‖ / (2 ‖J‖) with J its Jacobian there, in [0, 1].
 
     Zero everywhere if and only if some loss has this gradient (Poincaré: a closed field on ℝⁿ is exact); true gradients have zero,
     since their J is a Hessian. NaN where J is zero.
@@ -114,7 +115,7 @@ def stationarity(network: ModelAndMethod, x: Tensor, y: Tensor) -> Stationarity:
     """
     model, method = network
     if "synth_loss" not in method.method_quantities:
-        raise InputError(f"{type(method).__name__} has no synthesisers whose fixed points could be looked at")
+        raise InputError(f"{type(method).__name__} has no synthesisers, whose fixed points are computed here")
     step = run_step(method, list(model), x, y)
     updates = step.updates.values()
     truth = true_gradients(method, step).grads
@@ -147,7 +148,7 @@ def settle_synthesisers(
         y: [N] labels.
         most: updates.
         tolerance: stop where the norm of all gradients (of blocks' and the rule's own parameters) is at most this.
-        see: called with the number of updates made, before the first and after each.
+        see: callback, called with the number of updates made, before the first and after each.
 
     Returns:
         at most ``most`` losses.
@@ -177,7 +178,7 @@ class AffineBlock(NamedTuple):
 
 
 def affine(blocks: Iterable[nn.Module], size: int) -> AffineBlock:
-    """The affine map that some blocks together are, found by asking them about zero and the unit vectors.
+    """Find the affine map of some blocks together, from their outputs for zero and the unit vectors.
 
     Args:
         blocks: bottom first; none is the identity.
@@ -209,9 +210,9 @@ class Synthesis(NamedTuple):
 
 
 def exact_linear_synthesiser(above: Iterable[nn.Module], size: int) -> Synthesis:
-    """The linear synthesiser that is the per-image gradient of ½‖z − one_hot(y)‖² at the input h of affine blocks z = W h + v.
+    """Build the linear synthesiser that is the per-image gradient of ½‖z − one_hot(y)‖² at the input h of affine blocks z = W h + v.
 
-    g = Wᵀ(W h + v − e_y), so A = WᵀW, B = −Wᵀ, c = Wᵀv; with nothing above (h is the answer) A = I, B = −I, c = 0. Labels are one-hot, so
+    g = Wᵀ(W h + v − e_y), so A = WᵀW, B = −Wᵀ, c = Wᵀv; with nothing above (h are the logits) A = I, B = −I, c = 0. Labels are one-hot, so
     their entries sum to one: a synthesiser is determined up to moving a vector from all columns of B into c. (With the loss ‖z − y‖² of
     Czarnecki et al. it is twice that, with ``target=mean`` a share 1/N.)
 
@@ -228,7 +229,7 @@ def exact_linear_synthesiser(above: Iterable[nn.Module], size: int) -> Synthesis
 
 
 def least_squares_loss(x: Tensor, y: Tensor, classes: int) -> float:
-    """The least loss ½‖W x + b − one_hot(y)‖² per image over all W and b, in float64.
+    """Compute the least loss ½‖W x + b − one_hot(y)‖² per image over all W and b, in float64.
 
     Args:
         x: [N, d] features.
@@ -245,12 +246,12 @@ def least_squares_loss(x: Tensor, y: Tensor, classes: int) -> float:
 def small_pair(
     blocks: Sequence[nn.Module], size: int, classes: int, method: str, loss: str = "mse", seed: int = 0, **options: Any
 ) -> ModelAndMethod:
-    """A network of some blocks on feature vectors with its rule, in float64; the top may be ``nn.Identity``: h is then the answer.
+    """Build a network of blocks on feature vectors with its rule, in float64; the last may be ``nn.Identity``: h are then the logits.
 
     Args:
-        blocks: bottom first, the last one the top.
+        blocks: bottom first, the last one the output block.
         size: features of an input.
-        classes: of the answer.
+        classes: number of logits.
         method: a key of METHODS.
         loss: a key of LOSSES.
         seed: of the rule's own draws.

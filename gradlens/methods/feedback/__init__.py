@@ -1,1 +1,1 @@
-"""Rules that replace the transposed weights, or the whole backward path, by feedback matrices."""
+"""Learning rules that replace the transposed weights, or the whole backward path, by feedback matrices."""

@@ -1,4 +1,4 @@
-"""Direct feedback alignment: the output's error, through a random matrix to each block."""
+"""Train by direct feedback alignment: project the output error to each block with a random matrix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, pull_back
 from gradlens.gradients.losses import slope
-from gradlens.gradients.method import FeedbackPair, Method, NetworkInfo, Signal, Step, top_signal
+from gradlens.gradients.method import FeedbackPair, Method, Signal, Step, top_signal
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.feedback.weight_replacement import Switched
 from gradlens.models.resnet import Residual
 from gradlens.runtime.batch_shard import all_reduce_sum, global_count
@@ -21,17 +22,17 @@ from gradlens.runtime.rng import generator
 
 
 class DFAOptions(BaseModel, frozen=True, extra="forbid"):
-    """Options of direct feedback."""
+    """Options of direct feedback alignment."""
 
-    shared: bool = Field(False, description="one matrix U[-1, 1) for all blocks, sliced to each one's size n, over √(the largest n)")
+    shared: bool = Field(False, description="one matrix U[-1, 1) for all blocks, sliced to each block's size n, over √(the largest n)")
     scale: float = Field(1.0, gt=0, description="factor on B")
     skip: Literal["blocked", "exact"] = Field(
-        "blocked", description="what a residual block's skip carries down: nothing, or exactly its share of the block's delta"
+        "blocked", description="gradient through a residual block's skip connection: none, or exactly its share of the block's delta"
     )
 
 
 class _Through(torch.autograd.Function):
-    """The identity; backward it lets nothing through while the rule is active."""
+    """The identity; its backward pass blocks the gradient while the rule is active."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rule: DFA) -> Tensor:
@@ -44,7 +45,7 @@ class _Through(torch.autograd.Function):
 
 
 def broadcast(e: Tensor, b: Tensor, h: Tensor) -> Tensor:
-    """e [N, C] times B [C, n] in the shape of ``h`` [N, *out] and in its memory layout, so that nobody has to turn it round later."""
+    """Compute e [N, C] times B [C, n] in the shape and memory layout of ``h`` [N, *out], so that no copy is needed later."""
     order = sorted(range(1, h.ndim), key=h.stride, reverse=True)  # the dimensions of an image as they lie in memory
     columns = b.reshape(-1, *h.shape[1:]).permute(0, *order).flatten(1)
     laid = (e.to(b.dtype) @ columns).to(h.dtype).reshape(len(h), *(h.shape[d] for d in order))
@@ -52,14 +53,14 @@ def broadcast(e: Tensor, b: Tensor, h: Tensor) -> Tensor:
 
 
 class DFA(Switched, Method):
-    """delta_k = B_k e, with e = dL/dlogits and B_k fixed and random, at every block's output below the top; backprop inside blocks.
+    """delta_k = B_k e, with e = dL/dlogits and B_k fixed and random, at every block but the output block; backprop inside blocks.
 
     Nøkland 2016 (arXiv 1609.01596): B_k ~ U(±1/√n_k), n_k the size of h_k. ``shared``: Launay et al. 2020 (arXiv 2006.12878), one
-    matrix of which each block takes the first n_k columns. ``skip=exact``: where the block above is residual, act(branch(x) +
-    shortcut(x)), delta_k = B_k e + (what that block's delta becomes when it goes back through its act and shortcut alone).
+    matrix of which each block uses the first n_k columns. ``skip=exact``: if block k+1 is residual, act(branch(x) + shortcut(x)),
+    delta_k = B_k e + (delta_{k+1} pulled back through act and shortcut alone).
     """
 
-    summary = "the output's error through a random matrix"
+    summary = "the output error through a random matrix"
     other_names = ("direct feedback alignment", "direct feedback")
     Options = DFAOptions
     depends_on = frozenset({"input", "output_error"})
@@ -67,7 +68,7 @@ class DFA(Switched, Method):
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         if options.skip == "exact" and not any(isinstance(block, Residual) for block in net.blocks):
-            raise InputError("dfa: skip=exact asks what residual blocks' skips carry, and this network has none (resnet18, resnet20 have)")
+            raise InputError("dfa: skip=exact needs residual blocks, and this network has none; set skip=blocked or take resnet18")
         self.names = [net.name(k) for k in range(self.num_blocks)]
         self.sizes = [shape.numel() for shape in net.shapes[: self.num_blocks - 1]]
         self.largest = max(self.sizes, default=0)
@@ -78,17 +79,17 @@ class DFA(Switched, Method):
             self.feedback.register_buffer(name, options.scale * (u if options.shared else u / math.sqrt(n)))
 
     def matrix(self, k: int) -> Tensor:
-        """B_k, as it multiplies rows of errors from the right: [C, n_k]."""
+        """Return B_k [C, n_k], to be multiplied from the right with errors [N, C]."""
         if self.options.shared:
             return self.feedback.get_buffer("shared")[:, : self.sizes[k]] / math.sqrt(self.largest)
         return self.feedback.get_buffer(str(k))
 
     def locking_reason(self) -> str | None:
-        """With ``skip=exact`` blocks hear each other."""
-        return "with skip=exact a block hears what the skip of the one above carries down" if self.options.skip == "exact" else None
+        """Return that with ``skip=exact`` blocks send backward messages."""
+        return "with skip=exact a block waits for the gradient through the skip of block k+1" if self.options.skip == "exact" else None
 
     def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        """The block; for ``skip=exact`` a residual block's branch reads its input through a gate that the rule shuts."""
+        """Run the block; with ``skip=exact`` a residual block's branch has a gate at its input that blocks the rule's gradient."""
         if self.options.skip != "exact" or not isinstance(block, Residual):
             return super().run_block(block, x)
         gate = block.branch.register_forward_pre_hook(lambda _, args: (_Through.apply(args[0], self),))  # type: ignore[no-untyped-call]
@@ -98,7 +99,7 @@ class DFA(Switched, Method):
             gate.remove()
 
     def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
-        """B_k e [+ what the skip of the block above carries]; told, and sent on only where a skip carries it on."""
+        """Compute B_k e [+ the gradient through the skip of block k+1]; pass it down only through a skip connection."""
         p, top = passes[k], passes[self.num_blocks - 1]
         if k == self.num_blocks - 1:
             return top_signal(self.loss, p, send=False)
@@ -110,7 +111,7 @@ class DFA(Switched, Method):
         return Signal(delta, (delta,) if carried else ())
 
     def feedback_pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
-        """B_k beside the Jacobian of the logits with respect to h_k, averaged over the batch: [C, n_k]."""
+        """Yield B_k and the Jacobian of the logits with respect to h_k, averaged over the batch: [C, n_k]."""
         jacobians: list[list[Tensor]] = [[] for _ in self.sizes]
         for c in range(passes[-1].h.shape[1]):
             m = torch.zeros_like(passes[-1].h)

@@ -1,4 +1,4 @@
-"""Feedback alignment: the gradient goes down through fixed random matrices."""
+"""Train by feedback alignment: propagate the error through fixed random matrices."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from gradlens.methods.feedback.weight_replacement import FeedbackRule
 
 
 class FA(FeedbackRule):
-    """delta_k = the message from above, pulled back with a fixed random B in the place of each layer's Wᵀ.
+    """delta_k = delta_{k+1}, pulled back through block k+1 with a fixed random B in the place of each layer's Wᵀ.
 
-    Lillicrap, Cownden, Tweed & Akerman 2016 (arXiv 1411.0247). B is drawn as PyTorch draws a weight, U(±1/√fan_in), times ``scale``.
+    Lillicrap, Cownden, Tweed & Akerman 2016 (arXiv 1411.0247). B is drawn from PyTorch's distribution of a weight, U(±1/√fan_in), times
+    ``scale``.
     """
 
     summary = "random matrices in place of the weights"

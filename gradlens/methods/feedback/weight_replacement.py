@@ -1,8 +1,8 @@
-"""Feedback rules: inside every block, a layer's backward pass carries the gradient down by a matrix of the rule's where it has W.
+"""Replace W by a rule's own feedback matrix in the backward pass of every linear and convolutional layer (feedback rules).
 
-Torch's own graph is kept as it is. While a block runs, the weight that a linear layer or convolution saves *for its input gradient* is
-packed with a note of whose it is; when a backward pass unpacks it and the rule is active, the rule's matrix comes out instead.
-So weight gradients stay exact, no product is added, and without an active rule the same graph gives backprop bit for bit.
+Torch's own graph is unchanged. While a block runs, the weight that a linear layer or convolution saves *for its input gradient* is
+packed together with its layer's path; when a backward pass unpacks it and the rule is active, it gets the rule's matrix instead.
+So weight gradients stay exact, no product is added, and without an active rule the same graph computes backprop bit for bit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from torch.overrides import TorchFunctionMode
 
 from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass, chain
-from gradlens.gradients.method import FeedbackPair, Method, NetworkInfo, Signal, Step, relay, top_signal
+from gradlens.gradients.method import FeedbackPair, Method, Signal, Step, relay, top_signal
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.feedback.weight_uses import ACTIVATION, Call, Origins, storage, takes_values, tensors, unreplaced
 from gradlens.models.block_boundaries import is_compiled, refuse_reentrant
 from gradlens.runtime.errors import InputError
@@ -34,20 +35,20 @@ EXACT = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm,
 
 
 class DrawOptions(BaseModel, frozen=True, extra="forbid"):
-    """Options of rules whose B is drawn once, as a weight is."""
+    """Options of rules whose B is drawn once, from the distribution of a weight."""
 
     init: Literal["kaiming", "xavier"] = Field("kaiming", description="B ~ U(±√3 std) with std = 1/√(3 fan_in), or √(2/(fan_in + fan_out))")
     scale: float = Field(1.0, gt=0, description="factor on B")
 
 
 def std(w: Tensor, init: str) -> float:
-    """The standard deviation of a weight's initial entries: PyTorch's default (``kaiming``), or Xavier's."""
+    """Return the standard deviation of a weight's initial entries: PyTorch's default (``kaiming``), or Xavier's."""
     fan_in, fan_out = w[0].numel(), len(w) * w[0, 0].numel()
     return math.sqrt(2 / (fan_in + fan_out)) if init == "xavier" else 1 / math.sqrt(3 * fan_in)
 
 
 def weights(block: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights of a block's Linear and Conv2d layers, each once, by the layer's path within the block ("" for the block itself)."""
+    """Return the weights of a block's Linear and Conv2d layers, each once, by the layer's path within the block ("": the block itself)."""
     found: dict[int, tuple[str, nn.Parameter]] = {}
     for path, module in block.named_modules():
         if type(module) in KNOWN:
@@ -58,21 +59,21 @@ def weights(block: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _has_none(module: nn.Module) -> bool:
-    """Whether a module has weights of its own for which there is no feedback: another kind of layer, or one that makes its weight anew."""
+    """Return whether a module has weights without a feedback matrix: another kind of layer, or one with a recomputed weight."""
     if isinstance(module, KNOWN):
         return type(module) not in KNOWN or "weight" not in module._parameters
     return any(p is not None for p in module._parameters.values()) and not isinstance(module, EXACT)
 
 
 class _Marking(TorchFunctionMode):
-    """Linear layers and convolutions that run inside save their weight so that the rule can replace it in the backward pass."""
+    """A mode in which linear layers and convolutions save their weight so that the rule can replace it in the backward pass."""
 
     def __init__(self, rule: FeedbackRule, paths: Mapping[int, str], origins: Origins) -> None:
         super().__init__()
         self.rule, self.paths, self.origins = rule, paths, origins  # paths: ids of weights -> paths of their layers
-        self.calls: list[Call] = []  # of these layers
-        self.hidden: str | None = None  # a layer whose weight was read where no graph is recorded
-        self.trace: list[str] = []  # the functions that ran, and the layers whose weights they were given
+        self.calls: list[Call] = []  # calls of these layers
+        self.hidden: str | None = None  # a layer whose weight was read while no graph is recorded
+        self.trace: list[str] = []  # the functions that ran, and the layers whose weights were their arguments
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -87,13 +88,13 @@ class _Marking(TorchFunctionMode):
         if x.requires_grad:
             rest = {name: given for name, given in kwargs.items() if name not in ("input", "weight")}
             out = self.rule.marked(path, w, lambda v: func(x, v, *args[2:], **rest))
-        else:  # the image needs no gradient, and gets no feedback
+        else:  # no input gradient is needed, so no feedback
             out = func(*args, **kwargs)
         self.calls.append(Call(path, out.grad_fn, x.grad_fn, None if bias is None else bias.grad_fn))
         return out
 
     def _other(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Run what is no layer with feedback; refuse it if it multiplies a weight's values, which take no gradient, with what takes one."""
+        """Run another function; reject it if it multiplies a weight's values that take no gradient with a tensor that takes one."""
         given = [(t, self.origins.of(t)) for t in tensors((*args, *kwargs.values()))]
         name = getattr(func, "__name__", type(func).__name__)
         self.trace.append(name)
@@ -107,7 +108,7 @@ class _Marking(TorchFunctionMode):
             if torch.is_grad_enabled() and self._may_carry(given, copied, mixed):
                 run = self._watching(path, name, [(t, origin) for t, origin in given if id(t) not in mixed], func)
         out = run(*args, **kwargs)
-        made = args[0] if out is None and args else out  # x[i] = y gives nothing and changes x
+        made = args[0] if out is None and args else out  # x[i] = y returns None and changes x
         if path and not takes_values(name):
             return out
         if path and not torch.is_grad_enabled() and tensors((made,)):
@@ -118,15 +119,15 @@ class _Marking(TorchFunctionMode):
 
     @staticmethod
     def _may_carry(given: Sequence[tuple[Tensor, str | None]], copied: str | None, mixed: Mapping[int, str]) -> bool:
-        """Whether something that takes a gradient stands beside values of a weight that take none, or beside activations that hold some."""
+        """Return whether a tensor with a gradient meets a weight's values that take none, or activations that contain some."""
         beside_copy = copied and any(t.requires_grad and origin != copied for t, origin in given)
         activations = [t for t, origin in given if origin == ACTIVATION and t.requires_grad]
         return bool(beside_copy) or (bool(mixed) and len(activations) > 1)
 
     def _watching(self, path: str, name: str, given: Sequence[tuple[Tensor, str | None]], func: Callable[..., Any]) -> Callable[..., Any]:
-        """``func``, refused if it saves a weight's values for its backward pass, to multiply with them what takes a gradient.
+        """Wrap ``func``: reject it if it saves a weight's values for its backward pass, where they multiply a gradient.
 
-        They may be saved as they are, cast, repeated or summed: what is saved and none of the other arguments is made of them.
+        They may be saved unchanged, cast, repeated or summed: a saved tensor that is none of the other arguments is made of them.
         """
         others = {storage(t) for t, origin in given if not origin or t.requires_grad} - {0}
         outer, found = _hooks_outside(path), False
@@ -147,7 +148,7 @@ class _Marking(TorchFunctionMode):
 
 
 def _nodes_made() -> int:
-    """How many nodes this thread has put into autograd graphs so far."""
+    """Return the number of autograd nodes that this thread has created so far."""
     made: int = torch._C._autograd._get_sequence_nr()
     return made
 
@@ -156,10 +157,10 @@ OUTER_HOOKS = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", No
 
 
 def _hooks_outside(path: str) -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]] | None:
-    """The saved-tensor hooks under which the layer at ``path`` runs: those of gradient checkpointing, or None.
+    """Return the saved-tensor hooks under which the layer at ``path`` runs: those of gradient checkpointing, or None.
 
     Raises:
-        InputError: the layer is checkpointed, and this torch cannot say by which hooks.
+        InputError: the layer is checkpointed, and this version of torch does not expose the hooks.
 
     """
     if OUTER_HOOKS is not None:
@@ -174,15 +175,15 @@ def _hooks_outside(path: str) -> tuple[Callable[[Tensor], Any], Callable[[Any], 
 
 
 class Switched:
-    """Mixin of a rule that changes what a backward pass does inside blocks, while it is switched on and not for the true gradient."""
+    """Mixin of a rule that changes the backward pass inside blocks while it is active; the true gradient is computed while it is not."""
 
     compiles: ClassVar[bool] = False
     has_feedback: ClassVar[bool] = True
-    active = False  # a plain attribute: on CUDA backward passes run in threads of their own
+    active = False  # a plain attribute: on CUDA backward passes run in other threads
 
     @contextmanager
     def backward_context(self) -> Iterator[None]:
-        """Backward passes made inside are the rule's own."""
+        """Activate the rule for backward passes inside the context."""
         self.active = True
         try:
             yield
@@ -191,40 +192,39 @@ class Switched:
 
 
 class FeedbackWeights:
-    """Which matrix B replaces a layer's weight W in the backward pass: the one thing in which the rules of this family differ.
+    """The matrix B that replaces a layer's weight W in the backward pass: the only difference between the rules of this family.
 
-    B has W's own shape: what the papers write as B = Wᵀ is here B = W. This class draws B once, as a weight is drawn, and keeps it.
+    B has W's own shape: B = Wᵀ in the papers is B = W here. This class draws B once, from the distribution of a weight, and keeps it.
     """
 
     def keep(self, rule: FeedbackRule, i: int, w: Tensor) -> Tensor | None:
-        """What is stored (and saved in checkpoints) for layer i, in the shape of its weight ``w``; None: nothing."""
+        """Return the tensor to store (and save in checkpoints) for layer i, of the shape of its weight ``w``; None: nothing."""
         return rule.draw(w, std(w, rule.options.init) * rule.options.scale, i)
 
     def matrix(self, rule: FeedbackRule, path: str, w: Tensor) -> Tensor:
-        """B of the layer at dotted path ``path``, whose weight is ``w`` now: [as w]."""
+        """Return B, of the shape of ``w``, for the layer at dotted path ``path`` with the current weight ``w``."""
         return rule.held(path)
 
     def start(self, rule: FeedbackRule, step: int) -> None:
-        """Change what is stored before each step, for matrices that are drawn anew."""
+        """Update the stored tensors before each step, for matrices that are redrawn."""
 
 
 class FeedbackRule(Switched, Method):
-    """delta_K = dL/dh_K; delta_k = the message from above, pulled back with B in the place of each layer's W, all else exact.
+    """delta_K = dL/dh_K; delta_k = delta_{k+1}, pulled back through block k+1 with B in the place of each layer's W, all else exact.
 
-    A rule of the family sets ``feedback_weights``, which says what B is. Weight gradients are exact, given the gradient at the layer's
-    output.
+    A rule of the family sets ``feedback_weights``, which defines B. Weight gradients are exact, given the gradient at the layer's output.
     """
 
     Options: ClassVar[type[BaseModel]] = DrawOptions
     depends_on = frozenset({"input", "backward_message"})
     feedback_weights: ClassVar[FeedbackWeights] = FeedbackWeights()
-    learned: ClassVar[bool] = False  # whether what is kept is a parameter
+    learned: ClassVar[bool] = False  # whether B is a parameter
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
-        self.used: set[str] = set()  # layers whose input took a gradient in the last forward pass: the others' matrix is never used
+        self.used: set[str] = set()  # layers whose input took a gradient in the last forward pass: the matrix of others is unused
         self.compiled = any(map(is_compiled, net.blocks))
-        self.checked: set[tuple[Any, ...]] = set()  # runs of blocks whose weights were found replaced: number, graph size, functions
+        self.checked: set[tuple[Any, ...]] = set()  # verified runs of blocks, all weights replaced: number, graph size, functions
         self.epoch = 0
         self.paths: list[list[str]] = []  # each block's layers, by dotted path in the model; a shared weight has one path
         self.kept = nn.Module()
@@ -233,7 +233,7 @@ class FeedbackRule(Switched, Method):
             for path, module in block.named_modules(prefix=net.name(k)):
                 if _has_none(module):
                     name, kind = type(self).__name__.lower(), type(module).__name__
-                    raise InputError(f"{name} has no feedback for {path} ({kind}); it knows Linear and Conv2d")
+                    raise InputError(f"{name} has no feedback for {path} ({kind}); it supports Linear and Conv2d")
             self.paths.append([])
             for path, w in weights(block).items():
                 if id(w) not in first:
@@ -242,18 +242,18 @@ class FeedbackRule(Switched, Method):
                 self.paths[k].append(first[id(w)])
 
     def matrix(self, path: str, w: Tensor) -> Tensor:
-        """What the feedback of a layer uses where backprop uses its weight ``w``: [as w]."""
+        """Return the matrix, of the shape of ``w``, that replaces a layer's weight ``w`` in the backward pass."""
         return self.feedback_weights.matrix(self, path, w)
 
     def start(self, epoch: int, step: int) -> None:
-        """Matrices that change from step to step are drawn; graphs are looked at anew in each epoch."""
+        """Draw matrices that change from step to step; verify graphs again in each epoch."""
         if epoch != self.epoch:
             self.epoch = epoch
             self.checked.clear()
         self.feedback_weights.start(self, step)
 
     def draw(self, w: Tensor, deviation: float, *index: int) -> Tensor:
-        """Uniform numbers of mean 0, like ``w``, on a stream keyed by ``index``."""
+        """Draw uniform numbers of mean 0 in the shape of ``w``, keyed by ``index``."""
         u = torch.rand(w.shape, generator=generator(self.seed, "feedback", *index))
         return ((2 * u - 1) * (math.sqrt(3) * deviation)).to(w.device, w.dtype)
 
@@ -270,12 +270,12 @@ class FeedbackRule(Switched, Method):
             self.kept.register_buffer(self._key(path), value)
 
     def held(self, path: str) -> Tensor:
-        """What is kept for a layer, by its dotted path in the model."""
+        """Return the stored tensor of a layer, by its dotted path in the model."""
         held: Tensor = getattr(self.kept, self._key(path))
         return held.detach()
 
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
-        """The plain chain, each block run with its weights marked."""
+        """Run the plain chain, each block with its weights marked."""
         self.used = set()
         known = {w: path for k, block in enumerate(blocks) for path, w in zip(self.paths[k], weights(block).values(), strict=True)}
         paths = {id(w): path for w, path in known.items()}
@@ -287,7 +287,7 @@ class FeedbackRule(Switched, Method):
             with self.uncompiled(), _Marking(self, paths, Origins(paths, storages, x)) as mode:
                 h: Tensor = block(x)
             graph = (next(numbers), _nodes_made() - begun, *mode.trace)
-            if graph not in self.checked:  # walking each step's would cost a small network a fifth of its time
+            if graph not in self.checked:  # a walk in every step would cost a small network a fifth of its time
                 if found := unreplaced(h, x, mode.calls, paths, mode.hidden):
                     refuse_reentrant(h, found[0])
                     self.refuse(*found)
@@ -297,23 +297,23 @@ class FeedbackRule(Switched, Method):
         return chain(blocks, x, y, run)
 
     def uncompiled(self) -> AbstractContextManager[object]:
-        """Inside, blocks that a user has compiled run as they are written: what compiled code saves cannot be replaced."""
+        """Run compiled blocks eagerly inside the context: tensors saved by compiled code cannot be replaced."""
         return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     def refuse(self, path: str, product: str) -> None:
-        """Refuse a layer whose weight carries the gradient itself, where the rule has no matrix in its place."""
+        """Reject a layer whose weight propagates the gradient in an operation where the rule cannot replace it."""
         raise InputError(
             f"{type(self).__name__.lower()}: the weight of {path} is also used otherwise than by calling the layer ({product}), where no"
-            " feedback can replace it and the layers below would get backprop: call the layer, or use F.linear or F.conv2d with its weight"
+            " feedback can replace it and earlier layers would get backprop: call the layer, or use F.linear or F.conv2d with its weight"
         )
 
     def marked(self, path: str, w: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
-        """``layer(w)``, which saves ``w`` so that a backward pass under the active rule gets the rule's matrix out."""
+        """Run ``layer(w)`` so that a backward pass with the active rule uses the rule's matrix instead of the saved ``w``."""
         self.used.add(path)
         v, found = w, False
-        outer = _hooks_outside(path)  # of checkpointing, which would save this layer's tensors otherwise and must go on to
+        outer = _hooks_outside(path)  # of checkpointing, which must still save this layer's tensors
         if torch.is_autocast_enabled(w.device.type) and w.dtype != torch.float64:
-            v = w.to(torch.get_autocast_dtype(w.device.type))  # as autocast would inside the layer, where it could not be told from x
+            v = w.to(torch.get_autocast_dtype(w.device.type))  # as autocast inside the layer, where its copy would be unknown here
 
         def pack(saved: Tensor) -> tuple[Any, int, bool]:
             nonlocal found
@@ -324,7 +324,7 @@ class FeedbackRule(Switched, Method):
         def unpack(packed: tuple[Any, int, bool]) -> Tensor:
             kept, version, is_weight = packed
             saved: Tensor = outer[1](kept) if outer else kept
-            if not outer and saved._version != version:  # torch does not look itself where there are hooks
+            if not outer and saved._version != version:  # torch does not check this itself under hooks
                 raise RuntimeError(f"{path}: its input or weight was overwritten in place after it ran and before its backward pass")
             if not (is_weight and self.active):
                 return saved
@@ -340,11 +340,11 @@ class FeedbackRule(Switched, Method):
         return out
 
     def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
-        """The message from above, used and passed on."""
+        """Use the gradient from block k+1 and pass it down; at the output block the loss's gradient."""
         return top_signal(self.loss, passes[k]) if k == self.num_blocks - 1 else relay(received)
 
     def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, received: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
-        """Where what is kept is learned, it gets the gradient of the layer's own weight."""
+        """Return, if B is learned, the gradient of each layer's weight as that of its B."""
         if not self.learned:
             return {}
         names = zip(self.paths[k], weights(p.block), strict=True)
@@ -352,7 +352,7 @@ class FeedbackRule(Switched, Method):
         return {f"kept.{self._key(path)}": grad.params[name] for path, name in own.items() if name in grad.params}
 
     def feedback_pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
-        """B beside W (the angle of B to Wᵀ), and beside the pseudo-inverse of W, a convolution as its im2col matrix [C_out, C_in·k·k]."""
+        """Yield B with W (the angle of B to Wᵀ), and with the pseudo-inverse of W, a convolution as im2col matrix [C_out, C_in·k·k]."""
         todo = set(self.used)
         for k, block in enumerate(step.blocks):
             for path, w in zip(self.paths[k], weights(block).values(), strict=True):
@@ -364,13 +364,13 @@ class FeedbackRule(Switched, Method):
 
 
 def groups(block: nn.Module, w: Tensor) -> int:
-    """The groups of the convolution that a weight belongs to; 1 for a linear layer."""
+    """Return the groups of the convolution that a weight belongs to; 1 for a linear layer."""
     return next((m.groups for m in block.modules() if isinstance(m, nn.Conv2d) and m.weight is w), 1)
 
 
 @torch.no_grad()
 def pseudo_inverse(w: Tensor, groups: int = 1) -> Tensor:
-    """(W⁺)ᵀ in W's own shape, in float64; W as the im2col matrix [C_out, C_in·k·k], one for each group of a convolution."""
+    """Compute (W⁺)ᵀ in W's own shape, in float64; W as the im2col matrix [C_out, C_in·k·k], one per group of a convolution."""
     q, r = torch.linalg.qr(float64(w).reshape(groups, len(w) // groups, -1).mT)  # W = Rᵀ Qᵀ, so W⁺ = Q (Rᵀ)⁺: a small singular problem
     inverse: Tensor = q @ torch.linalg.pinv(r.mT)
     return inverse.mT.reshape(w.shape)

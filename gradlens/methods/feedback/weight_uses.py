@@ -1,4 +1,4 @@
-"""Which weights take part in a product that a feedback rule does not replace: found in a block's autograd graph, or by their values."""
+"""Find weights in products that a feedback rule does not replace, in a block's autograd graph or by their values."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node, get_gradient_edge
 
 LEAF = torch._C._functions.AccumulateGrad
-# what joins tensors without multiplying them: the slope along one does not depend on the values of the others
+# operations that join tensors without multiplying them: the derivative by one does not depend on the values of the others
 JOINS = frozenset({"Add", "Sub", "Rsub", "Cat", "Stack", "Where", "Copy", "CopySlices", "IndexPut", "MaskedScatter", "Maximum", "Minimum"})
-# products that also add something, and the place of what they add
+# products that also add a tensor, and the position of that argument
 ADDED = {"Addmm": 0, "Baddbmm": 0, "Addbmm": 0, "Addmv": 0, "Addr": 0, "Convolution": 2}
 
 
@@ -21,12 +21,12 @@ is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 def _node(t: Tensor) -> Node | None:
-    """Where a tensor's gradient goes; None where it takes none."""
+    """Return the node that receives a tensor's gradient; None if it takes none."""
     return get_gradient_edge(t).node if t.requires_grad else None
 
 
 class Call(NamedTuple):
-    """A call of a layer whose backward pass the rule changes, as nodes of the graph: None where there is a leaf or nothing."""
+    """A call of a layer whose backward pass the rule changes, as nodes of the graph; None for no node."""
 
     path: str
     out: Node | None
@@ -34,7 +34,7 @@ class Call(NamedTuple):
     bias: Node | None
 
     def nodes(self) -> set[Node]:
-        """What the call put into the graph between its inputs and its output."""
+        """Return the graph's nodes between the call's inputs and its output."""
         todo, found = [self.out], set[Node]()
         while todo:
             node = todo.pop()
@@ -48,23 +48,23 @@ class Call(NamedTuple):
 def unreplaced(
     h: Tensor, x: Tensor, calls: Collection[Call], paths: Mapping[int, str], hidden: str | None = None
 ) -> tuple[str, str] | None:
-    """The first weight that is multiplied with something else that takes a gradient, outside of the layers that a rule replaces.
+    """Find the first weight that is multiplied with another tensor that takes a gradient, outside the layers that a rule replaces.
 
     Args:
-        h: [N, *out] what the block gave.
-        x: [N, *in] what it read.
-        calls: of its linear layers and convolutions that ran as such.
+        h: [N, *out] output of the block.
+        x: [N, *in] its input.
+        calls: calls of its linear layers and convolutions.
         paths: id of a weight -> path of its layer.
-        hidden: path of a layer whose weight was read where no graph is recorded, as inside an ``autograd.Function``.
+        hidden: path of a layer whose weight was read while no graph is recorded, as inside an ``autograd.Function``.
 
     Returns:
-        the layer's path and the name of the node that multiplies; None where there is no such weight.
+        the layer's path and the name of the node that multiplies; None if there is no such weight.
 
     """
     start, source = _node(h), _node(x)
     layers = set[Node]().union(*(call.nodes() for call in calls))
     below_of: dict[Node, list[Node]] = {}
-    leaves: dict[Node, frozenset[int] | None] = {}  # ids of the leaves below a node; None: it carries an activation
+    leaves: dict[Node, frozenset[int] | None] = {}  # ids of the leaves that a node depends on; None: also on an activation
     todo = [start] if start is not None else []
     while todo:
         node = todo[-1]
@@ -97,7 +97,7 @@ def _kind(node: Node) -> str:
 
 
 def _multiplied(groups: list[frozenset[int] | None], paths: Mapping[int, str]) -> int | None:
-    """The weight among what a node reads beside something that takes a gradient and is not made of it alone; None: there is none."""
+    """Return the weight among a node's inputs, if another input takes a gradient and is not made of that weight alone; else None."""
     for i, mine in enumerate(groups):
         if mine is None:
             continue
@@ -109,8 +109,8 @@ def _multiplied(groups: list[frozenset[int] | None], paths: Mapping[int, str]) -
 
 # --------------------------------------------------------------------------------- weights that are used without being in the graph
 
-ACTIVATION = ""  # the origin of what is made of the block's input
-# functions that put tensors beside or on top of one another, by which detached activations do not hide a weight
+ACTIVATION = ""  # origin of tensors computed from the block's input
+# functions that concatenate or add tensors: a weight joined with detached activations is still found
 JOINING = frozenset({
     "cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack", "where", "copy_", "__setitem__",
     "index_put", "index_put_", "index_copy", "index_copy_", "scatter", "scatter_", "masked_scatter", "masked_scatter_",
@@ -119,12 +119,12 @@ JOINING = frozenset({
 
 
 def takes_values(name: str) -> bool:
-    """Whether what a function makes can hold numbers of its arguments: not so of ``zeros_like``, ``new_ones``, …"""
+    """Return whether a function's result can contain values of its arguments: not that of ``zeros_like``, ``new_ones``, …"""
     return not (name.endswith("_like") or name.startswith("new_"))
 
 
 def tensors(given: Iterable[object]) -> list[Tensor]:
-    """The tensors among a function's arguments or results, also those in lists and tuples; of torch.vmap's, the whole batch's."""
+    """Return the tensors among a function's arguments or results, also those in lists and tuples; under torch.vmap the whole batch."""
     found: list[Tensor] = []
     for a in given:
         if isinstance(a, Tensor):
@@ -135,14 +135,14 @@ def tensors(given: Iterable[object]) -> list[Tensor]:
 
 
 def _whole(t: Tensor) -> Tensor:
-    """What lies under the wrappers of torch.vmap and torch.func."""
+    """Unwrap a tensor of torch.vmap and torch.func."""
     while is_wrapped(t):
         t = torch._C._functorch.get_unwrapped(t)
     return t
 
 
 def storage(t: Tensor) -> int:
-    """The address of a tensor's numbers; 0 where it has none (of torch.vmap, sparse, without memory)."""
+    """Return the address of a tensor's storage; 0 if it has none (torch.vmap, sparse, no memory)."""
     try:
         return t.untyped_storage().data_ptr()
     except (NotImplementedError, RuntimeError):
@@ -150,43 +150,43 @@ def storage(t: Tensor) -> int:
 
 
 class Origins:
-    """What tensors are made of while a block runs: of one layer's weight (its path), or of the block's input (``ACTIVATION``).
+    """Origins of tensors while a block runs: one layer's weight (its path), or the block's input (``ACTIVATION``).
 
-    A weight's values that take no gradient (detached, ``.data``, computed under ``no_grad``, of a frozen layer) carry the gradient down
-    as the weight itself does, but the graph does not name them. Activations among which a weight's values were put (``torch.cat``,
-    ``x[i] = w``, ``+``) may carry it, too.
+    A weight's values that take no gradient (detached, ``.data``, computed under ``no_grad``, of a frozen layer) propagate the gradient
+    like the weight itself, but the graph does not name them. Activations joined with a weight's values (``torch.cat``,
+    ``x[i] = w``, ``+``) may propagate it, too.
 
     Args:
         paths: id of a weight -> path of its layer.
-        storages: address of a weight's numbers -> path of its layer.
-        x: what the block reads.
+        storages: address of a weight's storage -> path of its layer.
+        x: [N, *in] the block's input.
 
     """
 
     def __init__(self, paths: Mapping[int, str], storages: Mapping[int, str], x: Tensor) -> None:
         self.paths, self.storages = paths, dict(storages)
-        self.made: dict[int, tuple[Tensor, str]] = {id(x): (x, ACTIVATION)}  # with the tensors: else another could get the id
-        self.mixed: dict[int, tuple[Tensor, str]] = {}  # address of activations -> a layer whose weight's values are among them
+        self.made: dict[int, tuple[Tensor, str]] = {id(x): (x, ACTIVATION)}  # keeps the tensors: else another could get the id
+        self.mixed: dict[int, tuple[Tensor, str]] = {}  # address of activations -> a layer whose weight's values they contain
 
     def of(self, t: Tensor) -> str | None:
-        """A tensor's origin; None: neither."""
+        """Return a tensor's origin; None: neither."""
         if (noted := self.made.get(id(t))) is not None:
             return noted[1]
         if id(t) in self.paths:
             return self.paths[id(t)]
         if t.requires_grad:
-            return None if t.is_leaf else ACTIVATION  # a leaf is a parameter: the block's input is noted
+            return None if t.is_leaf else ACTIVATION  # a leaf is a parameter: the block's input is in `made`
         return self.storages.get(storage(t))
 
     def in_mixed(self, t: Tensor) -> str | None:
-        """The layer whose weight's values are among activations; None: none."""
+        """Return the layer whose weight's values are among activations; None: none."""
         noted = self.mixed.get(storage(t)) if self.mixed and t.requires_grad else None
         return noted[1] if noted else None
 
     def note(self, name: str, made: object, origins: Collection[str | None], path: str | None) -> None:
-        """Keep the origin of what the function ``name`` made of tensors of these origins, of the weight of ``path`` among them.
+        """Store the origin of the function ``name``'s result ``made``, from its arguments' origins and the weight of ``path`` among them.
 
-        An activation that takes a gradient needs no note: it is known by that.
+        An activation that takes a gradient is not stored: `of` recognises it.
         """
         for t in tensors((made,)):
             if path and (ACTIVATION not in origins or (name in JOINING and not t.requires_grad)):

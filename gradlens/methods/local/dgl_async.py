@@ -1,4 +1,4 @@
-"""Asynchronous decoupled greedy learning: replay buffers between blocks, which then run in any order."""
+"""Train by asynchronous decoupled greedy learning: replay buffers between blocks, which run in any order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, cut
-from gradlens.gradients.method import NetworkInfo, Update
+from gradlens.gradients.method import Update
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.gradients.replay_buffer import Buffer, Stored
 from gradlens.methods.local.windows import HeadOptions, LocalLosses
 from gradlens.runtime.batch_shard import all_gather_rows, current_shard_of, sharded
@@ -19,28 +20,28 @@ from gradlens.runtime.rng import generator
 
 
 class DGLAsyncOptions(HeadOptions, frozen=True, extra="forbid"):
-    """Options of dgl with buffers. A unit is a block with its head; the last block and the top are one."""
+    """Options of dgl with buffers. A unit is a block with its head; the last two blocks are one unit."""
 
     buffer: int = Field(
-        8, ge=1, description="M, batches kept above each unit, in memory and in every checkpoint; 30 of 256 on the full basic-cnn: 1.3 GB"
+        8, ge=1, description="M, batches stored after each unit, in memory and in every checkpoint; 30 of 256 on the full basic-cnn: 1.3 GB"
     )
-    reuse: int = Field(10, ge=1, description="how often a kept batch is read at most; a unit that finds no other waits a round")
+    reuse: int = Field(10, ge=1, description="most uses of a stored batch; a unit without a usable batch skips the round")
     order: Literal["random", "in-order"] = Field("random", description="order in which a round visits the units")
-    slowed: int | None = Field(None, ge=1, description="the unit that is slow, 1 at the bottom; default: none")
+    slowed: int | None = Field(None, ge=1, description="the slow unit, counted from 1; default: none")
     slowdown: float = Field(1.0, ge=1, allow_inf_nan=False, description="S: the slow unit skips a round with probability 1 - 1/S")
-    warmup: int = Field(1, ge=0, description="first N rounds go in order and none is skipped, as does any that finds a buffer empty")
+    warmup: int = Field(1, ge=0, description="first N rounds run in order and skip no unit, as does any round with an empty buffer")
 
 
 class DGLAsync(LocalLosses):
-    """delta_k = d l_k/d h_k as in dgl, with h_k = f_k(h) and (h, y) drawn from the last M batches that block k−1 gave.
+    """delta_k = d l_k/d h_k as in dgl, with h_k = f_k(h) and (h, y) drawn from the last M outputs of block k−1.
 
     One step is a round: the first unit gets the batch, and the units are visited in a seeded order, a slow one not in every
-    round. All use the weights of the round's start, since the optimiser steps at its end. A batch that the slow first unit does
-    not take is lost. Belilovsky, Eickenberg & Oyallon 2020 (arXiv 1901.08164), with replay buffers sampled as their paper says. Their code
-    (``cifar_buffer.py``) differs in four details. A written batch counts as read once (here: as not yet read). Batches of another size than
-    usual are dropped (here: kept). Once the ring is full, an index that is off by one takes its *oldest* batch for the newest, so that this
-    one is read first wherever it is among those read least (here: the newest of them). With M = 1 uses are not counted, so that a batch is
-    read without end (here: ``reuse`` times).
+    round. All use the weights from the start of the round, since the optimiser steps at its end. A batch that the slow first unit
+    skips is lost. Belilovsky, Eickenberg & Oyallon 2020 (arXiv 1901.08164, algorithm 2), with replay buffers sampled as in the paper. Their
+    code (``cifar_buffer.py``) differs in four details. A written batch counts as read once (here: as not yet read). Batches of another size
+    than usual are dropped (here: kept). Once the ring is full, an index that is off by one takes its *oldest* batch for the newest, so that
+    this one is read first whenever it is among those read least (here: the newest of them). With M = 1 uses are not counted, so that a
+    batch is read without end (here: ``reuse`` times).
 
     The buffers are part of a checkpoint, which is therefore written at the end of an epoch and on Ctrl-C only. They hold M times
     the outputs of all units but the last: on the full basic-cnn at batch 256, 42 MB times M.
@@ -50,26 +51,26 @@ class DGLAsync(LocalLosses):
     other_names = ("async dgl", "asynchronous dgl", "asynchronous decoupled greedy learning")
     Options = DGLAsyncOptions
     depends_on = frozenset({"replay_buffer", "labels"})
-    method_quantities: ClassVar[Mapping[str, str]] = {"staleness": "rounds since what the unit read was written, 0: in this very round"}
+    method_quantities: ClassVar[Mapping[str, str]] = {"staleness": "rounds since the unit's input was written, 0: in this round"}
     saved_within_epochs = False
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         if options.slowed and options.slowed > self.units:
-            raise InputError(f"slowed={options.slowed} names no unit of this model, which has {self.units}: every block but the top")
+            raise InputError(f"slowed={options.slowed} is no unit of this model: set 1 to {self.units} (the last two blocks are one unit)")
         if options.slowdown > 1 and options.slowed is None:
-            raise InputError(f"slowdown={options.slowdown:g} slows nothing: say which unit with slowed, 1 to {self.units}")
+            raise InputError(f"slowdown={options.slowdown:g} has no effect without slowed: set slowed to a unit, 1 to {self.units}")
         self.replay_size, self.replay_reads = options.buffer, options.reuse
         self.rings = [Buffer(options.buffer) for _ in range(self.units - 1)]
         self.round = 0
-        self.staleness: dict[int, int] = {}  # of this round, by unit that was run
+        self.staleness: dict[int, int] = {}  # unit -> staleness in this round
 
     def start(self, epoch: int, step: int) -> None:
-        """A step is a round."""
+        """Begin a round: one step."""
         self.round = step
 
     def visited(self) -> list[int]:
-        """The units of this round, in the order of their turns."""
+        """Return the units of this round, in the order in which they run."""
         o, units = self.options, list(range(self.units))
         if self.round < o.warmup or not all(ring.batches for ring in self.rings):
             return units
@@ -80,7 +81,7 @@ class DGLAsync(LocalLosses):
         return units
 
     def read(self, unit: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
-        """What a unit reads, [N, *in] and labels [N]; None where the buffer below has nothing left to give."""
+        """Return a unit's input [N, *in] and labels [N]; None if its buffer has no usable batch."""
         if unit == 0:
             self.staleness[0] = 0
             return x, y
@@ -91,7 +92,7 @@ class DGLAsync(LocalLosses):
         return stored.h, stored.y
 
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
-        """The passes of the units that have their turn in this round, in its order."""
+        """Run the passes of this round's units, in its order."""
         self.staleness = {}
         for unit in self.visited():
             if (got := self.read(unit, x, y)) is None:
@@ -103,31 +104,31 @@ class DGLAsync(LocalLosses):
                 if k < self.units - 1:
                     self.rings[k].write(p.z, p.y, self.round)
                 yield p
-                del p  # so that its graph lives no longer than the caller wants it
+                del p  # free the graph as soon as the caller does
 
     def locking_reason(self) -> str | None:
-        """Not by a lock: a slow unit is only imitated."""
-        return "slowdown imitates a slow unit in one process; on ranks each unit is as slow as it is" if self.options.slowdown > 1 else None
+        """Return that ``slowdown`` runs in one process only; otherwise there is no lock."""
+        return "slowdown simulates a slow unit in one process; set slowdown=1 on several ranks" if self.options.slowdown > 1 else None
 
     def can_split_after(self, k: int) -> bool:
-        """Between units."""
+        """Return whether blocks k and k+1 are different units."""
         return k < self.units - 1
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
-        """``staleness`` of what the unit read; the top, which reads its own unit's block, has none."""
+        """Return ``staleness`` of the unit's input; the output block, whose input is of its own unit, has none."""
         return {"staleness": torch.tensor(self.staleness[update.k])} if update.k in self.staleness else {}
 
     def get_extra_state(self) -> list[list[list[Any]]]:
-        """The buffers as plain lists, tensors and numbers: [h, y, round written, uses] of each batch."""
+        """Return the buffers as plain lists, tensors and numbers: [h, y, round written, uses] of each batch."""
 
         def whole(b: Stored) -> list[Any]:
-            with sharded(b.shard):  # of all ranks together, as one process would have it
+            with sharded(b.shard):  # gathered over ranks: a checkpoint holds the whole batch
                 return [all_gather_rows(b.h.detach()), all_gather_rows(b.y), b.written, b.uses]
 
         return [[whole(b) for b in ring.batches] for ring in self.rings]
 
     def set_extra_state(self, state: list[list[list[Any]]]) -> None:
-        """Fill the buffers, on the device of the heads."""
+        """Restore the buffers, on the device of the heads."""
         if len(state) != len(self.rings):
             raise ValueError(f"buffers of {len(state) + 1} units, this model has {self.units}")
         for ring, batches in zip(self.rings, state, strict=True):

@@ -1,4 +1,4 @@
-"""Local losses of two kinds: predict the class, and match the classes' similarities."""
+"""Train with two local losses: predict the class, and match the similarities of the labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass
-from gradlens.gradients.method import NetworkInfo
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.local.windows import Local, LocalLosses
 from gradlens.models.layouts import channels_first, space_of
 from gradlens.runtime.batch_shard import all_gather_rows, sharded_mean
@@ -22,15 +22,16 @@ class PredSimOptions(BaseModel, frozen=True, extra="forbid"):
     """Options of predsim."""
 
     beta: float = Field(0.99, ge=0, le=1, description="share of the similarity loss: 0 is pred, 1 is sim")
-    dim: int = Field(4096, ge=1, description="most features the pred classifier reads: maps are averaged in halves until they fit")
+    dim: int = Field(4096, ge=1, description="most input features of the pred classifier: maps are halved by averaging until they fit")
 
 
 def similarity(x: Tensor) -> Tensor:
-    """S(x): cosine similarities [N, N] of samples' centred features, x [N, F], [N, C, L] or [N, C, H, W]; columns: all of a shared batch.
+    """Compute S(x): cosine similarities [N, N] of samples' centred features, x [N, F], [N, C, L] or [N, C, H, W].
 
-    Maps of more than three channels and one row (sequences: one place) are first reduced to each channel's standard deviation over space.
+    Columns are all samples of a shared batch. Maps of more than three channels and one row (sequences: one position) are first reduced to
+    each channel's standard deviation over space.
     """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))  # as every loss: bf16 has eight bits
+    x = x.to(torch.promote_types(x.dtype, torch.float32))  # like every loss: bf16 has eight bits
     x = x.flatten(2).std(2) if x.ndim > 2 and x.shape[1] > 3 and x.shape[2] > 1 else x.flatten(1)
     x = x - x.mean(1, keepdim=True)
     x = x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-8)
@@ -39,7 +40,7 @@ def similarity(x: Tensor) -> Tensor:
 
 
 def pooled_size(shape: Sequence[int], dim: int) -> tuple[int, ...]:
-    """(height, width) to which maps [C, H, W] are averaged, or (length,) of [C, L]: halved in turn, odd ones up, until C·h·w ≤ ``dim``."""
+    """Return (height, width) to which maps [C, H, W] are averaged, or (length,) of [C, L]: halved, rounding up, until C·h·w ≤ ``dim``."""
     channels, *sides = shape
     while channels * prod(sides) > dim and prod(sides) > 1:
         longest = sides.index(max(sides))
@@ -48,13 +49,13 @@ def pooled_size(shape: Sequence[int], dim: int) -> tuple[int, ...]:
 
 
 class PredSimHead(nn.Module):
-    """What the two losses read: logits [N, classes] of a linear classifier that starts at zero, and S of a convolution [N, N].
+    """Heads of the two losses: logits [N, classes] of a linear classifier initialised at zero, and S [N, N] of a convolution.
 
     Args:
         shape: [C, H, W], [features], or of sequences [C, L] or [T, D].
         classes: number of classes.
         beta: 0 makes no convolution, 1 no classifier.
-        dim: most features the classifier reads.
+        dim: most input features of the classifier.
         last: whether a sequence's features come last, [T, D].
 
     """
@@ -78,21 +79,21 @@ class PredSimHead(nn.Module):
             self.sim = conv(n, n, 3, padding=1, bias=False) if space else nn.Linear(n, n, bias=False)
 
     def forward(self, h: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Activations [N, *shape] -> logits and similarities."""
+        """Map activations [N, *shape] to logits and similarities."""
         if self.turned:
             h = h.transpose(1, 2)
         return self.pred(h) if self.pred is not None else None, similarity(self.sim(h)) if self.sim is not None else None
 
 
 class PredSim(LocalLosses):
-    """delta_k = d l_k/d h_k with l_k = (1 − beta) · loss(W pool(h_k), y) + beta · mean (S(conv(h_k)) − S(onehot(y)))², nothing sent below.
+    """delta_k = d l_k/d h_k with l_k = (1 − beta) · loss(W pool(h_k), y) + beta · mean (S(conv(h_k)) − S(onehot(y)))²; no messages.
 
     Nøkland & Eidnes 2019 (arXiv 1901.06656) and their code; S are cosine similarities between the batch's samples. The last
-    block and the top are one unit, whose loss is the network's own.
+    two blocks are one unit, whose loss is the network's own.
 
-    pool(h) has the sizes of their code and its values where it divides the map evenly. Elsewhere (7×7 to 4×4) theirs pads the map with
+    pool(h) has the sizes of their code, and its values if it divides the map evenly. Otherwise (7×7 to 4×4) theirs pads the map with
     zeros, which its means count, so that features at one edge are smaller; here the windows are those of adaptive pooling, which overlap
-    and hold nothing but the map.
+    and contain only the map.
     """
 
     summary = "blocks predict classes and similarities"
@@ -104,11 +105,11 @@ class PredSim(LocalLosses):
         self.classes = net.classes
 
     def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
-        """The classifier and the convolution of unit k."""
+        """Build the classifier and the convolution of unit k."""
         return PredSimHead(net.shapes[k], net.classes, self.options.beta, self.options.dim, net.turned(k))
 
     def local_loss(self, k: int, p: Pass) -> Local:
-        """(1 − beta) pred + beta sim."""
+        """Compute (1 − beta) pred + beta sim."""
         beta = self.options.beta
         logits, similarities = self.heads[str(k)](p.z)
         losses: list[Tensor] = []

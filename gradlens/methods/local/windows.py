@@ -1,4 +1,4 @@
-"""Rules whose blocks learn from losses of their own: what they share. A rule says which blocks a loss reaches and what it is."""
+"""Share what rules with local losses have in common: the windows of blocks that each loss trains, and auxiliary heads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, trainable
-from gradlens.gradients.method import Method, NetworkInfo, Signal, top_signal
+from gradlens.gradients.method import Method, Signal, top_signal
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.models.heads import head
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
@@ -22,36 +23,36 @@ class HeadOptions(BaseModel, frozen=True, extra="forbid"):
 
     head: Literal["linear", "mlp", "mlp-sr", "cnn"] = Field("mlp", description="kind of auxiliary classifier")
     layers: int = Field(1, ge=1, le=3, description="hidden layers of the head (a linear head has none)")
-    width: int | None = Field(None, ge=1, description="width of the head's hidden layers; default: as the model's own top")
+    width: int | None = Field(None, ge=1, description="width of the head's hidden layers; default: that of the model's output block")
     pooled: bool = Field(False, description="average the activations to 2x2 before a linear or mlp head")
 
 
 class Window(NamedTuple):
-    """Blocks ``first`` to ``last`` (both included) that the loss at block ``last`` trains; nothing leaves it at the bottom."""
+    """Blocks ``first`` to ``last`` (both included) that the loss at block ``last`` trains; no gradient of it reaches block first−1."""
 
     first: int
     last: int
 
 
 def unit_names(net: NetworkInfo, with_top: bool = True) -> list[str]:
-    """What to call each unit: every block by itself, but the last block and the top together (or without the top)."""
+    """Return the name of each unit: every block is one, but the last two blocks together (or without the output block)."""
     names = [net.name(k) for k in range(len(net.blocks))]
     return [*names[:-2], " ".join(names[-2:])] if with_top else names[:-1]
 
 
 def even(units: int, chunks: int) -> list[int]:
-    """Sizes of chunks that are as equal as can be, the lower ones the larger."""
+    """Return sizes of chunks that are as equal as possible, the first ones the larger."""
     return [units // chunks + (i < units % chunks) for i in range(chunks)]
 
 
 def split(chunks: int | Sequence[int], net: NetworkInfo, with_top: bool = True, option: str = "chunks") -> list[Window]:
-    """The net's units in disjoint windows.
+    """Split the network's units into disjoint windows.
 
     Args:
-        chunks: how many, all of one size, or the sizes, bottom first.
+        chunks: number of windows, all of one size, or their sizes, first to last.
         net: the network.
-        with_top: whether the last block and the top are one unit, or the top is none.
-        option: what the user calls it.
+        with_top: True: the last two blocks are one unit; False: the output block is in no unit.
+        option: name of the user's option, for messages.
 
     Raises:
         InputError: a number that does not divide the units, sizes that do not add up to them.
@@ -59,32 +60,32 @@ def split(chunks: int | Sequence[int], net: NetworkInfo, with_top: bool = True, 
     """
     names = unit_names(net, with_top)
     n, given = len(names), f"{option}={chunks}".replace(", ", ",")
-    has = f"this net has {n} unit{'s' * (n > 1)}: {' | '.join(names)}"
+    has = f"this network has {n} unit{'s' * (n > 1)}: {' | '.join(names)}"
     if min([chunks] if isinstance(chunks, int) else chunks, default=0) < 1:
-        raise InputError(f"{given}: there must be a chunk, and each needs a unit; {has}")
+        raise InputError(f"{given}: must be 1 or more chunks of 1 or more units each; {has}")
     if isinstance(chunks, int) and chunks > n:
         raise InputError(f"{given} is too many: {has}")
     sizes = even(n, chunks) if isinstance(chunks, int) else list(chunks)
     if sum(sizes) != n:
-        raise InputError(f"{given} makes {sum(sizes)} units, but {has}")
+        raise InputError(f"{given} adds up to {sum(sizes)} units, but {has}")
     windows = [Window(a, b - 1) for a, b in pairwise([0, *accumulate(sizes)])]
     if isinstance(chunks, int) and n % chunks:
         parts = " | ".join(" ".join(names[w.first : w.last + 1]) for w in windows)
         sizes_ = ",".join(map(str, sizes))
-        raise InputError(f"{given} does not divide the {n} units of this net; --set {option}=[{sizes_}] splits them as {parts}")
+        raise InputError(f"{given} does not divide the {n} units of this network; --set {option}=[{sizes_}] splits them as {parts}")
     return windows
 
 
 class LossWindows:
-    """The windows of a rule at work: which loss reaches which block, who waits for whom, and what blocks send each other.
+    """Windows of a rule: which loss reaches which block, which blocks wait, and the messages between blocks.
 
-    Where windows overlap, each block is run once and each head evaluated once: block k sends down *partial sums* of the windows'
-    gradients, one for each window that reaches on.
+    If windows overlap, each block is still run once and each head evaluated once: block k sends *partial sums* of the windows'
+    gradients to block k−1, one for each window that extends further down.
 
     Args:
-        windows: over the units 0 … ``units`` − 1, each ending at another unit, the last one at the topmost.
-        units: blocks that a window can end at.
-        with_top: whether the last of them is one unit with the network's top, above it.
+        windows: over the units 0 … ``units`` − 1, each ending at another unit, the last one at the last unit.
+        units: number of blocks that a window can end at.
+        with_top: whether the last of them is one unit with the network's output block.
 
     """
 
@@ -92,23 +93,30 @@ class LossWindows:
         self.with_top = with_top
         self.windows = sorted(windows)
         self.first = {w.last: w.first for w in self.windows}  # block with a loss -> first block that the loss reaches
-        # for each unit the first blocks of the windows that hold both it and the unit below it, the nearest first
+        # for each unit k the first blocks of the windows that hold both k and k−1, the nearest first
         self.sent = [sorted({w.first for w in self.windows if w.first < k <= w.last}, reverse=True) for k in range(units)]
 
     def waits(self, k: int) -> bool:
-        """Whether a window holds both block k and the one above it, or the one above it is the top of the same unit."""
+        """Return whether a window holds both block k and block k+1, or block k+1 is the output block in the same unit."""
         last = len(self.sent) - 1
         return bool(self.sent[k + 1]) if k < last else k == last and self.with_top
 
     def can_split_after(self, k: int) -> bool:
-        """Whether block k and the one above it are in different windows."""
+        """Return whether blocks k and k+1 are in different windows."""
         return k + 1 < len(self.sent) and not self.waits(k)
 
     def signal(self, k: int, slope: Tensor | None, received: tuple[Tensor, ...], said: Signal) -> Signal:
-        """Fill in delta and messages, from block k's own slope (None: no window ends here) and the partial sums it received.
+        """Fill in delta and messages from block k's own slope (None: no window ends here) and the received partial sums.
 
-        A partial sum "from a" is over the windows that hold block k and begin at a or below. The window that ends here begins
-        lowest of all, so its slope is in every sum that still has it.
+        A partial sum "from a" is over the windows that hold block k and begin at block a or before. Of the windows of
+        a sum the one that ends here begins first, so its slope is in every sum with ``first[k]`` ≤ a.
+
+        Args:
+            k: index of the block.
+            slope: [N, *out] gradient of the loss at block k, or None.
+            received: partial sums of block k+1, each [N, *out].
+            said: the signal to fill in.
+
         """
         starts = self.sent[k + 1] if k + 1 < len(self.sent) else []
         sums: dict[tuple[bool, int | None], Tensor | None] = {}
@@ -125,60 +133,60 @@ class LossWindows:
         return said._replace(delta=partial(k), messages_below=sent)
 
     def locking_reason(self) -> str | None:
-        """Windows are independent of each other; where they reach over every place between two blocks, all blocks hang together."""
+        """Return the backward lock if a window covers every pair of neighbouring blocks; windows are independent of each other."""
         if any(map(self.can_split_after, range(len(self.sent)))):
             return None
-        return "it is backward-locked: between any two of its blocks a window reaches from one to the other"
+        return "it is backward-locked: a window covers every pair of neighbouring blocks"
 
 
 class InWindows:
-    """Mixin of a rule whose losses each reach a window of blocks: who waits for whom follows from its ``reach``."""
+    """Mixin of a rule whose losses each train a window of blocks; its locking follows from ``reach``."""
 
     has_local_losses: ClassVar[bool] = True
     reach: LossWindows
 
     def needs_above(self, k: int) -> bool:
-        """A block waits for the one above it where a window holds both."""
+        """Return whether a window holds both block k and block k+1."""
         return self.reach.waits(k)
 
     def locking_reason(self) -> str | None:
-        """Whether windows leave a place between two blocks free."""
+        """Return the lock, unless two neighbouring blocks are in different windows."""
         return self.reach.locking_reason()
 
     def can_split_after(self, k: int) -> bool:
-        """Between windows."""
+        """Return whether blocks k and k+1 are in different windows."""
         return self.reach.can_split_after(k)
 
 
 class Local(NamedTuple):
-    """A local loss and, where its head classifies, the head's logits."""
+    """A local loss and, if its head classifies, the head's logits."""
 
     loss: Tensor  # scalar
     logits: Tensor | None = None  # [N, C]
 
 
 class Slopes(NamedTuple):
-    """A local loss, differentiated."""
+    """A local loss and its gradients."""
 
     loss: Tensor  # scalar, without its graph
     slope: Tensor  # [N, *out] d loss / d z
     aux_grads: Mapping[str, Tensor]  # gradients of the head, by name in the rule
     logits: Tensor | None = None  # [N, C]
-    saved: Any = None  # what the rule's own quantities are made of
+    saved: Any = None  # values for the rule's own quantities
 
 
 def differentiated(local: Local, z: Tensor, head: nn.Module, k: int) -> Slopes:
-    """A local loss, its gradient with respect to the leaf ``z``, and those of the parameters of block k's head."""
+    """Differentiate a local loss with respect to the leaf ``z`` [N, *out] and the parameters of block k's head."""
     names, params = zip(*trainable(head, f"heads.{k}").items(), strict=True)
     slope, *grads = torch.autograd.grad(local.loss, [z, *params])
     return Slopes(local.loss.detach(), slope, dict(zip(names, grads, strict=True)), local.logits)
 
 
 class LocalLosses(InWindows, Method):
-    """delta_k = Σ over the windows w that hold block k of d l_w/d h_k, with l_w the loss of a head at the window's last block.
+    """delta_k = Σ over the windows w that hold block k of d l_w/d h_k, with l_w the loss of an auxiliary head at the window's last block.
 
-    The network's last block and its top are one unit, whose loss is the network's own.
-    A rule overrides :meth:`windows` and, where its loss is another one, :meth:`make_head` and :meth:`local_loss`.
+    The network's last two blocks are one unit, whose loss is the network's own.
+    A rule overrides :meth:`windows` and, if its loss is another one, :meth:`make_head` and :meth:`local_loss`.
     """
 
     Options: ClassVar[type[BaseModel]] = HeadOptions
@@ -186,33 +194,33 @@ class LocalLosses(InWindows, Method):
     plain_local_loss = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """A rule with another loss has not the plain one."""
+        """Set ``plain_local_loss`` to False for a rule that overrides the loss."""
         super().__init_subclass__(**kwargs)
         cls.plain_local_loss = cls.local_loss is LocalLosses.local_loss
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
-        self.units = max(self.num_blocks - 1, 1)  # every block but the last by itself, the last one with the top
+        self.units = max(self.num_blocks - 1, 1)  # each block is a unit, but the last two blocks are one
         self.reach = LossWindows(self.windows(net), self.units, with_top=self.num_blocks > 1)
         with seeded(net.seed, "heads"):
             self.heads = nn.ModuleDict({str(k): self.make_head(k, net) for k in sorted(self.reach.first) if k < self.units - 1})
 
     def windows(self, net: NetworkInfo) -> Sequence[Window]:
-        """The windows over the units 0 … ``self.units`` − 1, each ending at another unit, the last one at the topmost."""
+        """Return the windows over the units 0 … ``self.units`` − 1, each ending at another unit, the last one at the last unit."""
         return [Window(k, k) for k in range(self.units)]
 
     def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
-        """The head of unit k: activations [N, *shape] -> logits [N, C], unless ``local_loss`` is replaced too."""
+        """Build the head of unit k: activations [N, *shape] -> logits [N, C], unless ``local_loss`` is overridden too."""
         o = self.options
         return head(o.head, net.shapes[k], net.classes, o.width or net.head_width, o.layers, o.pooled, net.turned(k))
 
     def local_loss(self, k: int, p: Pass) -> Local:
-        """The loss of unit k's head on the leaf ``p.z``."""
+        """Compute the loss of unit k's head on the leaf ``p.z`` [N, *out]."""
         logits = self.heads[str(k)](p.z)
         return Local(self.loss(logits, p.y), logits)
 
     def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
-        """The sum of the windows' gradients at block k, and the partial sums for the block below."""
+        """Compute the sum of the windows' gradients at block k, and the partial sums for block k−1."""
         p = passes[k]
         if k == self.num_blocks - 1:
             return top_signal(self.loss, p)

@@ -1,1 +1,1 @@
-"""Rules without labels: contrastive, predictive and inpainting objectives, end to end and local."""
+"""Learning rules without labels: contrastive, predictive and inpainting objectives, end to end and local."""

@@ -1,4 +1,4 @@
-"""Context encoders: the network's features must say what is in a part of the image that they do not see."""
+"""Train context encoders: reconstruct a part of the image that is missing from the network's input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import trainable
-from gradlens.gradients.method import NetworkInfo, Update
+from gradlens.gradients.method import Update
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.local.windows import Slopes
 from gradlens.methods.self_supervised.encoder import PretextTask, SelfSupervised
 from gradlens.models.decoders import context_decoder, discriminator
@@ -19,26 +20,28 @@ from gradlens.runtime.batch_shard import all_reduce_sum, draw_sharded, global_co
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
-MEAN_COLOUR = (117.0, 104.0, 123.0)  # what is put where pixels are dropped, in 0 … 255 (the authors' code)
+MEAN_COLOUR = (117.0, 104.0, 123.0)  # fill of dropped pixels, in 0 … 255 (the authors' code)
 GREY = 0.299 * MEAN_COLOUR[0] + 0.587 * MEAN_COLOUR[1] + 0.114 * MEAN_COLOUR[2]  # ... in images that are not RGB: its luma
-BORDER = 10.0  # weight of the context's pixels that are predicted too, beside 1 for the dropped ones
+BORDER = 10.0  # weight of context pixels that are predicted too; dropped ones have 1
 
 
 class ContextOptions(BaseModel, frozen=True, extra="forbid"):
     """Options of context-encoder."""
 
     corrupt: Literal["centre", "random", "none", "noise"] = Field(
-        "centre", description="drop the centre, or random shapes; controls: none (an autoencoder), noise (a denoising one)"
+        "centre", description="drop the centre, or random shapes; controls: none (autoencoder), noise (denoising autoencoder)"
     )
     size: float = Field(
-        0.5, allow_inf_nan=False, description="side of the dropped centre as a share of the image's; random shapes cover as many pixels"
+        0.5, allow_inf_nan=False, description="side of the dropped centre, relative to the image's; random shapes cover as many pixels"
     )
     cells: int = Field(6, ge=1, description="random shapes: the fewer, the larger and rounder they are")
-    noise: float = Field(0.2, gt=0, allow_inf_nan=False, description="deviation of the added noise where corrupt=noise, of the grey scale")
-    overlap: int = Field(0, ge=0, description="pixels of context around what was dropped that are predicted too, weighing 10 times as much")
+    noise: float = Field(
+        0.2, gt=0, allow_inf_nan=False, description="standard deviation of the noise (corrupt=noise), as a share of the grey scale"
+    )
+    overlap: int = Field(0, ge=0, description="width in pixels of the predicted border around dropped pixels, with 10 times their weight")
     lambda_rec: float = Field(0.999, ge=0, allow_inf_nan=False, description="weight of the squared error")
     lambda_adv: float = Field(0.001, ge=0, allow_inf_nan=False, description="weight of the adversarial loss; 0: no discriminator is made")
-    discriminator_lr: float = Field(2e-4, ge=0, allow_inf_nan=False, description="the discriminator's own learning rate")
+    discriminator_lr: float = Field(2e-4, ge=0, allow_inf_nan=False, description="learning rate of the discriminator")
     discriminator_width: int = Field(64, ge=1, description="channels of the discriminator's first layer")
 
 
@@ -49,7 +52,7 @@ class LocalContextOptions(ContextOptions, frozen=True):
 
 
 class Said(NamedTuple):
-    """What one step says of a decoder and its discriminator, for the records; scalars without graph, shares of a global mean."""
+    """One step's quantities of a decoder and its discriminator; scalars without graph, each rank's share of a global mean."""
 
     reconstruction: Tensor
     discriminator_loss: Tensor | None = None
@@ -58,7 +61,7 @@ class Said(NamedTuple):
 
 
 class ContextHead(nn.Module):
-    """The decoder of a block's output and, where the loss is adversarial too, the discriminator of what it makes."""
+    """The decoder of a block's output and, for an adversarial loss, the discriminator of its images."""
 
     def __init__(self, decoder: nn.Module, judge: nn.Module | None) -> None:
         super().__init__()
@@ -66,16 +69,16 @@ class ContextHead(nn.Module):
         self.discriminator = judge
 
     def forward(self, h: Tensor) -> Tensor:
-        """Activations [N, *shape] -> images [N, C, H, W]."""
+        """Map activations [N, *shape] to images [N, C, H, W]."""
         image: Tensor = self.decoder(h)
         return image
 
 
 def shapes_of(n: int, size: tuple[int, int], pixels: int, cells: int, rng: torch.Generator) -> Tensor:
-    """Random shapes [n, 1, H, W] of 0 and 1 that cover exactly so many pixels, another for each image.
+    """Draw random shapes [n, 1, H, W] of 0 and 1 that cover exactly ``pixels`` pixels, another for each image.
 
-    Uniform noise of cells × cells, enlarged bicubically, where it is lowest: the pattern of the authors' random-region code, which
-    takes one for all images of a batch and draws until it covers 20 to 30 %.
+    They are the lowest values of uniform noise of cells × cells, enlarged bicubically, as in the authors' random-region code, which
+    uses one shape for all images of a batch and draws until it covers 20 to 30 %.
     """
     noise = draw_sharded(n, lambda m: torch.rand(m, 1, cells, cells, generator=rng))
     fine = F.interpolate(noise, size, mode="bicubic", align_corners=False).flatten(1)
@@ -84,16 +87,16 @@ def shapes_of(n: int, size: tuple[int, int], pixels: int, cells: int, rng: torch
 
 QUANTITIES = {
     "reconstruction": "mean squared error on the dropped pixels, in the units of the network's input",
-    "discriminator_loss": "-log A(real) - log(1 - A(made)), mean over images, in nats",
+    "discriminator_loss": "-log A(real) - log(1 - A(generated)), mean over images, in nats",
     "real": "the discriminator's mean probability that real regions are real",
-    "fake": "... that made ones are",
+    "fake": "the discriminator's mean probability that generated regions are real",
 }
 
 
 class Inpainting(PretextTask):
-    """A part of each image is dropped; a decoder makes the image of a block's output and is judged on what was not to be seen.
+    """Drop a part of each image; a decoder reconstructs the image from a block's output, the loss is on the dropped part.
 
-    A discriminator may judge it too: it sees the region only, and neither loss gives the other's network a gradient.
+    With an adversarial loss a discriminator's input is that part only, and neither loss has a gradient with respect to the other's network.
     """
 
     name = "inpainting loss"
@@ -110,15 +113,15 @@ class Inpainting(PretextTask):
         top, left = (height - sides[0]) // 2, (width - sides[1]) // 2
         self.hole = slice(top, top + sides[0]), slice(left, left + sides[1])
         o = options.overlap
-        self.seen = (slice(None), slice(None))  # rows and columns that the discriminator sees
+        self.seen = (slice(None), slice(None))  # rows and columns of the discriminator's input
         if options.corrupt == "centre":
             ends = [(max(0, s.start - o), min(side, s.stop + o)) for s, side in zip(self.hole, self.size, strict=True)]
             self.seen = slice(*ends[0]), slice(*ends[1])
         if not options.lambda_rec and not options.lambda_adv:
-            raise InputError("context-encoder has no loss, since lambda_rec and lambda_adv are both 0")
+            raise InputError("context-encoder has no loss: lambda_rec and lambda_adv are both 0; set one of them")
 
     def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
-        """A decoder, and a discriminator if it has a weight."""
+        """Build a decoder, and a discriminator if ``lambda_adv`` is not 0."""
         o = self.options
         decoder = context_decoder(net.shapes[k], net.image)
         if not o.lambda_adv:
@@ -129,7 +132,7 @@ class Inpainting(PretextTask):
         return ContextHead(decoder, discriminator(region, o.discriminator_width))
 
     def mask(self, n: int, step: int) -> Tensor:
-        """[n, 1, H, W] float, 1 where pixels are dropped (everywhere in the controls): an image's own, drawn by (seed, step)."""
+        """Make masks [n, 1, H, W] float, 1 where pixels are dropped (everywhere in the controls); random ones keyed by (seed, step)."""
         if self.options.corrupt == "random":
             pixels = self.dropped[0] * self.dropped[1]
             return shapes_of(n, self.size, pixels, self.options.cells, generator(self.seed, "mask", step))
@@ -139,7 +142,7 @@ class Inpainting(PretextTask):
         return mask
 
     def make_inputs(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Corrupted images x [N, C, H, W]; y [N, C + 1, H, W] the images as they were, and the mask; the labels are not read."""
+        """Return corrupted images x [N, C, H, W] and y [N, C + 1, H, W], the original images and the mask; labels are not used."""
         mask = self.mask(len(images), step).to(images.device)
         pixels = images.float()
         if self.options.corrupt == "noise":
@@ -154,23 +157,23 @@ class Inpainting(PretextTask):
         return to_input(pixels), torch.cat([clean, mask.to(clean.dtype)], 1)
 
     def predicted(self, y: Tensor) -> Tensor:
-        """R [N, 1, H, W], 0 or 1: the mask with its border."""
+        """Return R [N, 1, H, W], 0 or 1: the mask with its border."""
         mask, o = y[:, -1:], self.options.overlap
         return F.max_pool2d(mask, 2 * o + 1, 1, o) if o else mask
 
     def reconstruction(self, image: Tensor, y: Tensor) -> Tensor:
-        """The weighted squared error of images made [N, C, H, W], given y as from :meth:`make_inputs`: scalar."""
+        """Compute the weighted squared error, a scalar, of generated images [N, C, H, W], given y from :meth:`make_inputs`."""
         mask, region = y[:, -1:], self.predicted(y)
         weight = mask + BORDER * (region - mask)
         return _mean_over(weight * (image.to(y.dtype) - y[:, :-1]).square(), region)
 
     def region(self, image: Tensor, y: Tensor) -> Tensor:
-        """What a discriminator sees of images [N, C, H, W]: R, cut out where it is a rectangle, else with zeros around it."""
+        """Return the discriminator's input from images [N, C, H, W]: R, cut out if it is a rectangle, else with zeros around it."""
         rows, columns = self.seen
         return (image * self.predicted(y).to(image.dtype))[:, :, rows, columns]
 
     def loss(self, k: int, head: nn.Module, z: Tensor, y: Tensor) -> Tensor:
-        """The decoder's loss, with the graph through the discriminator."""
+        """Compute the decoder's loss, with the graph through the discriminator."""
         assert isinstance(head, ContextHead)
         o, image = self.options, head(z)
         loss: Tensor = o.lambda_rec * self.reconstruction(image, y)
@@ -179,7 +182,7 @@ class Inpainting(PretextTask):
         return loss
 
     def differentiate(self, k: int, head: nn.Module, z: Tensor, y: Tensor) -> Slopes:
-        """Cut at the image made: the discriminator's loss has no way to the decoder, the decoder's gives the discriminator nothing."""
+        """Differentiate with a cut at the generated image, so that neither network gets a gradient of the other's loss."""
         assert isinstance(head, ContextHead)
         o, prefix = self.options, f"heads.{k}"
         graph = head(z)
@@ -202,33 +205,33 @@ class Inpainting(PretextTask):
         return Slopes(loss.detach(), slope, aux_grads, saved=said)
 
     def evaluate(self, k: int, head: nn.Module, z: Tensor, y: Tensor) -> Tensor:
-        """The weighted squared error at the end of the encoder, without lambda_rec and without the adversarial loss."""
+        """Compute the weighted squared error at the end of the encoder, without lambda_rec and without the adversarial loss."""
         image: Tensor = head(z)
         return self.reconstruction(image, y)
 
     def is_adversary(self, name: str) -> bool:
-        """A discriminator's."""
+        """Return whether a parameter belongs to a discriminator."""
         return ".discriminator." in name
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
-        """Reconstruction error, and what the discriminator says."""
+        """Return the reconstruction error, and the discriminator's loss and mean outputs."""
         said: Said | None = update.signal.saved
         return {} if said is None else {name: all_reduce_sum(value) for name, value in said._asdict().items() if value is not None}
 
 
 class ContextEncoder(SelfSupervised):
-    """delta_K = d [lambda_rec · mean_R w (D(h_K) − x)² − lambda_adv · log A(D(h_K))] / d h_K, pulled back block by block from there.
+    """delta_K = d [lambda_rec · mean_R w (D(h_K) − x)² − lambda_adv · log A(D(h_K))] / d h_K, delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}.
 
-    Pathak et al. 2016 (arXiv 1604.07379). The network reads x without a region M (the mean colour is there instead), a decoder D
-    makes an image of what its last block K says, which is judged on R only: M and ``overlap`` pixels around it, where w is 10 and not 1.
-    The discriminator A sees R only and descends −log A(x) − log(1 − A(D(h_K))) on the same weights and the same images made;
-    neither loss gives the other's network a gradient.
+    Pathak et al. 2016 (arXiv 1604.07379). The input is x without a region M (filled with the mean colour); a decoder D generates an
+    image from the output of the encoder's last block K. The loss covers R only: M and ``overlap`` pixels around it, with w = 10, not 1.
+    The discriminator A has R only as input and descends −log A(x) − log(1 − A(D(h_K))) on the same weights and the same generated images;
+    neither loss has a gradient with respect to the other's network.
 
-    The squared error is a mean over the pixels and channels of R (border pixels count 10 times above, once below the line), then
-    over images, as in the authors' code; their equation has the sum, so that lambda_rec would mean another thing for every region.
+    The squared error is a mean over the pixels and channels of R (border pixels count 10 times in the numerator, once in the denominator),
+    then over images, as in the authors' code; their equation has the sum, with which lambda_rec would depend on the region's size.
     """
 
-    summary = "features must fill in what was cut out"
+    summary = "reconstruct a missing part of the image"
     other_names = ("inpainting", "inpaint")
     Options: ClassVar[type[BaseModel]] = ContextOptions
     Pretext = Inpainting
@@ -237,12 +240,13 @@ class ContextEncoder(SelfSupervised):
 
 
 class ContextEncoderLocal(SelfSupervised):
-    """delta_k = d l_m/d h_k inside each module m of blocks, l_m the loss of context-encoder with a decoder and discriminator of m's own.
+    """delta_k = d l_m/d h_k inside each module m of blocks, l_m the loss of context-encoder with m's own decoder and discriminator.
 
-    Nothing is sent below a module.
+    The loss is that of Pathak et al. 2016 (arXiv 1604.07379), the gradient-isolated modules are those of Löwe, O'Connor & Veeling 2019
+    (arXiv 1905.11786): a module sends no backward message.
     """
 
-    summary = "context-encoder, a loss for each module"
+    summary = "context-encoder, a local loss per module"
     other_names = ("local context encoder",)
     Options: ClassVar[type[BaseModel]] = LocalContextOptions
     Pretext = Inpainting
@@ -251,21 +255,21 @@ class ContextEncoderLocal(SelfSupervised):
 
 
 def _must_leave_something(sides: tuple[int, int], image: tuple[int, int], share: float) -> None:
-    """Refuse a mask of everything or of nothing."""
+    """Reject a mask of all or of no pixels."""
     said = f"size={share:g} drops {max(0, sides[0])}x{max(0, sides[1])} of {image[0]}x{image[1]} pixels"
     if min(sides) < 1:
-        raise InputError(f"{said}: nothing is left to be predicted")
+        raise InputError(f"{said}: no pixel is left to predict; set a larger size")
     if all(side >= most for side, most in zip(sides, image, strict=True)):
-        raise InputError(f"{said}: nothing is left to predict them from")
+        raise InputError(f"{said}: no context is left to predict them from; set a smaller size")
 
 
 def _mean_over(error: Tensor, region: Tensor) -> Tensor:
-    """[N, C, H, W] summed over each image, divided by its region's [N, 1, H, W] pixels and channels; mean over images."""
+    """Sum errors [N, C, H, W] over each image, divide by its region's [N, 1, H, W] pixels times channels, average over images."""
     each = error.sum((1, 2, 3)) / (error.shape[1] * region.sum((1, 2, 3)))
     return each.sum() / global_count(len(each))
 
 
 def _bce(logits: Tensor, real: float) -> Tensor:
-    """Mean over the global batch of −log σ(logits) for real ones, −log (1 − σ(logits)) for others."""
+    """Average over the global batch −log σ(logits) if ``real`` is 1, −log (1 − σ(logits)) if it is 0."""
     wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
     return sharded_mean(F.binary_cross_entropy_with_logits(wide, torch.full_like(wide, real), reduction="none"))

@@ -1,4 +1,4 @@
-"""Contrastive predictive coding of image patches, end to end and with gradient-isolated modules."""
+"""Train by contrastive predictive coding of image patches, end to end and with gradient-isolated modules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from gradlens.data.patches import Grid, cropped, grey, grid_of, maps, patches
 from gradlens.gradients.losses import info_nce, sampled_scores
-from gradlens.gradients.method import NetworkInfo, Update
+from gradlens.gradients.method import Update
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.self_supervised.encoder import PretextTask, SelfSupervised
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.masked_context import RowsAhead
@@ -24,26 +25,26 @@ STEPS = 5  # rows ahead by default, where the grid has so many
 
 
 class PatchOptions(BaseModel, frozen=True, extra="forbid"):
-    """How images become patches, and what is predicted of them."""
+    """Options of the patches and of their prediction."""
 
     patch: int | None = Field(
         None, ge=1, description="side of a patch in pixels; default: a quarter of the image's smaller side, at least 4"
     )
     stride: int | None = Field(None, ge=1, description="pixels from one patch to the next; default: half a patch")
     crop: int | None = Field(
-        None, ge=1, description="side of the random window of each image that is cut up (the middle in evaluation); default: the image"
+        None, ge=1, description="side of a random crop of each image, cut into patches (in evaluation the centre); default: the image"
     )
-    flip: bool = Field(True, description="mirror every second image in training; never sequences")
-    grey: bool = Field(True, description="take the colour from images of 3 channels, also for what is read afterwards")
-    negatives: int = Field(16, ge=1, description="wrong targets that each context is shown, drawn anew in each step")
-    steps: int | None = Field(None, ge=1, description=f"rows ahead that are predicted; default: {STEPS}, or as many as the grid has")
-    skip: int = Field(1, ge=0, description="rows left out between context and first prediction: they share pixels")
+    flip: bool = Field(True, description="mirror images at random with probability 1/2 in training; never sequences")
+    grey: bool = Field(True, description="convert images of 3 channels to grey, also for probes and features")
+    negatives: int = Field(16, ge=1, description="negative targets per context, drawn in each step")
+    steps: int | None = Field(None, ge=1, description=f"number of predicted rows ahead; default: {STEPS}, or as many as the grid has")
+    skip: int = Field(1, ge=0, description="rows between context and first prediction, left out because they share pixels")
 
 
 class CPCOptions(PatchOptions, frozen=True):
     """Options of cpc."""
 
-    layers: int = Field(4, ge=0, le=12, description="of the masked convolutions that make the context; 0: a row itself is its context")
+    layers: int = Field(4, ge=0, le=12, description="masked convolutions that compute the context; 0: a row itself is its context")
 
 
 class LocalCPCOptions(CPCOptions, frozen=True):
@@ -53,12 +54,12 @@ class LocalCPCOptions(CPCOptions, frozen=True):
 
 
 QUANTITIES = {
-    "information_bound": "log(negatives + 1) − InfoNCE, nats: what context and target are shown to share, mean over offsets; at heads",
+    "information_bound": "log(negatives + 1) − InfoNCE, nats: lower bound on the information context and target share, mean over offsets",
 }
 
 
 class PatchPrediction(PretextTask):
-    """An image becomes a grid of patches, each a row of the batch; a row of the grid must tell what is in those further down."""
+    """Cut an image into a grid of patches, each a row of the batch; predict rows of the grid from the rows above them."""
 
     name = "InfoNCE"
 
@@ -69,47 +70,47 @@ class PatchPrediction(PretextTask):
         self.shapes = patch_shapes(net, self.grid)
         if (other := next((k for k, shape in enumerate(self.shapes) if len(shape) not in (1, 3)), None)) is not None:
             raise InputError(
-                f"this rule reads one vector for each patch, features [N, D] or the spatial mean of maps [N, C, H, W]; {net.name(other)}"
-                f" gives [N, {', '.join(map(str, self.shapes[other]))}]"
+                f"this rule needs one vector per patch, features [N, D] or the spatial mean of maps [N, C, H, W]; the output of"
+                f" {net.name(other)} is [N, {', '.join(map(str, self.shapes[other]))}]"
             )
 
     @classmethod
     def input_shape(cls, image: tuple[int, int, int], options: Any) -> tuple[int, int, int]:
-        """A patch."""
+        """Return the shape of a patch."""
         return image[0], *cut_up(image, options)[1].patch
 
     def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
-        """Context and bilinear maps; where there is no option ``layers``, a row's own features are its context."""
+        """Build the context network and the bilinear maps; without an option ``layers`` a row's own features are its context."""
         layers = self.options.layers if isinstance(self.options, CPCOptions) else 0
         return RowsAhead(self.shapes[k][0], self.steps, self.options.skip, layers, wide=self.grid.columns > 1)
 
     def make_inputs(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Windows of the images [N, C, h, w], mirrored or not; in evaluation the middle. The labels are not read."""
+        """Return crops of the images [N, C, h, w], some mirrored; in evaluation the centre. Labels are not used."""
         rng = None if step < 0 else generator(self.seed, "windows", step)
         flip = self.options.flip and images.shape[2] > 1
         return to_input(cropped(images, self.window, flip, rng)), labels
 
     def prepare_input(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N · rows · columns, C, *patch], grey; of larger images the middle."""
+        """Cut [N, C, H, W] into grey patches [N · rows · columns, C, *patch]; of larger images the centre."""
         x = cropped(x, self.window, False, None)
         return patches(grey(x) if self.options.grey else x, self.grid)
 
     def probe_input(self, x: Tensor) -> Tensor:
-        """Patches, as in training."""
+        """Cut plain images into patches as in training."""
         return self.prepare_input(x)
 
     def features(self, h: Tensor) -> Tensor:
-        """Spatial means, patch by patch where they belong: [N, C, rows, columns]."""
+        """Average each patch's output over space: [N, C, rows, columns], patches at their place in the grid."""
         return maps(h, self.grid)
 
     def negatives(self, k: int, offset: int, targets: int, step: int) -> Tensor:
-        """[targets, negatives]: which wrong targets each context is shown, uniform over all of the batch, drawn with replacement."""
+        """Draw the negatives' indices [targets, negatives] for each context, uniform over the whole batch, with replacement."""
         rng = generator(self.seed, "negatives", step, k, offset)
         everyone = global_count(targets)
         return draw_sharded(targets, lambda n: torch.randint(everyone, (n, self.options.negatives), generator=rng))
 
     def loss(self, k: int, head: nn.Module, z: Tensor, y: Tensor) -> Tensor:
-        """InfoNCE, the mean over offsets, with the negatives of the step that is under way."""
+        """Compute InfoNCE, the mean over offsets, with the negatives of the current step."""
         return self._info_nce(k, head, z, self.step)
 
     def _info_nce(self, k: int, head: nn.Module, z: Tensor, step: int) -> Tensor:
@@ -120,11 +121,11 @@ class PatchPrediction(PretextTask):
         return torch.stack(losses).mean()
 
     def evaluate(self, k: int, head: nn.Module, z: Tensor, y: Tensor) -> Tensor:
-        """With the same negatives whenever it is asked: those of step -1."""
+        """Compute InfoNCE with the same negatives in every evaluation: those of step -1."""
         return self._info_nce(k, head, z, -1)
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
-        """The bound on mutual information, at blocks with a head."""
+        """Return the bound on mutual information, at blocks with a head."""
         if update.signal.loss is None:
             return {}
         return {"information_bound": math.log(self.options.negatives + 1) - update.signal.loss}
@@ -133,12 +134,12 @@ class PatchPrediction(PretextTask):
 class CPC(SelfSupervised):
     """delta_K = d mean_k InfoNCE(c_iᵀ W_k z_{i+k+1})/d h_K with z the map of patches' features, delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}.
 
-    van den Oord et al. 2018 (arXiv 1807.03748), in the form that Löwe et al. 2019 compare with: patches overlap by half, z is their
-    spatial mean, c a masked context of the rows up to i, negatives are targets of the same offset anywhere in the batch, drawn with
-    replacement (the right one too).
+    Van den Oord et al. 2018 (arXiv 1807.03748, eq. 4), in the form that Löwe, O'Connor & Veeling 2019 (arXiv 1905.11786) compare with:
+    patches overlap by half, z is their spatial mean, c a masked context of the rows up to i, negatives are targets of the same offset
+    anywhere in the batch, drawn with replacement (the positive can be among them).
     """
 
-    summary = "patches predict those below, end to end"
+    summary = "patches predict the rows below, end to end"
     other_names = ("contrastive predictive coding",)
     Options: ClassVar[type[BaseModel]] = CPCOptions
     Pretext = PatchPrediction
@@ -148,9 +149,13 @@ class CPC(SelfSupervised):
 
 
 class CPCLocal(SelfSupervised):
-    """delta_k = d mean_k InfoNCE/d h_k inside each module of blocks, with a context of its own; nothing is sent below a module."""
+    """delta_k = d mean_k InfoNCE/d h_k inside each module of blocks, which has its own context network.
 
-    summary = "cpc with a loss for each module"
+    The loss is that of van den Oord et al. 2018 (arXiv 1807.03748, eq. 4), the gradient-isolated modules are those of Löwe, O'Connor &
+    Veeling 2019 (arXiv 1905.11786): a module sends no backward message.
+    """
+
+    summary = "cpc, a local loss per module"
     other_names = ("local cpc", "greedy cpc")
     Options: ClassVar[type[BaseModel]] = LocalCPCOptions
     Pretext = PatchPrediction
@@ -160,7 +165,7 @@ class CPCLocal(SelfSupervised):
 
 
 def cut_up(image: Sequence[int], options: PatchOptions) -> tuple[tuple[int, int], Grid]:
-    """The part of an image [C, H, W] that is looked at, height and width, and the grid of patches on it.
+    """Choose the crop of an image [C, H, W], height and width, and the grid of patches on it.
 
     Raises:
         InputError: a crop or patches larger than the image.
@@ -175,7 +180,7 @@ def cut_up(image: Sequence[int], options: PatchOptions) -> tuple[tuple[int, int]
 
 
 def rows_ahead(grid: Grid, options: PatchOptions) -> int:
-    """How many offsets are predicted: as asked, or ``STEPS``, or as many as the grid has pairs of rows for.
+    """Choose the number of predicted offsets: ``options.steps``, or ``STEPS``, or as many as the grid has pairs of rows for.
 
     Raises:
         InputError: too few rows.
@@ -185,19 +190,17 @@ def rows_ahead(grid: Grid, options: PatchOptions) -> int:
     said = f"patches of {high}x{wide} pixels, {grid.stride} apart, make {grid.rows} row{'s' * (grid.rows != 1)} of patches"
     possible = grid.rows - 1 - options.skip
     if possible < 1:
-        raise InputError(
-            f"{said}, and skip={options.skip} needs {options.skip + 2}: take smaller patches, a smaller stride or larger images"
-        )
+        raise InputError(f"{said}, and skip={options.skip} needs {options.skip + 2}: set a smaller patch or stride, or take larger images")
     if options.steps is not None and options.steps > possible:
         raise InputError(f"steps={options.steps} with skip={options.skip} needs {options.steps + options.skip + 1} rows, but {said}")
     return options.steps or min(STEPS, possible)
 
 
 def patch_shapes(net: NetworkInfo, grid: Grid) -> list[torch.Size]:
-    """What each block below the top gives for one patch, without the batch dimension.
+    """Compute the output shape of each block but the last for one patch, without the batch dimension.
 
     Raises:
-        InputError: blocks that do not fit the patch.
+        InputError: blocks that cannot run on a patch.
 
     """
     encoder = nn.Sequential()

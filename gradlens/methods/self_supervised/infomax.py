@@ -1,4 +1,4 @@
-"""Greedy InfoMax: modules that each predict what they make of the patches below."""
+"""Train by Greedy InfoMax: each module predicts its own output on the patches further down."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class InfoMaxOptions(PatchOptions, frozen=True):
 class InfoMax(SelfSupervised):
     """delta_k = d mean_k InfoNCE(z_iᵀ W_k z_{i+k+1})/d h_k inside each module of blocks, z the patches' spatial means at its end.
 
-    Löwe, O'Connor & Veeling 2019 (arXiv 1905.11786): cpc without an autoregressor, module by module; nothing is sent below a module. Of
-    one module it is cpc with layers=0.
+    Löwe, O'Connor & Veeling 2019 (arXiv 1905.11786): cpc without an autoregressor, module by module; a module sends no backward message.
+    With one module it is cpc with layers=0.
     """
 
-    summary = "cpc module by module, without context"
+    summary = "cpc module by module, without context network"
     other_names = ("greedy infomax", "gim")
     Options: ClassVar[type[BaseModel]] = InfoMaxOptions
     Pretext = PatchPrediction

@@ -1,4 +1,4 @@
-"""Decoupled neural interfaces: every block learns from a synthetic gradient."""
+"""Train by decoupled neural interfaces: every block's error signal is a synthetic gradient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass
-from gradlens.gradients.method import Method, NetworkInfo, Signal, Update, relay, top_signal
+from gradlens.gradients.method import Method, Signal, Update, relay, top_signal
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.models.synthesizers import LinearSynthesiser, Synthesiser
 from gradlens.runtime.batch_shard import all_reduce_sum, global_count
 from gradlens.runtime.errors import InputError
@@ -23,33 +24,33 @@ class DNIOptions(BaseModel, frozen=True, extra="forbid"):
     """Options of the synthetic-gradient rules."""
 
     target: Literal["sum", "mean"] = Field(
-        "sum", description="what S regresses: sum = the per-image gradient N·delta, divided by N when used; mean = delta itself"
+        "sum", description="regression target of S: sum = the per-image gradient N·delta, divided by N when used; mean = delta itself"
     )
-    zero_bias: bool = Field(True, description="start the synthesiser's last bias at zero, as its weight (off: the references)")
-    synth_warmup: int = Field(0, ge=0, description="first N updates: blocks get the true gradient, synthesisers learn from it")
-    bp_lambda: float = Field(0.0, ge=0, le=1, description="BP(lambda): share of the gradient from above; 1 is bp, 0 is dni")
+    zero_bias: bool = Field(True, description="initialise the synthesiser's last bias at zero, like its weight (off: the references)")
+    synth_warmup: int = Field(0, ge=0, description="first N updates: blocks use the true gradient, synthesisers learn from it")
+    bp_lambda: float = Field(0.0, ge=0, le=1, description="BP(lambda): weight of the gradient from block k+1; 1 is bp, 0 is dni")
     width: int | None = Field(None, ge=1, description="channels of the synthesiser's hidden layers; default: as its input")
     linear: bool = Field(False, description="a synthesiser without hidden layers: S = A h + b, for cdni A h + B y + b")
     at: list[int] | None = Field(
-        None, description="blocks, counted from 1, after which a synthesiser sits ([2]); between them bp. Default: every block but the top"
+        None, description="blocks, counted from 1, followed by a synthesiser ([2]); between them bp. Default: all but the last"
     )
 
     @model_validator(mode="after")
     def _hidden_layers(self) -> DNIOptions:
         if self.linear and self.width is not None:
-            raise InputError("width is of a synthesiser's hidden layers, and with linear=true it has none")
+            raise InputError("width sets hidden layers of the synthesiser, and with linear=true it has none; set one of the two")
         return self
 
 
 def interfaces(at: Iterable[int] | None, net: NetworkInfo) -> frozenset[int]:
-    """The blocks, counted from 0, after which a synthesiser sits.
+    """Return the blocks, counted from 0, that are followed by a synthesiser.
 
     Args:
-        at: counted from 1; None: every block but the top.
+        at: blocks, counted from 1; None: every block but the last.
         net: the network.
 
     Raises:
-        InputError: a block that is not there, or the top, which gets the true gradient.
+        InputError: a block that does not exist, or the output block, which uses the true gradient.
 
     """
     below_top = range(len(net.blocks) - 1)
@@ -57,31 +58,31 @@ def interfaces(at: Iterable[int] | None, net: NetworkInfo) -> frozenset[int]:
         return frozenset(below_top)
     chosen = frozenset(k - 1 for k in at)
     if wrong := sorted(chosen - set(below_top)):
-        raise InputError(f"at: {wrong[0] + 1} is no block below the top; this network has blocks 1 to {len(below_top)} there")
+        raise InputError(f"at: {wrong[0] + 1} is no block before the output block; set blocks of 1 to {len(below_top)}")
     return chosen
 
 
 class SavedForLearning(NamedTuple):
-    """What a block's regressions are compared with and made of, until it is done."""
+    """A block's tensors for its regressions, kept until its update is done."""
 
-    synthetic: Tensor | None = None  # [N, *out] S_k's output with its graph; None where no synthesiser sits
-    below: Tensor | None = None  # [N, *in] what the block below really gave, where this one read a synthetic input
+    synthetic: Tensor | None = None  # [N, *out] S_k's output with its graph; None without a synthesiser
+    below: Tensor | None = None  # [N, *in] the actual output of block k−1, if this block's input was synthetic
 
 
 class DNI(Method):
-    """delta_k = S_k(h_k), and J_kᵀ delta_k is sent below, where S_{k-1} regresses it; the top block gets the true gradient.
+    """delta_k = S_k(h_k), and J_kᵀ delta_k is the target g of S_{k-1}; the output block uses the true gradient.
 
-    L_S = (1/N) Σ_n ‖S(h)_n − g_n‖², summed over features. BP(lambda): delta_k = (1−λ) S_k(h_k) + λ · (what came from above).
-    Jaderberg et al. 2017 (arXiv 1608.05343), §2 and supplementary A; as in the references, an interface after every block
-    but the top, unless ``at`` says after which: blocks without one wait for the block above and are told what it sends, as in bp.
+    L_S = (1/N) Σ_n ‖S(h)_n − g_n‖², summed over features. BP(lambda): delta_k = (1−λ) S_k(h_k) + λ · (message of block k+1).
+    Jaderberg et al. 2017 (arXiv 1608.05343, §2 and supplementary A); as in the references, an interface after every block
+    but the last, or after the blocks of ``at``: blocks without one wait for the message of block k+1 and use it, as in bp.
     """
 
-    summary = "a small net predicts each block's gradient"
+    summary = "a small network predicts each block's gradient"
     other_names: ClassVar[tuple[str, ...]] = ("synthetic gradients", "decoupled neural interfaces", "decoupled neural interface")
     Options: ClassVar[type[BaseModel]] = DNIOptions
     depends_on = frozenset({"input", "delayed_message"})
     method_quantities: ClassVar[Mapping[str, str]] = {
-        "synth_loss": "L_S = (1/N) Σ_n |S_n - g_n|², in the units it regresses, at each block",
+        "synth_loss": "L_S = (1/N) Σ_n |S_n - g_n|², in the units of its target, at each block",
         "synth_explained_variance": "1 - Σ(S - g)² / Σ(g - mean_n g)², at each block",
     }
 
@@ -101,43 +102,43 @@ class DNI(Method):
         return Synthesiser(shape, context, self.options.width, self.options.zero_bias, last)
 
     def at_interfaces(self, net: NetworkInfo, make: Callable[[torch.Size, bool], nn.Module]) -> nn.ModuleList:
-        """A network for the output of each block below the top, where there is an interface; Identity holds the place of the others.
+        """Make a network for the output of each block with an interface; Identity stands for the others.
 
-        ``make`` is told the output's shape and whether its features come last.
+        ``make`` gets the output's shape and whether its features are last.
         """
         shapes = enumerate(net.shapes[: self.num_blocks - 1])
         return nn.ModuleList(make(shape, net.turned(k)) if k in self.interfaces else nn.Identity() for k, shape in shapes)
 
     def start(self, epoch: int, step: int) -> None:
-        """Warm-up ends after ``synth_warmup`` updates."""
+        """End the warm-up after ``synth_warmup`` updates."""
         self.warming = step < self.options.synth_warmup
 
     @classmethod
     def reads_labels(cls, options: Any) -> bool:
-        """Whether the rule's own networks read the label."""
+        """Return whether the rule's own networks read the label."""
         return "labels" in cls.depends_on
 
     def waits_for_message(self) -> bool:
-        """BP(lambda) tells a block a share of the message from above."""
+        """Return whether BP(lambda) adds a share of the message of block k+1."""
         return bool(self.options.bp_lambda)
 
     def can_split_after(self, k: int) -> bool:
-        """Where a synthesiser sits; elsewhere a block is told what the one above it sends, as in bp."""
+        """Return whether a synthesiser follows block k; without one the block uses the message of block k+1, as in bp."""
         return k < self.output_block and k in self.interfaces
 
     def supports_delayed_target(self, k: int) -> bool:
-        """Where nothing of the message is told, only learned from."""
+        """Return whether the message is only a regression target and no part of the error signal."""
         return k in self.interfaces and not self.options.bp_lambda and not self.warming
 
     def _scale(self, p: Pass) -> int:
         return global_count(len(p.y)) if self.options.target == "sum" else 1
 
     def context(self, y: Tensor) -> Tensor | None:
-        """Labels [N] as the rule's own networks read them, [N, C]; None where they do not."""
+        """Convert labels [N] to the one-hot input [N, C] of the rule's own networks; None if they read no labels."""
         return F.one_hot(y, self.classes).to(next(self.parameters()).dtype) if self.conditional else None
 
     def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
-        """The synthetic gradient, told and sent; the synthesiser is evaluated once and its output kept for `learn`."""
+        """Use the synthetic gradient and pass it down; the synthesiser is evaluated once and its output kept for `learn`."""
         if k == self.num_blocks - 1:
             return top_signal(self.loss, passes[k])
         if k not in self.interfaces:
@@ -151,7 +152,7 @@ class DNI(Method):
         return Signal(delta, (delta,), saved=SavedForLearning(synthetic))
 
     def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, received: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
-        """Gradients of L_S: the synthesiser's regression on the message from above."""
+        """Compute the gradients of L_S: the synthesiser's regression on the message of block k+1."""
         if k not in self.interfaces:
             return {}
         synthetic = signal.saved.synthetic
@@ -159,8 +160,8 @@ class DNI(Method):
         return regression_gradients(self.synthesisers[k], f"synthesisers.{k}", synthetic, 2 * error / global_count(len(p.y)))
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
-        """``synth_loss`` = L_S in the units it regresses; ``synth_explained_variance`` = 1 − Σ(S − g)² / Σ(g − mean_n g)²."""
-        if update.k not in self.interfaces or not update.received:  # or the message comes late
+        """Return ``synth_loss`` = L_S in its target's units and ``synth_explained_variance`` = 1 − Σ(S − g)² / Σ(g − mean_n g)²."""
+        if update.k not in self.interfaces or not update.received:  # or the message is delayed
             return {}
         target = float64(update.received[0] * self._scale(update.p))
         residual, explained = regression_errors(update.signal.saved.synthetic, target)
@@ -168,13 +169,13 @@ class DNI(Method):
 
 
 def regression_gradients(module: nn.Module, name: str, predicted: Tensor, slope: Tensor, keep: bool = False) -> dict[str, Tensor]:
-    """Gradients of a synthesiser's parameters, by their name in the rule.
+    """Compute the gradients of a synthesiser's parameters, by their name in the rule.
 
     Args:
         module: the synthesiser.
         name: its dotted path in the rule.
-        predicted: [N, *out] what it gave, with its graph.
-        slope: [N, *out] gradient of its loss with respect to that.
+        predicted: [N, *out] its output, with its graph.
+        slope: [N, *out] gradient of its loss with respect to ``predicted``.
         keep: keep the graph.
 
     """
@@ -183,15 +184,18 @@ def regression_gradients(module: nn.Module, name: str, predicted: Tensor, slope:
 
 
 def regression_errors(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ (p − t)² and 1 − Σ (p − t)² / Σ (t − mean_n t)² over the global batch, of p [N, *] and t [N, *] in float64: scalars."""
+    """Compute Σ (p − t)² and 1 − Σ (p − t)² / Σ (t − mean_n t)² over the global batch, of p [N, *] and t [N, *] in float64: scalars."""
     residual = all_reduce_sum((float64(predicted.detach()) - target).square().sum())
     spread = all_reduce_sum((target - all_reduce_sum(target.sum(0)) / global_count(len(target))).square().sum())
     return residual, 1 - residual / spread
 
 
 class CDNI(DNI):
-    """delta_k = S_k(h_k, y): dni whose synthesisers also read the label, a linear map of it added to the first layer's output."""
+    """delta_k = S_k(h_k, y): dni with synthesisers that also read the label, a linear map of it added to the first layer's output.
 
-    summary = "dni whose predictions also read the label"
+    Jaderberg et al. 2017 (arXiv 1608.05343, cDNI).
+    """
+
+    summary = "dni, the prediction also reads the label"
     other_names: ClassVar[tuple[str, ...]] = ("conditional dni", "conditional synthetic gradients")
     depends_on = frozenset({"input", "delayed_message", "labels"})

@@ -19,7 +19,7 @@ Cells = dict[tuple[str, Any], list[float]]  # (label, block or step or other pla
 
 
 def gathered(held: ReportContext, results: Mapping[Path, Result], values: Any) -> Cells:
-    """What ``values(run, result)`` yields as (place, number), by label and place, one number a seed."""
+    """Return what ``values(run, result)`` yields as (place, number), by label and place, one number a seed."""
     found: Cells = {}
     for label, group in held.groups.items():
         for run in group:
@@ -37,7 +37,7 @@ def _line(label: str | None, x: Sequence[Any], cells: Sequence[Interval], **more
 
 
 def lines_of(held: ReportContext, cells: Cells, **more: Any) -> list[dict[str, Any]]:
-    """A line a label over the places that it has, in the order in which they came."""
+    """Return a line a label over the places that it has, in the order in which they came."""
     drawn = []
     for label in held.groups:
         x = [place for name, place in cells if name == label]
@@ -47,7 +47,7 @@ def lines_of(held: ReportContext, cells: Cells, **more: Any) -> list[dict[str, A
 
 
 def control_line(cells: Cells, name: str, dash: str = "dot") -> list[dict[str, Any]]:
-    """One line over all runs, in no method's colour: a control."""
+    """Return one line over all runs, in no method's colour: a control."""
     at: dict[Any, list[float]] = {}
     for (_, place), values in cells.items():
         at.setdefault(place, []).extend(v for v in values if math.isfinite(v))
@@ -56,7 +56,7 @@ def control_line(cells: Cells, name: str, dash: str = "dot") -> list[dict[str, A
 
 
 def block_cells_table(held: ReportContext, caption: str, columns: Mapping[str, tuple[Cells, int, int]], note: str = "") -> Table:
-    """A row for each label and block; ``columns``: name -> (numbers, digits, scale)."""
+    """Return a row for each label and block; ``columns``: name -> (numbers, digits, scale)."""
     order = list(dict.fromkeys(block for cells, *_ in columns.values() for _, block in cells))
     rows = []
     for label in held.groups:

@@ -1,4 +1,4 @@
-"""Interactive charts as plain data: what is drawn, not how. ``template/report.js`` turns them into plotly's traces in the reader's browser.
+"""Interactive charts as plain data. ``template/report.js`` turns them into plotly's traces in the reader's browser.
 
 Each function is pure: rows in, a dict for JSON out. Numbers keep four significant digits, so that 12 methods × 5 layers × 500 steps
 stay below a megabyte; numbers that are not finite become null, a gap in the line.
@@ -21,14 +21,14 @@ from gradlens.reporting.style import Style
 Chart = dict[str, Any]
 BINS = 21  # colours of a cosine from −1 to 1, steps of 0.1
 DARK = "#1a2027"  # behind a chart in dark mode: template/report.css has the same
-READABLE = 3.5  # contrast that a line has on it at least (WCAG asks for 3)
+READABLE = 3.5  # contrast that a line has on it at least (WCAG requires 3)
 SYMBOLS = {  # matplotlib's markers in plotly's words
     "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "x", "p": "pentagon",
 }  # fmt: skip
 
 
 def compact(value: float | int | None) -> float | int | None:
-    """A number as it is stored in the page: four significant digits, whole numbers in full.
+    """Return a number as it is stored in the page: four significant digits, whole numbers in full.
 
     >>> compact(0.123456), compact(123456), compact(1.0), compact(float("nan"))
     (0.1235, 123456, 1, None)
@@ -45,19 +45,19 @@ def compact(value: float | int | None) -> float | int | None:
 
 
 def _luminance(colour: str) -> float:
-    """Relative luminance (WCAG 2)."""
+    """Return the relative luminance (WCAG 2)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def contrast(a: str, b: str) -> float:
-    """Contrast of two colours, 1 to 21 (WCAG 2)."""
+    """Return the contrast of two colours, 1 to 21 (WCAG 2)."""
     light, dark = sorted((_luminance(a), _luminance(b)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 
 
 def in_the_dark(colour: str) -> str:
-    """The colour of a line on the dark page: greys are turned over (black becomes light grey), other hues made lighter where need be."""
+    """Return a line's colour on the dark page: greys are inverted (black becomes light grey), other hues made lighter where necessary."""
     r, g, b = to_rgb(colour)
     if max(r, g, b) - min(r, g, b) < 0.02:
         return to_hex((0.92 - 0.6 * r,) * 3)
@@ -69,7 +69,7 @@ def in_the_dark(colour: str) -> str:
 
 
 def cosine_colours(dark: bool) -> list[tuple[str, str]]:
-    """(colour, ink on it) of each of BINS cosines from −1, against the truth, to 1, with it; 0 is the page's own colour."""
+    """Return (colour, ink on it) of each of BINS cosines from −1, against the truth, to 1, with it; 0 is the page's own colour."""
     if not dark:
         colours = [to_hex(colormaps["RdBu"](i / (BINS - 1))) for i in range(BINS)]
     else:
@@ -81,7 +81,7 @@ def cosine_colours(dark: bool) -> list[tuple[str, str]]:
 
 
 def cosine_bin(value: float) -> int | None:
-    """The place of a cosine's colour; None without a value.
+    """Return the place of a cosine's colour; None without a value.
 
     >>> cosine_bin(-1), cosine_bin(0.04), cosine_bin(1), cosine_bin(float("nan"))
     (0, 10, 20, None)
@@ -90,7 +90,7 @@ def cosine_bin(value: float) -> int | None:
 
 
 def looks(styles: Mapping[str, Style]) -> list[dict[str, Any]]:
-    """Each label's line, as in the figures: colours on light and dark, plotly's dash and symbol."""
+    """Return each label's line, as in the figures: colours on light and dark, plotly's dash and symbol."""
     found = []
     for label, style in styles.items():
         pattern = style.dash[1] or ()
@@ -112,7 +112,7 @@ def looks(styles: Mapping[str, Style]) -> list[dict[str, Any]]:
 
 
 def series(label: str, x: Sequence[Any], rows: Sequence[CurvePoint | LayerPoint]) -> dict[str, Any]:
-    """A line of means and, where there are any, the ends of its band."""
+    """Return a line of means and, where there are any, the ends of its band."""
     line: dict[str, Any] = {"label": label, "x": list(x), "y": [compact(row.mean) for row in rows]}
     if any(math.isfinite(row.low) for row in rows):
         line["low"], line["high"] = ([compact(v) for v in ends] for ends in ([r.low for r in rows], [r.high for r in rows]))
@@ -120,13 +120,13 @@ def series(label: str, x: Sequence[Any], rows: Sequence[CurvePoint | LayerPoint]
 
 
 def line_chart(title: str, x: str, y: str, drawn: Sequence[Mapping[str, Any]], **look: Any) -> Chart:
-    """A chart of lines.
+    """Return a chart of lines.
 
     Args:
         title: above it.
         x: the axis' name.
         y: the axis' name.
-        drawn: from :func:`series`; ``dash`` and ``name`` may be set to tell several lines of one label apart.
+        drawn: from :func:`series`; ``dash`` and ``name`` may be set to distinguish several lines of one label.
         look: ``percent`` (shares shown in %), ``log``, ``range`` (of y, None for as far as it goes), ``zero`` (a reference line at 0).
 
     """
@@ -134,7 +134,7 @@ def line_chart(title: str, x: str, y: str, drawn: Sequence[Mapping[str, Any]], *
 
 
 def curve_chart(points: Sequence[CurvePoint], split: str, quantity: str, order: Iterable[str]) -> Chart | None:
-    """Loss or accuracy of a split over epochs; None without a value."""
+    """Return loss or accuracy of a split over epochs; None without a value."""
     rows = [p for p in points if (p.split, p.quantity) == (split, quantity) and p.seeds]
     if not rows:
         return None
@@ -150,7 +150,7 @@ def curve_chart(points: Sequence[CurvePoint], split: str, quantity: str, order: 
 
 
 def method_band(points: Sequence[LayerPoint]) -> dict[str, Any] | None:
-    """The band from the lowest to the highest mean of any method at each step, with a gap where records are far apart.
+    """Return the band from the lowest to the highest mean of any method at each step, with a gap where records are far apart.
 
     None without a value.
     """
@@ -175,7 +175,7 @@ def method_band(points: Sequence[LayerPoint]) -> dict[str, Any] | None:
 
 
 def by_layer(points: Sequence[LayerPoint], order: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """layer -> one line a label over updates, layers bottom first."""
+    """Return a dict layer -> one line a label over updates, layers bottom first."""
     layers = list(dict.fromkeys(p.layer for p in points))
     found: dict[tuple[str, str], list[LayerPoint]] = {}
     for p in points:
@@ -192,6 +192,6 @@ def by_layer(points: Sequence[LayerPoint], order: Iterable[str]) -> dict[str, li
 
 
 def matrix_chart(title: str, axes: tuple[str, str], x: Sequence[str], y: Sequence[str], z: Sequence[Sequence[float]], name: str) -> Chart:
-    """A table in colour from 0 to 1; ``z[i][j]`` is at ``y[i]`` and ``x[j]``, whose axes are called ``axes`` (x, y)."""
+    """Return a table in colour from 0 to 1; ``z[i][j]`` is at ``y[i]`` and ``x[j]``, whose axes are called ``axes`` (x, y)."""
     cells = [[compact(v) for v in row] for row in z]
     return {"kind": "matrix", "title": title, "x": list(x), "y": list(y), "z": cells, "name": name, "x_name": axes[0], "y_name": axes[1]}

@@ -14,7 +14,7 @@ from gradlens.training.run_directory import Run
 
 
 def _findings(held: ReportContext, results: Mapping[Path, Result]) -> list[tuple[str, Run, Mapping[str, Any]]]:
-    """(label, run, finding) of every finding, the wrong ones first."""
+    """Return (label, run, finding) of every finding, the wrong ones first."""
     found = [
         (label, run, finding)
         for label, group in held.groups.items()
@@ -25,7 +25,7 @@ def _findings(held: ReportContext, results: Mapping[Path, Result]) -> list[tuple
 
 
 def section(held: ReportContext) -> ReportSection:
-    """What `gradlens doctor` found."""
+    """Return what `gradlens doctor` found."""
     shown = ReportSection("doctor", "What the doctor found")
     results = stored(held, shown, "doctor", "gradlens doctor {}")
     if not results:
@@ -38,7 +38,7 @@ def section(held: ReportContext) -> ReportSection:
     wrong = sum(finding["severity"] == "wrong" for *_, finding in found)
     shown.text.append(
         f"{len(results)} run{'s' * (len(results) != 1)} examined: {wrong or 'nothing'} wrong, {len(found) - wrong or 'nothing'} to watch."
-        + (f" Nothing was found in {listed(well)}." if well else "")
+        + (f" No finding in {listed(well)}." if well else "")
     )
     same: dict[tuple[str, Path, str, str], list[Mapping[str, Any]]] = {}
     for label, run, f in found:
@@ -51,7 +51,7 @@ def section(held: ReportContext) -> ReportSection:
         name = TableCell(f"{severity}: {check}", f"{severity != 'wrong'} {check}", words=True)
         rows.append([held.named(label), TableCell(str(seed), seed), name, *(TableCell(text, text, words=True) for text in (seen, *words))])
     if rows:
-        shown.tables.append(Table("Findings", ["method", "seed", "finding", "seen", "why it matters", "wanted", "advice"], rows))
+        shown.tables.append(Table("Findings", ["method", "seed", "finding", "found", "why it matters", "expected", "advice"], rows))
     unmade: dict[str, None] = {}
     for result in results.values():
         unmade |= dict.fromkeys(f"{name} ({why})" for name, why in (result.get("unmade") or {}).items())
@@ -61,11 +61,11 @@ def section(held: ReportContext) -> ReportSection:
 
 
 def wrong(held: ReportContext) -> list[Notice]:
-    """What the doctor calls wrong, for the verdict."""
+    """Return the doctor's findings of severity wrong, for the verdict."""
     results = {run.path: result for run in held.runs if (result := result_of(run, "doctor"))}
     of: dict[str, dict[str, None]] = {}
     for label, _, finding in _findings(held, results):
         if finding["severity"] == "wrong":
             of.setdefault(str(finding["check"]), {})[label] = None
     said = "; ".join(f"{check} in {listed(labels)}" for check, labels in of.items())
-    return [Notice(f"The doctor finds something wrong: {said}.")] if said else []
+    return [Notice(f"The doctor found something wrong: {said}.")] if said else []

@@ -1,4 +1,4 @@
-"""The section of the page on first-layer filters: the filters, and numbers that say how they look."""
+"""The section of the page on first-layer filters: the filters, and numbers that describe them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gradlens.reporting.html.stored import Result, protocol, stored, value
 
 
 def section(held: ReportContext) -> ReportSection:
-    """The first layer's filters, and numbers that say how they look."""
+    """Make the section: the first layer's filters, and numbers that describe them."""
     shown = ReportSection("filters", "First-layer filters")
     results = stored(held, shown, "filters", "gradlens filters {}")
     names: dict[str, None] = {}
@@ -42,7 +42,7 @@ def section(held: ReportContext) -> ReportSection:
             values = [interval(value(r, "numbers", name, state) for r in mine) for state in ("trained", "untrained", "random")]
             if mine and any(v.n for v in values):
                 rows.append([held.named(label), TableCell(name.replace("_", " "), name), *map(mean_cell, values)])
-            elif mine and name == "gabor_share":  # the kernel is too small for it to say anything
+            elif mine and name == "gabor_share":  # the kernel is too small for it to mean anything
                 rows.append([held.named(label), TableCell("gabor share", name), *[TableCell("undecided")] * 3])
     if rows:
         meaning = next((m for r in results.values() if isinstance(m := (r.get("protocol") or {}).get("numbers"), Mapping)), {})
@@ -59,7 +59,7 @@ def _folded(results: Iterable[Result]) -> bool:
 
 
 def picture_of(result: Result) -> str:
-    """Stored weights [F][C][k][k] as a PNG in a data URI, one pixel a weight; "" where there are none.
+    """Return stored weights [F][C][k][k] as a PNG in a data URI, one pixel a weight; "" where there are none.
 
     A filter's weights are divided by its largest magnitude, so that grey is zero; red, green and blue are its three channels.
     """

@@ -14,7 +14,7 @@ from gradlens.reporting.numbers import short_number, with_thousands
 
 
 def section(held: ReportContext) -> ReportSection:
-    """How fast and how far random labels are fitted."""
+    """Return how fast and how far random labels are fitted."""
     shown = ReportSection("memorization", "Memorization of random labels")
     results = stored(held, shown, "memorization", "gradlens memorize {}")
     if not results:

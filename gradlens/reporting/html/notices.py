@@ -1,4 +1,4 @@
-"""What must be known before groups of runs are compared: settings and facts in which they differ, unfinished runs, single seeds."""
+"""Notices to read before groups of runs are compared: settings and facts in which they differ, unfinished runs, single seeds."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Difference(NamedTuple):
 
 
 class Notice(NamedTuple):
-    """What a reader must know before comparing."""
+    """A fact to read before comparing."""
 
     text: str
     unlike: bool = False  # the runs are not of one data set and network
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    """What a run was made with, beside its settings."""
+    """Return what a run was made with, beside its settings."""
     images = run.info.get("images") or {}
     return {
         **{f"images: {split}": n for split, n in images.items()},
@@ -46,7 +46,7 @@ def _kind(name: str) -> str:
 
 
 def differences(groups: Mapping[str, Sequence[Run]]) -> list[Difference]:
-    """Every setting and fact in which the groups differ (seeds aside); a group whose own runs differ shows each value."""
+    """Return every setting and fact in which the groups differ (seeds aside); a group whose own runs differ shows each value."""
     shared = set(next(iter(groups.values()))[0].config.as_dict())
     settled = {label: settings(group[0].config) for label, group in groups.items()}
     rows = []
@@ -63,7 +63,7 @@ def differences(groups: Mapping[str, Sequence[Run]]) -> list[Difference]:
 
 
 def _hashes(groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:
-    """label -> hashes of the images for the seeds that all groups have: which images --limit takes depends on the seed."""
+    """Return a dict label -> hashes of the images for the seeds that all groups have: which images --limit takes depends on the seed."""
     seeds = set.intersection(*({run.config.seed for run in group} for group in groups.values()))
     return {
         label: ", ".join(
@@ -74,7 +74,7 @@ def _hashes(groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:
 
 
 def by_value(difference: Difference) -> str:
-    """As in `lr 0.001 (bp and dgl) or 0.0003 (dni)`."""
+    """Write a difference, as in `lr 0.001 (bp and dgl) or 0.0003 (dni)`."""
     of: dict[str, list[str]] = {}
     for label, value in difference.values.items():
         of.setdefault(value, []).append(label)
@@ -82,24 +82,24 @@ def by_value(difference: Difference) -> str:
 
 
 def unfinished_notices(runs: Sequence[Run]) -> list[Notice]:
-    """Which runs are left out of a page, for they are not finished, and how far they came."""
+    """List the unfinished runs that are left out of a page, and how far each was trained."""
     come = [f"{run.path.name} ({run_progress(run)})" for run in runs]
-    return [Notice(f"Not finished, and so in no number of this page: {listed(come)}.")] if come else []
+    return [Notice(f"Not finished, and therefore left out of every number on this page: {listed(come)}.")] if come else []
 
 
 def notices(groups: Mapping[str, Sequence[Run]]) -> list[Notice]:
-    """What must be known before comparing: different data, networks or settings, unfinished runs, single seeds."""
+    """List the notices: different data, networks or settings, unfinished runs, single seeds."""
     found = []
     differ = differences(groups)
     for kind, what in (("data", "data"), ("network", "networks")):
         rows = [d for d in differ if d.kind == kind and d.name in (*DATA, *NETWORK)] or [d for d in differ if d.kind == kind]
         if rows and not all(alike(a, b) for a, b in combinations(groups.values(), 2)):
-            found.append(Notice(f"These runs are of different {what}: {'; '.join(map(by_value, rows))}.", unlike=True))
+            found.append(Notice(f"These runs have different {what}: {'; '.join(map(by_value, rows))}.", unlike=True))
     if rows := [d for d in differ if d.kind == "training"]:
-        found.append(Notice(f"Besides the rule they differ in: {'; '.join(map(by_value, rows))}."))
+        found.append(Notice(f"Besides the rule, they differ in: {'; '.join(map(by_value, rows))}."))
     if unfinished := [run for group in groups.values() for run in group if not run.finished]:
         stopped = [f"{run.path.name} ({run_progress(run)})" for run in unfinished]
-        found.append(Notice(f"Not finished, and shown as far as they came: {listed(stopped)}."))
+        found.append(Notice(f"Not finished, and shown as far as they were trained: {listed(stopped)}."))
     first_only = [
         label for label, group in groups.items() if (steps := {r.step for run in group for r in run.gradients}) and not max(steps)
     ]
@@ -113,9 +113,9 @@ def notices(groups: Mapping[str, Sequence[Run]]) -> list[Notice]:
     ]
     if silent:
         found.append(
-            Notice(f"No gradients were recorded (--record-every 0) of {listed(silent)}: their distance from the truth is not known.")
+            Notice(f"No gradients were recorded (--record-every 0) of {listed(silent)}: their distance from the true gradient is unknown.")
         )
     single = [label for label, group in groups.items() if len(group) == 1]
-    if 0 < len(single) < len(groups):  # where all have one seed, the verdict says so
+    if 0 < len(single) < len(groups):  # where all have one seed, the verdict reports it
         found.append(Notice(f"One seed only, so without intervals: {listed(single)}. A small difference may be chance."))
     return found

@@ -15,7 +15,7 @@ from gradlens.training.run_directory import Run
 
 
 def section(held: ReportContext) -> ReportSection:
-    """Regret of the online probes."""
+    """Return the regret of the online probes."""
     shown = ReportSection("online", "Online probe and its regret")
     results = stored(held, shown, "online", "gradlens train … --online-probe")
     if not results:

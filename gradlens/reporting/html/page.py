@@ -1,4 +1,4 @@
-"""One self-contained page of some runs: a verdict that is read in ten seconds, then everything the runs hold. No network, ever.
+"""One self-contained page of some runs: a verdict to read in ten seconds, then everything the runs hold. Works offline.
 
 The page is made of `template/report.html.j2`, its style and its script; plotly's script is embedded once. All text is escaped by jinja2,
 the data of the charts are JSON in which no `<` is left, and a content security policy lets nothing run but the two scripts named by
@@ -47,13 +47,13 @@ LAST = (
 
 
 def _sections(here: ReportContext) -> list[ReportSection]:
-    """All sections, in the order in which they are read."""
+    """Return all sections, in the order in which they are read."""
     analyses = (report.section for report in REPORTS.values() if report.section)
     return with_empty_as_one([make(here) for make in (*FIRST, *analyses, *LAST)])
 
 
 def make_report_context(runs: Sequence[Run]) -> ReportContext:
-    """The finished runs of a page by label, methods in the order of the figures; of unfinished ones alone, those as far as they came.
+    """Group the finished runs of a page by label, methods in the order of the figures; if none is finished, the unfinished ones.
 
     Raises:
         InputError: no runs, or the same run twice.
@@ -67,7 +67,7 @@ def make_report_context(runs: Sequence[Run]) -> ReportContext:
 
 
 def as_json(content: Any) -> Markup:
-    """JSON that can stand in a script element: no end tag, comment or entity can begin in it.
+    """Return JSON that can stand in a script element: no end tag, comment or entity can begin in it.
 
     >>> as_json({"name": "</script><!-- &amp;"})
     Markup('{"name":"\\\\u003c/script\\\\u003e\\\\u003c!-- \\\\u0026amp;"}')
@@ -79,7 +79,7 @@ def as_json(content: Any) -> Markup:
 
 
 def in_code(text: str) -> Markup:
-    """A sentence with what stands between backticks as code, everything escaped.
+    """Return a sentence with what stands between backticks as code, everything escaped.
 
     >>> in_code("`gradlens <x>` does & more")
     Markup('<code>gradlens &lt;x&gt;</code> does &amp; more')
@@ -89,12 +89,12 @@ def in_code(text: str) -> Markup:
 
 
 def _hash(script: str) -> str:
-    """A script's name in the content security policy."""
+    """Return a script's name in the content security policy."""
     return f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _environment() -> Environment:
-    """What fills the templates: everything is escaped, and a name that is not given is an error."""
+    """Return what fills the templates: everything is escaped, and a name that is not given is an error."""
     loader = PackageLoader("gradlens.reporting.html", "template")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.filters["code"] = in_code
@@ -107,7 +107,7 @@ def _title(runs: Sequence[Run], labels: Sequence[str]) -> str:
 
 
 def page(runs: Sequence[Run]) -> str:
-    """The page as html.
+    """Return the page as html.
 
     Args:
         runs: several methods, several seeds each.
@@ -161,7 +161,7 @@ def page(runs: Sequence[Run]) -> str:
 
 
 def overview(parts: Sequence[Experiment], pages: Sequence[str]) -> str:
-    """A page of several experiments as html: a section each with its verdict and numbers, and a link to the experiment's own page.
+    """Return a page of several experiments as html: a section each with its verdict and numbers, and a link to the experiment's own page.
 
     Args:
         parts: the experiments.

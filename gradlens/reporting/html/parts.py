@@ -1,4 +1,4 @@
-"""What the page is made of: sections with sentences, charts, tables and pictures, and the runs that all of them speak of."""
+"""Parts of the page: sections with sentences, charts, tables and pictures, and the runs that all of them describe."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ class ReportSection:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to see but how to get something."""
+        """Whether the section holds no data, only the command that makes them."""
         return bool(self.command) and not (self.text or self.charts or self.tables or self.pictures or self.facts or self.missing)
 
 
 @dataclass(frozen=True)
 class ReportContext:
-    """The runs of a page, and what all sections ask of them."""
+    """The runs of a page, and what all sections need of them."""
 
     groups: Mapping[str, Sequence[Run]]  # label -> runs of all seeds, in the order in which methods are listed
     styles: Mapping[str, Style]
@@ -83,11 +83,11 @@ class ReportContext:
         return [run for group in self.groups.values() for run in group]
 
     def place(self, label: str) -> int:
-        """A label's place in the order of methods, which names its colour."""
+        """Return a label's place in the order of methods, which names its colour."""
         return list(self.styles).index(label)
 
     def named(self, label: str) -> TableCell:
-        """The cell that names a method."""
+        """Return the cell that names a method."""
         return TableCell(label, f"{self.place(label):04d}", method=self.place(label))
 
     @cached_property
@@ -97,7 +97,7 @@ class ReportContext:
 
 
 def with_empty_as_one(sections: Sequence[ReportSection]) -> list[ReportSection]:
-    """The sections that hold something; what the empty ones would hold, and the commands for it, as one sentence at the end."""
+    """Return the sections that hold something; what the empty ones would hold, and the commands for it, as one sentence at the end."""
     commands: dict[str, list[str]] = {}
     for section in sections:
         if section.empty:
@@ -110,16 +110,16 @@ def with_empty_as_one(sections: Sequence[ReportSection]) -> list[ReportSection]:
 
 
 def number_cell(value: float, digits: int = 2, scale: float = 1.0) -> TableCell:
-    """A number's cell."""
+    """Return a number's cell."""
     return TableCell(short_number(value, digits, scale=scale), compact(value))
 
 
 def mean_cell(value: Interval, digits: int = 2, scale: float = 1.0, sign: bool = False) -> TableCell:
-    """A mean with half its interval."""
+    """Return a mean with half its interval."""
     return TableCell(number_text(value.mean, value.low, digits, scale, sign), compact(value.mean))
 
 
 def ratio_cell(value: Interval) -> TableCell:
-    """A ratio with the ends of its interval, which is not symmetric."""
+    """Return a ratio with the ends of its interval, which is not symmetric."""
     ends = f" ({short_number(value.low)} to {short_number(value.high)})" if math.isfinite(value.low) else ""
     return TableCell(short_number(value.mean) + ends, compact(value.mean))

@@ -19,7 +19,7 @@ from gradlens.training.run_directory import Run
 
 
 def section(held: ReportContext) -> ReportSection:
-    """What a linear probe reads on every block, beside its controls; whether the classes are strictly separable."""
+    """Return what a linear probe reads on every block, beside its controls; whether the classes are strictly separable."""
     shown = ReportSection("separability", "Linear separability")
     results = stored(held, shown, "probe", "gradlens probe {}")
     if not results:
@@ -27,7 +27,7 @@ def section(held: ReportContext) -> ReportSection:
     begun = [path for path, result in results.items() if not any(r["network"] == "trained" for r in rows_of(result, "rows", "network"))]
     if begun:
         paths = " ".join(shell_word(path) for path in begun)
-        shown.missing.append(f"Interrupted before the trained network was probed: `gradlens probe {paths}` goes on.")
+        shown.missing.append(f"Interrupted before the trained network was probed: `gradlens probe {paths}` continues.")
     _by_block(held, results, shown)
     shown.charts += _over_time(held, results)
     shown.tables += [t for t in [_certificates(held, results)] if t]
@@ -36,7 +36,7 @@ def section(held: ReportContext) -> ReportSection:
 
 
 def _accuracy(held: ReportContext, results: Mapping[Path, Result], network: str, labels: str = "true", half: str = "test") -> Cells:
-    """Accuracies of the probes of one network, by label and block."""
+    """Return accuracies of the probes of one network, by label and block."""
 
     def of(_: Run, result: Result) -> Any:
         rows = [r for r in rows_of(result, "rows", "block", "network") if r["network"] == network and r.get("labels", "true") == labels]
@@ -46,7 +46,7 @@ def _accuracy(held: ReportContext, results: Mapping[Path, Result], network: str,
 
 
 def _by_block(held: ReportContext, results: Mapping[Path, Result], shown: ReportSection) -> None:
-    """The chart and the table of accuracies at the last weights, where the trained network was probed."""
+    """Add the chart and the table of accuracies at the last weights, where the trained network was probed."""
     trained = _accuracy(held, results, "trained")
     if not trained:
         return
@@ -69,12 +69,12 @@ def _by_block(held: ReportContext, results: Mapping[Path, Result], shown: Report
         "permuted labels, training %": _accuracy(held, results, "trained", "permuted", "train"),
     }  # fmt: skip
     note = f"Raw pixels: {short_number(float(np.mean(pixels)), 1, scale=100)} % held-out." if pixels else ""
-    note += " What permuted labels reach in training is how much of any labelling so many features can hold."
+    note += " Training accuracy with permuted labels shows how much of any labelling so many features can fit."
     shown.tables.append(block_cells_table(held, "Linear probe", {name: (cells, 1, 100) for name, cells in columns.items()}, note.strip()))
 
 
 def _over_time(held: ReportContext, results: Mapping[Path, Result]) -> list[Chart]:
-    """A chart a block, of accuracy over updates, where more than one step was probed."""
+    """Return a chart a block, of accuracy over updates, where more than one step was probed."""
 
     def of(_: Run, result: Result) -> Any:
         rows = [r for r in rows_of(result, "rows", "block", "network", "step") if r["network"] == "trained"]
@@ -108,7 +108,7 @@ def _certificates(held: ReportContext, results: Mapping[Path, Result]) -> Table 
                 )  # fmt: skip
     columns = ["method", "seed", "block", "network", "labels", "verdict", "largest margin between", "n", "d", "Cover's capacity", "n/d"]
     note = (
-        "Few points in many dimensions are separable whatever their labels: below Cover's capacity, 2 (d + 1) points, most two-class"
+        "Few points in many dimensions are separable whatever their labels are: below Cover's capacity, 2 (d + 1) points, most two-class"
         " labellings are."
     )
     return Table("Strictly linearly separable?", columns, rows, note) if rows else None

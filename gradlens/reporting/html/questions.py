@@ -1,4 +1,4 @@
-"""Two questions that every reader of the page has, answered from its own numbers: which rule to use, and whether a cosine is good."""
+"""Two questions answered from the page's own numbers: which rule to use, and whether a cosine is good."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradlens.reporting.html.standings import MethodSummary
 from gradlens.reporting.html.verdict import comparable, difference_is_chance, single_seed_limit
 from gradlens.reporting.numbers import short_number
 
-FAR = 0.9  # a cosine below it is one that a reader asks about
+FAR = 0.9  # a cosine below it needs an explanation
 
 
 class Answer(NamedTuple):
@@ -24,7 +24,7 @@ class Answer(NamedTuple):
 
 
 def answers(found: Sequence[MethodSummary], notices: Sequence[Notice]) -> list[Answer]:
-    """Which rule to use, and what a low cosine means; nothing where runs are unlike, or no rule stands beside backprop."""
+    """Answer which rule to use, and what a low cosine means; nothing where runs are unlike, or no rule stands beside backprop."""
     if any(notice.unlike for notice in notices) or not (compared := comparable(found)):
         return []
     far = [s for s, _ in compared if s.worst and s.method != BASELINE and s.trained and s.worst.mean < FAR]
@@ -34,12 +34,12 @@ def answers(found: Sequence[MethodSummary], notices: Sequence[Notice]) -> list[A
 
 
 def _points(s: MethodSummary) -> float:
-    """Points against backprop; of what is compared, all have some."""
+    """Return points against backprop; of what is compared, all have some."""
     return s.against.points.mean if s.against else -math.inf
 
 
 def _which(compared: Sequence[tuple[MethodSummary, MethodSummary]]) -> str:
-    """Backprop unless something else is needed; which rule loses least of those whose blocks do not wait for the blocks above."""
+    """Answer which rule to use: backprop, or of the rules whose blocks do not wait for the blocks above the one that loses least."""
     limit = single_seed_limit(compared)
     best = max((s for s, _ in compared), key=_points)
     if _points(best) > 0 and not difference_is_chance(best, limit):
@@ -58,23 +58,23 @@ def _which(compared: Sequence[tuple[MethodSummary, MethodSummary]]) -> str:
 
 
 def _is_it_good(s: MethodSummary, compared: Sequence[MethodSummary]) -> Answer:
-    """What a low cosine lies between, and that it does not say how accurate a network gets."""
+    """Explain a low cosine: its bounds, chance and noise, and that it does not determine the network's accuracy."""
     assert s.worst is not None
     cosine, layer = short_number(s.worst.mean), s.worst.layer
-    said = [f"1 is the true gradient, 0 a direction that has nothing to do with it. {cosine} is {s.label} at {layer}."]
+    said = [f"1 is the true gradient, 0 a direction that is unrelated to it. {cosine} is {s.label} at {layer}."]
     if math.isfinite(s.chance.mean):
-        said.append(f"Chance gives {short_number(s.chance.mean)} there (the rule's own errors, dealt to other images).")
+        said.append(f"Chance gives {short_number(s.chance.mean)} there (error signals shuffled over images).")
     else:
-        said.append("What chance gives was not recorded (`--diagnose-every`).")
+        said.append("The cosine by chance was not recorded (`--diagnose-every`).")
     ceiling = next((v.mean for v in final_values(s.runs, "noise_ceiling") if v.layer == layer), math.nan)
     if math.isfinite(ceiling):
-        said.append(f"Batches are noisy: the true gradients of two halves of one batch agree to {short_number(ceiling)} there.")
+        said.append(f"Batches are noisy: the true gradients of two halves of one batch have cosine {short_number(ceiling)} there.")
     said.append(_not_accuracy([p for p in compared if p.counted == p.possible and p.trained]))
     return Answer(f"Is a cosine of {cosine} good?", " ".join(part for part in said if part))
 
 
 def _not_accuracy(found: Sequence[MethodSummary]) -> str:
-    """That cosine and accuracy are different things; the two rules that show it best, where two do."""
+    """Explain that cosine and accuracy are different quantities, by the two rules that show it best, where two do."""
     pairs = [(a, b) for a in found for b in found if a.below.mean < b.below.mean and a.accuracy.mean >= b.accuracy.mean]
     text = "Cosine and accuracy are different things: any direction with a cosine above 0 goes downhill in small enough steps"
     if not pairs:
@@ -84,4 +84,6 @@ def _not_accuracy(found: Sequence[MethodSummary]) -> str:
     def both(s: MethodSummary) -> str:
         return f"{short_number(s.below.mean)} and {short_number(s.accuracy.mean, 1, scale=100)} %"
 
-    return f"{text}, and here {low.label} (mean below the top and accuracy: {both(low)}) ends no lower than {high.label} ({both(high)})."
+    return (
+        f"{text}, and here {low.label} (cosine below output block, accuracy: {both(low)}) ends no lower than {high.label} ({both(high)})."
+    )

@@ -1,4 +1,4 @@
-"""The section of the page on what each block represents, and how alike two networks' blocks are."""
+"""The section of the page on what each block represents, and the similarity of two networks' blocks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEPTH = {  # quantity -> title, y axis
 
 
 def section(held: ReportContext) -> ReportSection:
-    """Rank, class separation and information of every block; how alike two networks' blocks are."""
+    """Return rank, class separation and information of every block; how alike two networks' blocks are."""
     shown = ReportSection("representations", "Representations")
     results = stored(held, shown, "representations", "gradlens representations {}")
 
@@ -55,11 +55,11 @@ def section(held: ReportContext) -> ReportSection:
 
 
 def _likeness(held: ReportContext, shown: ReportSection) -> None:
-    """CKA of pairs of networks: one table of equal blocks, and the first matrices."""
+    """Add CKA of pairs of networks: one table of equal blocks, and the first matrices."""
     pairs = {run.path: result for run in held.runs if (result := result_of(run, "cka"))}
     if not pairs:
         if not shown.command:
-            shown.missing.append("No two networks were compared (CKA): `gradlens representations RUN_DIR RUN_DIR` does.")
+            shown.missing.append("No two networks were compared (CKA): `gradlens representations RUN_DIR RUN_DIR` compares them.")
         return
     rows, charts = [], []
     for label, group in held.groups.items():

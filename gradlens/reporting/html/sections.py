@@ -1,6 +1,6 @@
-"""What the page of some runs holds, section by section: sentences, tables and charts made from what the runs have stored.
+"""Sections of the page of some runs: sentences, tables and charts made from what the runs have stored.
 
-A section without data is not left out: it says in one sentence which command would give it some. Nothing here trains or writes.
+A section without data is not left out: one sentence names the command that would make them. Nothing here trains or writes.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ NO_COSINE = TableCell("–", none=True)
 
 
 def _worst_cell(s: MethodSummary) -> TableCell:
-    """The layer of the lowest cosine, where one is lower than the others."""
+    """Return the layer of the lowest cosine, where one is lower than the others."""
     if s.worst is None or s.method == BASELINE or s.worst.mean >= SAME_TO:
         return TableCell("–")
     return TableCell(f"{s.worst.layer} {short_number(s.worst.mean)}", compact(s.worst.mean))
 
 
 def summary(held: ReportContext) -> Table:
-    """The verdict's numbers."""
+    """Return the verdict's numbers."""
     rows = []
     for s in held.standings:
         against = s.against
@@ -53,11 +53,11 @@ def summary(held: ReportContext) -> Table:
             ]
         )
     columns = [
-        "method", "cosine below the top", "worst layer", "final accuracy %", "best accuracy %", f"points against {BASELINE}",
+        "method", "cosine below the output block", "worst layer", "final accuracy %", "best accuracy %", f"points against {BASELINE}",
         f"time against {BASELINE}", "seeds",
     ]  # fmt: skip
     note = (
-        "Cosine of the weight gradients that were used with the true ones, mean of the last recorded epoch. ± is half a 95 % t-interval"
+        "Cosine between the weight gradients that were used and the true ones, mean of the last recorded epoch. ± is half a 95 % t-interval"
         " over seeds; points and times are compared seed by seed. Best accuracy is a maximum over epochs, so it is optimistic."
         f" {BASELINE}'s own cosine is 1 by construction. With one seed, a difference of accuracies is called chance below half the 95 %"
         " interval of two binomial draws of the held-out images (Agresti and Caffo, 2000); another seed's training may add to it."
@@ -66,7 +66,7 @@ def summary(held: ReportContext) -> Table:
 
 
 def learning(held: ReportContext) -> ReportSection:
-    """Losses and accuracies over epochs."""
+    """Return losses and accuracies over epochs."""
     section = ReportSection("curves", "Learning curves")
     points = curve_points(held.runs)
     splits = dict.fromkeys(p.split for p in points)
@@ -74,7 +74,7 @@ def learning(held: ReportContext) -> ReportSection:
     for quantity in ("accuracy", "loss"):
         section.charts += [c for s in held_out_first if (c := curve_chart(points, s, quantity, held.groups))]
     if not section.charts:
-        section.missing.append("No epoch has been evaluated yet; `gradlens train … --resume` goes on with an unfinished run.")
+        section.missing.append("No epoch has been evaluated yet; `gradlens train … --resume` continues an unfinished run.")
         return section
     eval_mode = f"; {TRAIN_EVAL}: the training images after the epoch, in evaluation mode" if TRAIN_EVAL in splits else ""
     section.text.append(
@@ -98,27 +98,27 @@ def learning(held: ReportContext) -> ReportSection:
 
 
 def at_steps(points: Sequence[LayerPoint], order: Iterable[str]) -> dict[str, Any]:
-    """The cosines of every method, layer and step, for the slider and the maps: lines by layer and the union of steps."""
+    """Return the cosines of every method, layer and step, for the slider and the maps: lines by layer and the union of steps."""
     return {"layers": by_layer(points, order), "steps": sorted({p.step for p in points})}
 
 
 def layers_to_draw(points: Sequence[LayerPoint]) -> list[str]:
-    """The layers whose cosine is not 1.00 for every method at every step; where that is none, all."""
+    """Select the layers whose cosine is not 1.00 for every method at every step; if there are none, all."""
     layers = dict.fromkeys(p.layer for p in points)
     moving = {p.layer for p in points if not p.mean >= SAME_TO}
     return [layer for layer in layers if layer in moving] or list(layers)
 
 
 def where_and_when(held: ReportContext) -> ReportSection:
-    """Method × layer × time."""
+    """Make the section of cosines by method, layer and step."""
     section = ReportSection("cosine", "Cosine by method, layer and step", kind="cosine")  # the template draws a slider and the maps
     if not held.cosines:
         section.command = RECORDS
         return section
     layers = list(dict.fromkeys(p.layer for p in held.cosines))
     section.text.append(
-        "Cosine of each layer's weight gradient with the true one, on the same forward pass and the same images. Blue is with the true"
-        " gradient, red against it; stripes are where there is no value: nothing was recorded, or a gradient is exactly zero and has no"
+        "Cosine of each layer's weight gradient with the true one, on the same forward pass and the same images. Blue is along the true"
+        " gradient, red against it; striped cells have no value: nothing was recorded, or a gradient is exactly zero and has no"
         " direction."
     )
     if flat := [layer for layer in layers if layer not in layers_to_draw(held.cosines)]:
@@ -140,7 +140,7 @@ def where_and_when(held: ReportContext) -> ReportSection:
 
 
 def last_step_rows(held: ReportContext) -> list[tuple[TableCell, list[TableCell]]]:
-    """The slice that is shown before the slider is moved: each method at its own last recorded step."""
+    """Return the slice that is shown before the slider is moved: each method at its own last recorded step."""
     layers = list(dict.fromkeys(p.layer for p in held.cosines))
     last: dict[tuple[str, str], LayerPoint] = {}
     for p in held.cosines:
@@ -155,7 +155,7 @@ def last_step_rows(held: ReportContext) -> list[tuple[TableCell, list[TableCell]
 
 
 def training(held: ReportContext) -> ReportSection:
-    """Cosines over training with chance and noise."""
+    """Return cosines over training with chance and noise."""
     section = ReportSection("training", "Cosine over training, with chance and noise")
     if not held.cosines:
         section.command = RECORDS
@@ -173,13 +173,13 @@ def training(held: ReportContext) -> ReportSection:
     )
     if nulls:
         section.text.append(
-            "Grey band, chance: from the lowest to the highest cosine that any method's deltas give when they are dealt to other images."
-            " Hatched band, noise: how well the true gradients of two halves of a batch agree, lowest to highest of any method; where it is"
-            " low, one batch says little about the truth of another."
+            "Grey band, chance: from the lowest to the highest cosine of any method when each image gets another image's error signal."
+            " Hatched band, noise: cosine between the true gradients of two halves of a batch, lowest to highest of any method; where it is"
+            " low, one batch's true gradient predicts little of another's."
         )
         section.tables += [t for t in [_beside_chance(held)] if t]
     else:
-        section.missing.append("Without chance and noise: nothing recorded them; `gradlens train … --diagnose-every 5` does.")
+        section.missing.append("Without chance and noise: they were not recorded; `gradlens train … --diagnose-every 5` records them.")
     return section
 
 
@@ -195,8 +195,8 @@ def _beside_chance(held: ReportContext) -> Table | None:
         cells = [mean_cell(values[q]) if q in values else TableCell("–") for q in names]
         rows.append([held.named(label), TableCell(layer, f"{layers.index(layer):04d}"), *cells])
     note = (
-        "By chance: the rule's deltas dealt to other images of the batch. Noise-corrected: what the cosine would be on a batch without"
-        " noise (Spearman's correction, from half-batches); it may leave [−1, 1] where it is made of noise itself."
+        "By chance: each image gets another image's error signal. Noise-corrected: what the cosine would be on a batch without"
+        " noise (Spearman's correction, from half-batches); it may leave [−1, 1] where it is mostly noise."
     )
     return Table("Beside chance and noise, at the end", ["method", "layer", *names.values()], rows, note) if rows else None
 
@@ -229,7 +229,7 @@ def cost(held: ReportContext) -> ReportSection:
         "seconds in all", "peak memory MB", "machine",
     ]  # fmt: skip
     note = (
-        "Locked: a block runs after the one below it (forward); it is updated after all above it have run (update) and have gone backward"
+        "Locked: block k runs after block k−1 (forward); it is updated after all later blocks have run (update) and have run backward"
         " (backward). Times are of these runs as they were made, recording included and evaluation left out, and hold other work of the"
         " machine; peak memory is the process's. `gradlens bench` measures methods side by side in one run."
     )
@@ -245,7 +245,7 @@ def _machine(run: Run) -> str:
 
 
 def differing_settings(held: ReportContext) -> ReportSection:
-    """The settings in which groups of runs differ, side by side."""
+    """Return the settings in which groups of runs differ, side by side."""
     section = ReportSection("differences", "Differences of the runs", kind="differences")
     if len(held.groups) == 1:
         section.missing.append("One method with one setting: nothing differs but the seed.")
@@ -276,7 +276,7 @@ class Described(NamedTuple):
 
 
 def described_runs(held: ReportContext) -> list[Described]:
-    """Every run's full config, versions, machine and command line."""
+    """Return every run's full config, versions, machine and command line."""
     found = []
     for label, group in held.groups.items():
         for run in group:
@@ -298,18 +298,18 @@ def described_runs(held: ReportContext) -> list[Described]:
 
 
 def configs(held: ReportContext) -> ReportSection:
-    """How each run was made."""
+    """Return how each run was made."""
     return ReportSection("config", "Configurations and versions", kind="config")
 
 
 def strip(s: MethodSummary, layers: Sequence[str]) -> list[tuple[str, str, int | None]]:
-    """A line of squares, one a layer, bottom first: (layer, cosine in words, colour)."""
+    """Return a line of squares, one a layer, bottom first: (layer, cosine in words, colour)."""
     at = {row.layer: row.mean for row in s.layers}
     return [(layer, short_number(at[layer]) if layer in at else "not recorded", cosine_bin(at.get(layer, math.nan))) for layer in layers]
 
 
 def epoch_ends(held: ReportContext) -> list[int]:
-    """Updates at the end of each epoch, where all runs agree; to tell a step's epoch."""
+    """Return the updates at the end of each epoch, where all runs have the same; they give a step's epoch."""
     ends = {tuple(sorted({m.step for m in run.metrics if m.epoch > 0})) for run in held.runs}
     longest = max(ends, key=len, default=())
     return list(longest) if all(longest[: len(e)] == e for e in ends) else []

@@ -1,4 +1,4 @@
-"""Where each group of runs stands: how far from the true gradient, how accurate, how fast, beside bp where that may be compared."""
+"""Summary of each group of runs: distance from the true gradient, accuracy, speed, beside bp where that may be compared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gradlens.training.run_directory import Metric, Run
 
 
-MACHINE = ("device", "threads")  # facts of a run that must agree for times to be comparable
+MACHINE = ("device", "threads")  # facts of a run that must be equal for times to be comparable
 NORMAL_95 = 1.959964  # a normal deviate lies within ± this in 95 of 100 draws
 NOTHING = Interval(math.nan, math.nan, math.nan, 0)
 
@@ -33,16 +33,16 @@ class BaselineComparison(NamedTuple):
 
 
 class MethodSummary(NamedTuple):
-    """Where one group of runs stands."""
+    """Summary of one group of runs."""
 
     label: str
     method: str
     runs: Sequence[Run]
     layers: list[FinalValue]  # final cosines of the weight gradients, bottom first
-    seeds: dict[int, float]  # seed -> mean cosine of the layers below the top block that have one in every seed
+    seeds: dict[int, float]  # seed -> mean cosine of the layers below the output block that have one in every seed
     below: Interval  # the same over seeds
     counted: int  # these layers
-    possible: int  # all layers below the top block; all there are, where there is one block only
+    possible: int  # all layers below the output block; all there are, where there is one block only
     idle: list[str]  # layers whose gradient is exactly zero at the end
     trained: bool  # a gradient was recorded after the first update: else all cosines are the untrained network's
     worst: FinalValue | None  # the layer of the lowest cosine
@@ -57,7 +57,7 @@ class MethodSummary(NamedTuple):
 
 
 def below_top(layers: Sequence[str]) -> list[str]:
-    """The layers below the top block, whose gradient most rules leave as it is; all of them where there is only one block.
+    """Return the layers below the output block, whose gradient most rules leave as it is; all of them where there is only one block.
 
     >>> below_top(["block1.conv", "block2.conv", "top.hidden", "top.out"])
     ['block1.conv', 'block2.conv']
@@ -67,12 +67,12 @@ def below_top(layers: Sequence[str]) -> list[str]:
 
 
 def held_out(run: Run) -> list[Metric]:
-    """The rows of the held-out split, in order."""
+    """Return the rows of the held-out split, in order."""
     return [m for m in run.metrics if m.split not in (TRAIN, TRAIN_EVAL)]
 
 
 def _reference(group: Sequence[Run], groups: Mapping[str, Sequence[Run]]) -> str | None:
-    """The bp group on the same data and network, with the fewest other settings that differ."""
+    """Return the bp group on the same data and network, with the fewest other settings that differ."""
     fitting = [label for label, other in groups.items() if other[0].config.method == BASELINE and alike(group, other)]
     mine = group[0].config.as_dict(exclude={"method", "options", "seed"})
     return min(
@@ -83,7 +83,7 @@ def _reference(group: Sequence[Run], groups: Mapping[str, Sequence[Run]]) -> str
 
 
 def seconds_per_image(run: Run) -> list[float]:
-    """Of each epoch; evaluation excluded, recording included."""
+    """Return the seconds per image of each epoch; evaluation excluded, recording included."""
     return [1 / row.images_per_s for row in run.timing if row.images_per_s > 0]
 
 
@@ -100,16 +100,16 @@ def _time(pairs: Sequence[tuple[Run, Run]]) -> tuple[Interval, bool]:
 
 
 def _pace_varies(group: Sequence[Run]) -> float:
-    """How steady the machine was: the range of the middle half of a run's epochs over their median; the largest of the runs."""
+    """Return how steady the machine was: the range of the middle half of a run's epochs over their median; the largest of the runs."""
     timed = [times for run in group if len(times := seconds_per_image(run)) > 1]
     spreads = [(q[2] - q[0]) / q[1] for times in timed for q in [quantiles(times, n=4, method="inclusive")]]
     return max(spreads, default=0.0)
 
 
 def chance_limit(a: MethodSummary, b: MethodSummary) -> float:
-    """Difference of two accuracies up to which the draw of the held-out images alone explains it, in 19 of 20 draws; NaN if unknown.
+    """Return the difference of accuracies up to which the draw of the held-out images alone explains it, in 19 of 20 draws; NaN if unknown.
 
-    Half the interval of Agresti and Caffo (2000): two binomials, each with one right and one wrong answer added. Both networks answer
+    Half the interval of Agresti and Caffo (2000): two binomials, with one correct and one wrong prediction added to each. Both predict
     the same images, so their errors mostly go together and the real limit is lower; another seed's training is not in it.
     """
     if not (a.images and b.images and math.isfinite(a.accuracy.mean) and math.isfinite(b.accuracy.mean)):
@@ -132,7 +132,7 @@ def _against(group: Sequence[Run], label: str, groups: Mapping[str, Sequence[Run
 
 
 def _lengths(run: Run, other: Run) -> str:
-    """How long two runs are trained by their configs, where that differs."""
+    """Return how long two runs are trained by their configs, where that differs."""
     for name in ("epochs", "steps"):
         mine, theirs = run.config.as_dict()[name], other.config.as_dict()[name]
         if mine != theirs:
@@ -141,7 +141,7 @@ def _lengths(run: Run, other: Run) -> str:
 
 
 def _mean_cosines(group: Sequence[Run], layers: Sequence[str]) -> tuple[dict[int, float], int]:
-    """seed -> the mean cosine of those layers that have one in every seed; and how many these are."""
+    """Return a dict seed -> the mean cosine of those layers that have one in every seed; and how many these are."""
     seeds = {run.config.seed: {row.layer: row.mean for row in final_values([run], "cosine")} for run in group}
     seeds = {seed: rows for seed, rows in seeds.items() if rows}
     shared = [name for name in layers if seeds and all(math.isfinite(rows.get(name, math.nan)) for rows in seeds.values())]
@@ -149,14 +149,14 @@ def _mean_cosines(group: Sequence[Run], layers: Sequence[str]) -> tuple[dict[int
 
 
 def _above_chance(group: Sequence[Run], layer: str) -> tuple[Interval, Interval]:
-    """A layer's null cosine, and by how much its cosine is above it at the same steps, seed by seed."""
+    """Return a layer's null cosine, and by how much its cosine is above it at the same steps, seed by seed."""
     found = [{row.quantity: row.mean for row in alignment_values([run]) if row.layer == layer} for run in group]
     found = [seed for seed in found if {"cosine", "null_cosine"} <= set(seed)]
     return interval(seed["null_cosine"] for seed in found), interval(seed["cosine"] - seed["null_cosine"] for seed in found)
 
 
 def method_summaries(groups: Mapping[str, Sequence[Run]]) -> list[MethodSummary]:
-    """Where each group of runs stands, in the groups' order.
+    """Return where each group of runs stands, in the groups' order.
 
     Args:
         groups: label -> the runs of all seeds, from :func:`gradlens.training.run_groups.group_runs`.

@@ -1,6 +1,6 @@
-"""What commands about finished runs have stored, read for the page: rows, and how the numbers were made.
+"""Stored results of analyses, read for the page: rows, and how the numbers were made.
 
-Read with :func:`gradlens.training.run_directory.load_result`. A row that lacks what is asked of it is left out, never guessed;
+Read with :func:`gradlens.training.run_directory.load_result`. A row that lacks a required value is left out, never guessed;
 a run without a result, or with half of one, is named with the command that makes it; so is the command, where no run has one.
 """
 
@@ -21,7 +21,7 @@ Result = Mapping[str, Any]
 
 
 def stored(held: ReportContext, section: ReportSection, name: str, command: str) -> dict[Path, Result]:
-    """run directory -> what a command stored there; what is missing or unreadable is said in the section."""
+    """Return a dict run directory -> what a command stored there; the section names what is missing or unreadable."""
     found: dict[Path, Result] = {}
     without = []
     for run in held.runs:
@@ -37,14 +37,16 @@ def stored(held: ReportContext, section: ReportSection, name: str, command: str)
     if without:
         paths = " ".join(shell_word(run.path) for run in without[:2]) + (" …" if len(without) > 2 else "")
         if found or section.missing:
-            section.missing.append(f"Not measured for {len(without)} of {len(held.runs)} runs: `{command.format(paths)}` does.")
+            section.missing.append(
+                f"Not measured for {len(without)} of {len(held.runs)} runs: `{command.format(paths)}` measures the rest."
+            )
         else:
             section.command = command.format(paths)
     return found
 
 
 def value(row: Mapping[str, Any], *names: str) -> float:
-    """A stored number, by the names on the way to it; NaN where there is none (null, or missing)."""
+    """Return a stored number, by the names on the way to it; NaN where there is none (null, or missing)."""
     at: Any = row
     for name in names:
         at = at.get(name) if isinstance(at, Mapping) else None
@@ -52,13 +54,13 @@ def value(row: Mapping[str, Any], *names: str) -> float:
 
 
 def rows_of(result: Result, name: str, *needed: str) -> list[Mapping[str, Any]]:
-    """A result's rows that hold all that is asked of them."""
+    """Select a result's rows that hold all required values."""
     rows = result.get(name)
     return [row for row in rows if isinstance(row, Mapping) and all(key in row for key in needed)] if isinstance(rows, list) else []
 
 
 def protocol(section: ReportSection, results: Iterable[Result]) -> None:
-    """How the numbers were made, as stored beside them; where runs were measured differently, that is said."""
+    """Add how the numbers were made, as stored beside them; runs that were measured differently are named."""
     said: dict[str, list[str]] = {}
     for result in results:
         for name, how in _protocol_lines(result.get("protocol") or {}):
@@ -74,7 +76,7 @@ OWN = ("weights", "label hash", "labels", "pictures", "updates", "seed", "read")
 
 
 def _protocol_lines(content: Any, path: str = "") -> list[tuple[str, str]]:
-    """(name, in words) of everything in a nested protocol."""
+    """Return (name, in words) of everything in a nested protocol."""
     if isinstance(content, Mapping):
         return [pair for name, inner in content.items() for pair in _protocol_lines(inner, f"{path} {name}".strip().replace("_", " "))]
     if isinstance(content, list):
@@ -83,13 +85,13 @@ def _protocol_lines(content: Any, path: str = "") -> list[tuple[str, str]]:
 
 
 def last(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Rows of the last step among them."""
+    """Return rows of the last step among them."""
     end = max((value(row, "step") for row in rows if math.isfinite(value(row, "step"))), default=math.nan)
     return [row for row in rows if value(row, "step") == end or math.isnan(end)]
 
 
 def result_of(run: Run, name: str) -> Result | None:
-    """What a command stored in a run's directory; None where that is nothing, or cannot be read."""
+    """Return what a command stored in a run's directory; None where that is nothing, or cannot be read."""
     try:
         return load_result(run.path, name)
     except InputError:

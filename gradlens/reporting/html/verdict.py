@@ -1,6 +1,6 @@
-"""What a person wants to know first: how far each method is from the true gradient, where, and what it costs. Numbers in, sentences out.
+"""Verdict of the page: how far each method is from the true gradient, where, and what it costs. Numbers in, sentences out.
 
-Nothing is said that the runs do not hold: a difference whose interval holds zero, or that rests on one seed, is called what it is.
+Nothing is claimed that the runs do not support: a difference whose interval holds zero, or that rests on one seed, is reported as such.
 Pure functions; nothing here trains.
 """
 
@@ -19,13 +19,13 @@ from gradlens.reporting.numbers import number_text, short_number, with_thousands
 from gradlens.runtime.terminal import shell_word
 
 SAME_TO = 0.995  # cosines from here on are written 1.00
-UNSTEADY = 0.1  # from here on epochs of one run that differ so much in time are named as the reason why times say nothing
+UNSTEADY = 0.1  # from here on epochs of one run that differ so much in time are named as the reason why times cannot be compared
 TIE = 0.01  # as accurate: a difference written 0.0 points, whose interval over seeds, if there is one, is within a point
 NAMED = 4  # rules that a sentence gives a number each; more get a range
 
 
 def _equal(a: MethodSummary, b: MethodSummary) -> bool:
-    """Whether two groups' cosines are the same: written alike, or not distinguishable by the seeds that both have."""
+    """Return whether two groups' cosines are the same: written alike, or not distinguishable by the seeds that both have."""
     difference = interval(a.seeds[seed] - b.seeds[seed] for seed in a.seeds if seed in b.seeds)
     return difference.low <= 0 <= difference.high or short_number(a.below.mean) == short_number(b.below.mean)
 
@@ -37,9 +37,9 @@ def _gradient(s: MethodSummary) -> str:
         return "recorded no gradients"
     if not s.counted:
         return (
-            "uses no gradient below the top block at the end"
+            "uses no gradient below the output block at the end"
             if s.idle
-            else "no cosine below the top block: one of the two gradients is zero"
+            else "no cosine below the output block: one of the two gradients is zero"
         )
     text = f"cosine {number_text(s.below.mean, s.below.low)}" + ("" if s.trained else " of the untrained network, all that was recorded")
     if s.counted < s.possible:
@@ -78,7 +78,7 @@ def _accuracy(s: MethodSummary) -> str:
 
 
 def _sure(points: Interval) -> str:
-    """What keeps a difference from being sure."""
+    """Return what keeps a difference from being sure."""
     if not math.isfinite(points.low):
         return "one seed" if points.n == 1 else "no seed in common"
     return "" if points.low > 0 or points.high < 0 else "not distinguishable"
@@ -105,41 +105,41 @@ class VerdictLine(NamedTuple):
 
 
 def verdict_line(s: MethodSummary) -> VerdictLine:
-    """One group in one line: gradient and where it is worst; accuracy; time."""
+    """Describe one group in one line: gradient and where it is worst; accuracy; time."""
     unfinished = "" if all(run.finished for run in s.runs) else "unfinished: "
     gradient = "; ".join(part for part in (_gradient(s), _where(s)) if part)
     return VerdictLine(*(f"{part[0].upper()}{part[1:]}." if part else "" for part in (gradient, unfinished + _accuracy(s), _pace(s))))
 
 
 def _nearest(found: Sequence[MethodSummary]) -> list[str]:
-    """Which method's gradient is nearest to the true one below the top block, which is farthest, and which have none.
+    """Return which method's gradient is nearest to the true one below the output block, which is farthest, and which have none.
 
-    What was recorded of the untrained network alone is not ranked: it says nothing of training.
+    What was recorded of the untrained network alone is not ranked: it is no evidence about training.
     """
     ranked = sorted((s for s in found if _rankable(s)), key=lambda s: -s.below.mean)
     idle = [s.label for s in found if set(s.idle) & set(below_top([row.layer for row in s.layers]))] if found else []
-    said = [f"At the end {listed(idle)} {'leaves' if len(idle) == 1 else 'leave'} layers below the top block untrained."] if idle else []
+    said = [f"At the end {listed(idle)} {'leaves' if len(idle) == 1 else 'leave'} layers below the output block untrained."] if idle else []
     if not ranked:
         return said
     first, last = ranked[0], ranked[-1]
     if first is last:
         where = f"; {_where(first)}" if _where(first) else ""
         cosine = number_text(first.below.mean, first.below.low)
-        return [f"The gradient of {first.label} has cosine {cosine} with the true one below the top block{where}.", *said]
+        return [f"The gradient of {first.label} has cosine {cosine} with the true one below the output block{where}.", *said]
     equal = [s.label for s in ranked[1:] if _equal(first, s)]
     same = f"; not distinguishable: {listed(equal)}" if equal else ""
     far = "" if last.label in equal else f", that of {last.label} farthest ({short_number(last.below.mean)})"
     near = f"the gradient of {first.label} is nearest to the true one (cosine {short_number(first.below.mean)}{same})"
-    return [f"Below the top block {near}{far}.", *said]
+    return [f"Below the output block {near}{far}.", *said]
 
 
 def _rankable(s: MethodSummary) -> bool:
-    """Whether a group's cosine may be ranked: every layer below the top has one, and training was recorded."""
+    """Return whether a group's cosine may be ranked: every layer below the output block has one, and training was recorded."""
     return s.method != BASELINE and s.counted > 0 and s.counted == s.possible and s.trained
 
 
 def comparable(found: Sequence[MethodSummary]) -> list[tuple[MethodSummary, MethodSummary]]:
-    """(group, its baseline) of those whose final accuracies may be compared: both finished, trained equally long."""
+    """Return each pair (group, its baseline) where final accuracies may be compared: both finished, trained equally long."""
     by = {s.label: s for s in found}
     pairs = [(s, by[s.against.label]) for s in found if s.against and s.against.label in by]
     return [
@@ -150,7 +150,7 @@ def comparable(found: Sequence[MethodSummary]) -> list[tuple[MethodSummary, Meth
 
 
 def single_seed_limit(compared: Sequence[tuple[MethodSummary, MethodSummary]]) -> float:
-    """The difference below which accuracies of one seed are called chance: one number for all that are put beside a baseline.
+    """Return the difference below which accuracies of one seed are called chance: one number for all that are put beside a baseline.
 
     It is the largest limit of those pairs that lie below their own, or where none does, the largest that all lie above; rounded up to a
     tenth of a point, as it is written. NaN if unknown.
@@ -164,19 +164,19 @@ def single_seed_limit(compared: Sequence[tuple[MethodSummary, MethodSummary]]) -
 
 
 def difference_is_chance(s: MethodSummary, limit: float) -> bool:
-    """Whether a difference of final accuracies may be chance: its interval over seeds holds zero, or with one seed it is below a limit."""
+    """Return whether a difference of final accuracies may be chance: its interval holds zero, or with one seed it is below a limit."""
     assert s.against is not None
     points = s.against.points
     return points.low <= 0 <= points.high if math.isfinite(points.low) else abs(points.mean) <= limit
 
 
 def _size(points: float) -> str:
-    """The size of a difference, without a decimal from ten points on."""
+    """Return the size of a difference, without a decimal from ten points on."""
     return short_number(abs(points), 0 if abs(points) >= 0.0995 else 1, scale=100)
 
 
 def _gap(s: MethodSummary) -> str:
-    """A difference with its interval, as in "9.3 (9.0 to 9.6)"."""
+    """Return a difference with its interval, as in "9.3 (9.0 to 9.6)"."""
     assert s.against is not None
     points = s.against.points
     if not math.isfinite(points.low):
@@ -187,7 +187,7 @@ def _gap(s: MethodSummary) -> str:
 
 
 def _clause(group: Sequence[MethodSummary], ending: str) -> str:
-    """As in "dni is 14 points worse, cdni 2.5"; of many, the range that their differences span."""
+    """Write a clause, as in "dni is 14 points worse, cdni 2.5"; of many, the range that their differences span."""
     first, *others = sorted(group, key=lambda s: -abs(s.against.points.mean) if s.against else 0.0)
     if len(group) > NAMED:
         sizes = [abs(s.against.points.mean) for s in group if s.against]
@@ -197,12 +197,12 @@ def _clause(group: Sequence[MethodSummary], ending: str) -> str:
 
 
 def _who(group: Sequence[MethodSummary]) -> str:
-    """As in "dgl is"."""
+    """Write subject and verb, as in "dgl is"."""
     return f"{listed(s.label for s in group)} {'is' if len(group) == 1 else 'are'}"
 
 
 def _beside_baseline(group: Sequence[MethodSummary], base: MethodSummary, limit: float) -> str:
-    """Who is better, as accurate, worse than a baseline, each in a sentence; the first names the baseline with its accuracy."""
+    """List who is better, as accurate, worse than a baseline, a sentence each; the first names the baseline with its accuracy."""
     names = ("better", "equal", "not distinguishable", "perhaps better", "perhaps worse", "worse")
     kinds: dict[str, list[MethodSummary]] = {name: [] for name in names}
     for s in group:
@@ -233,7 +233,7 @@ def _beside_baseline(group: Sequence[MethodSummary], base: MethodSummary, limit:
 
 
 def _chance(compared: Sequence[tuple[MethodSummary, MethodSummary]], limit: float) -> list[str]:
-    """From which difference on one seed says something; how sure several seeds are stands in brackets."""
+    """State the smallest difference that one seed can support; intervals over several seeds stand in brackets."""
     single = [(s, base) for s, base in compared if s.against and s.against.points.n < 2]
     if not single:
         return ["In brackets: 95 % intervals over seeds."]
@@ -246,11 +246,11 @@ def _chance(compared: Sequence[tuple[MethodSummary, MethodSummary]], limit: floa
 
 
 def _accuracies(found: Sequence[MethodSummary]) -> list[str]:
-    """How accurate each method is beside bp, of those trained as long; ties are ties."""
+    """Return how accurate each method is beside bp, of those trained as long; ties are ties."""
     if not any(s.against and math.isfinite(s.against.points.mean) for s in found):
         return _without_baseline(found)
     if not (compared := comparable(found)):
-        return [f"None was trained to its end as long as {BASELINE}: accuracies are not ranked."]
+        return [f"No other run was trained to its end as long as {BASELINE}: accuracies are not ranked."]
     by = {base.label: base for _, base in compared}
     limit = single_seed_limit(compared)
     said = []
@@ -260,21 +260,21 @@ def _accuracies(found: Sequence[MethodSummary]) -> list[str]:
 
 
 def _without_baseline(found: Sequence[MethodSummary]) -> list[str]:
-    """What is missing where no accuracy can be put beside bp's."""
+    """Return what is missing where no accuracy can be put beside bp's."""
     if any(s.method == BASELINE for s in found):
         other = any(s.method != BASELINE for s in found)
-        return [f"No {BASELINE} run can be put beside the other methods: what they cost is not known."] if other else []
+        return [f"No {BASELINE} run can be compared with the other methods: their cost is unknown."] if other else []
     path = found[0].runs[0].path / "config.json"
     return [
-        f"No {BASELINE} is among these runs: what a rule costs in accuracy or time is not known."
+        f"No {BASELINE} is among these runs: the cost of a rule in accuracy or time is unknown."
         f" `gradlens train {BASELINE} --config {shell_word(path)}` makes one."
     ]
 
 
 def headline(found: Sequence[MethodSummary], notices: Sequence[Notice]) -> list[str]:
-    """The verdict in two or three sentences; methods on different data or networks are not ranked."""
+    """Return the verdict in two or three sentences; methods on different data or networks are not ranked."""
     if any(notice.unlike for notice in notices):
-        return ["These runs are of different data or networks: they are listed separately below and not ranked."]
+        return ["These runs have different data or networks: they are listed separately below and not ranked."]
     if all(s.method == BASELINE for s in found):
         return [f"Only {BASELINE} is here: it uses the true gradient, so there is no distance to report."]
     return [*_accuracies(found), *_nearest(found)]

@@ -1,4 +1,4 @@
-"""Numbers and settings as sentences and tables of the page say them."""
+"""Numbers and settings in words, for the page's sentences and tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names as in a sentence.
+    """Join names as in a sentence.
 
     >>> listed(["bp", "dgl", "dni"])
     'bp, dgl and dni'
@@ -17,5 +17,5 @@ def listed(names: Iterable[str]) -> str:
 
 
 def in_words(value: Any) -> str:
-    """A setting as it is shown."""
+    """Return a setting as it is shown."""
     return {None: "none", False: "no", True: "yes"}[value] if value is None or isinstance(value, bool) else str(value)

@@ -1,1 +1,1 @@
-"""What every learning rule must satisfy, as functions that say how it fails: ``gradlens check``."""
+"""Checks that every learning rule must pass, as functions that report how it fails: ``gradlens check``."""

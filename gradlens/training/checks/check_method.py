@@ -1,4 +1,4 @@
-"""The checks of a learning rule, for a test suite or a notebook: what ``gradlens check`` asks, as a function."""
+"""The checks of a learning rule, for a test suite or a notebook: ``gradlens check`` as a function."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_method(
         if it passes), and whether it applies (``applicable``; if not, ``message`` is the reason).
 
     Raises:
-        CheckFailed: a check fails; the message says which, on which network and how.
+        CheckFailed: a check fails; the message names it and the network, and how it fails.
         InputError: a network or an option that does not exist.
 
     """

@@ -1,4 +1,4 @@
-"""The checks that every rule passes, run on one rule with small networks in float64; each says in a sentence how it fails.
+"""The checks that every rule passes, run on one rule with small networks in float64; each failure is one sentence.
 
 The tests run the same checks over all of METHODS; here they are functions, so that ``gradlens check`` can run them on a user's rule.
 """
@@ -64,7 +64,7 @@ class CheckResult(NamedTuple):
 
 
 def check_sentence(name: str) -> str:
-    """What a check of this name wants, in words."""
+    """Return what a check of this name requires, in words."""
     return " ".join((METHOD_CHECKS[name].__doc__ or "").split())
 
 
@@ -89,7 +89,7 @@ def failure_of(check: Callable[[Trial], None], trial: Trial) -> str | None:
 
 
 def _raised(error: Exception) -> str:
-    """One sentence on an exception: where in the rule's own file it was raised, what it says."""
+    """Describe an exception in one sentence: where in the rule's own file it was raised, and its message."""
     frames = [
         f for f in traceback.extract_tb(error.__traceback__) if not Path(f.filename).is_relative_to(PACKAGE) and "torch" not in f.filename
     ]
@@ -97,7 +97,7 @@ def _raised(error: Exception) -> str:
     first = next(iter(str(error).splitlines()), "")
     more = ""
     if isinstance(error, KeyError) and error.args and isinstance(error.args[0], int):
-        more = ": passes above a block are there only if it waits for them, as `depends_on` must say: output_error or backward_message"
+        more = ": passes above a block are there only if it waits for them: `depends_on` must hold output_error or backward_message"
     return f"it raises {type(error).__name__}{f': {first}' if first else ''}{hint(error)}{where}{more}"
 
 
@@ -146,22 +146,22 @@ def run_method_checks(
 
 
 class Verdict(NamedTuple):
-    """What came of one check on all networks."""
+    """Outcome of one check on all networks."""
 
     check: str
-    said: str  # holds, FAILS, not asked
+    said: str  # holds, FAILS, skipped
     failure: str  # where and how it fails, on the first network where it does; empty: nowhere
-    skipped: tuple[str, ...]  # why it was not asked on some networks
+    skipped: tuple[str, ...]  # why it was skipped on some networks
 
 
 def verdicts(results: Sequence[CheckResult]) -> list[Verdict]:
-    """What came of each check, in their order."""
+    """Collect the outcome of each check, in the order of METHOD_CHECKS."""
     found = []
     for name in METHOD_CHECKS:
         mine = [f for f in results if f.check == name]
         fails, skipped = [f for f in mine if f.failed], [f for f in mine if not f.applicable]
         too = f" (on {' and '.join(f.network for f in fails[1:])} too)" if len(fails) > 1 else ""
-        said = "FAILS" if fails else "holds" if len(skipped) < len(mine) else "not asked"
+        said = "FAILS" if fails else "holds" if len(skipped) < len(mine) else "skipped"
         failure = f"on {fails[0].network}: {fails[0].message}{too}" if fails else ""
         found.append(Verdict(name, said, failure, tuple(dict.fromkeys(f.message for f in skipped))))
     return found
@@ -172,13 +172,13 @@ def _named(found: Sequence[Verdict], said: str) -> list[str]:
 
 
 def _count(found: Sequence[Verdict]) -> str:
-    fails, skipped = len(_named(found, "FAILS")), len(_named(found, "not asked"))
+    fails, skipped = len(_named(found, "FAILS")), len(_named(found, "skipped"))
     number = f"{len(_named(found, 'holds'))} checks pass, {fails} fail{'s' if fails == 1 else ''}"
-    return number + (f", {skipped} not asked" if skipped else "")
+    return number + (f", {skipped} skipped" if skipped else "")
 
 
 def result_lines(results: Sequence[CheckResult]) -> list[str]:
-    """All that was found: of each check what it wants, how it fails, why it was not asked; a count."""
+    """List for each check what it requires, how it fails, why it was skipped; then a count."""
     found, lines = verdicts(results), []
     for verdict in found:
         lines.append(f"{verdict.said:<10} {verdict.check}: {check_sentence(verdict.check)}")
@@ -190,16 +190,16 @@ MOST_FAILURES = 5  # that are printed of a rule where not everything is
 
 
 def summary_lines(results: Sequence[CheckResult]) -> list[str]:
-    """What was found in twelve lines at most: the first failure on the first line and on the last, which is where people look."""
+    """Summarise the results in twelve lines at most: the first failure on the first line and on the last, which is where people look."""
     found = verdicts(results)
     fails = [v for v in found if v.failure]
     lines = [f"FAILS {v.check}, {v.failure}" for v in fails[:MOST_FAILURES]]
     if len(fails) > MOST_FAILURES:
         lines.append(f"FAILS {', '.join(v.check for v in fails[MOST_FAILURES:])}, too")
-    for said, label in (("holds", "holds"), ("not asked", "not asked")):
+    for said, label in (("holds", "holds"), ("skipped", "skipped")):
         if names := _named(found, said):
             lines.append(f"{label}: {', '.join(names)}")
     reasons = [] if fails else list(dict.fromkeys(why for v in found for why in v.skipped))
     lines += [f"  {why}" for why in reasons[:3]]
-    lines.append(f"{_count(found)}; --verbose says what each check wants, and why some were not asked")
+    lines.append(f"{_count(found)}; --verbose lists what each check requires, and why some were skipped")
     return [*lines, *(f"first: {v.check} {v.failure}" for v in fails[:1])]

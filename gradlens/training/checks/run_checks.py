@@ -67,7 +67,7 @@ def seed(trial: Trial) -> None:
 
 
 def resume(trial: Trial) -> None:
-    """A run that is interrupted, saved and gone on with is the same to the bit as one that was not."""
+    """A run that is interrupted, saved and resumed is the same to the bit as one that was not interrupted."""
     whole, first = trial.build(warmed_up=False), trial.build(warmed_up=False)
     want = _trained(trial, whole, range(STEPS), _optimizer(whole))
     optimizer = _optimizer(first)
@@ -77,7 +77,7 @@ def resume(trial: Trial) -> None:
     file.seek(0)
     try:
         saved = torch.load(file, weights_only=True)
-    except Exception as error:  # torch raises a different type for every thing it does not load
+    except Exception as error:  # torch raises another type for each kind of object that it does not load
         raise CheckFailed("its saved state holds more than tensors and numbers, which a checkpoint does not load") from error
     second = trial.build(warmed_up=False)
     second.model.load_state_dict(saved["model"])
@@ -86,7 +86,7 @@ def resume(trial: Trial) -> None:
     optimizer.load_state_dict(saved["optimizer"])
     if differ := differing_tensors(want, _trained(trial, second, range(STEPS // 2, STEPS), optimizer)):
         raise CheckFailed(
-            f"gone on with after an interruption, it ends with another {first_three(differ)}:"
-            " what it remembers from step to step must be in"
+            f"resumed after an interruption, it ends with another {first_three(differ)}:"
+            " state that is kept from step to step must be in"
             " its state_dict (register_buffer, or get_extra_state)"
         )

@@ -1,4 +1,4 @@
-"""Checks of a rule that need one step: what it tells its blocks, from what, and what is recorded of it."""
+"""Checks of a rule that need one step: the error signals of its blocks, what they depend on, and what is recorded of it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NEAR = 1e-9  # how far a recorded truth may be from the one of an uncut copy, as
 
 
 def works(trial: Trial) -> None:
-    """A step runs as in training, each block at most once; the top is told the gradient of a loss, and answers."""
+    """A step runs as in training, each block at most once; the output block gets the gradient of a loss and gives logits."""
     made = trial.build()
     method, top = made.method, made.method.output_block
     plain, names = method.signal, made.block_names()
@@ -50,11 +50,13 @@ def works(trial: Trial) -> None:
             raise CheckFailed(f"{names[u.k]} is updated twice in one step")
         seen.append(u.k)
         if u.k == top and (u.signal.delta is None or u.signal.loss is None):
-            raise CheckFailed(f"{names[top]}, the top, is told no {'gradient' if u.signal.delta is None else 'loss'}: see `top_signal`")
+            raise CheckFailed(
+                f"{names[top]}, the output block, gets no {'gradient' if u.signal.delta is None else 'loss'}: see `top_signal`"
+            )
         if u.k == top and method.classifies and u.signal.logits is None:
-            raise CheckFailed(f"{names[top]}, the top, gives no answer (Signal.logits): see `top_signal`")
+            raise CheckFailed(f"{names[top]}, the output block, gives no logits (Signal.logits): see `top_signal`")
     if top not in seen:
-        raise CheckFailed(f"{names[top]}, the top, is not updated")
+        raise CheckFailed(f"{names[top]}, the output block, is not updated")
     if written := [n for n, p in (*made.model.named_parameters(), *method.named_parameters()) if p.grad is not None]:
         raise CheckFailed(f"it writes .grad of {first_three(written)}: gradients are returned, only the training loop writes them")
 
@@ -63,7 +65,7 @@ def _must_be_a_signal(signal: Any, name: str, p: Pass) -> None:
     if not isinstance(signal, Signal):
         raise CheckFailed(f"`signal` gives a {type(signal).__name__} at {name}, not a Signal")
     if not isinstance(signal.messages_below, tuple):
-        raise CheckFailed(f"at {name} `messages_below` is a {type(signal.messages_below).__name__}: wanted a tuple of messages")
+        raise CheckFailed(f"at {name} `messages_below` is a {type(signal.messages_below).__name__}: expected a tuple of messages")
     for what, g in (("delta", signal.delta), *(("a message", m) for m in signal.messages_below)):
         if g is not None and g.shape != p.h.shape:
             got, wanted = ("x".join(map(str, t.shape)) or "a scalar" for t in (g, p.h))
@@ -112,7 +114,7 @@ def optimiser(trial: Trial) -> None:
 
 
 def arguments(trial: Trial) -> None:
-    """What `signal` and `learn` say depends on their arguments only: asked twice, in any order, they say the same."""
+    """What `signal` and `learn` return depends on their arguments only: two calls, in any order, return the same."""
     made = trial.build()
     names = made.block_names()
     seed_global(0)
@@ -125,12 +127,12 @@ def arguments(trial: Trial) -> None:
         again = made.method.signal(k, known, u.received)
         learned = made.method.learn(k, known[k], again, u.grad, u.received)
         for what, a, b in (
-            ("what it tells", _tensors(u.signal), _tensors(again)),
+            ("the error signal", _tensors(u.signal), _tensors(again)),
             ("the gradient of its own", dict(u.aux_grads), {**again.aux_grads, **learned}),
         ):
             if differing_tensors(a, b):
                 raise CheckFailed(
-                    f"asked twice at {names[k]}, {what} is not the same: it draws random numbers, or keeps something from call to call"
+                    f"two calls at {names[k]} differ in {what}: it draws random numbers, or keeps something from call to call"
                 )
 
 
@@ -145,7 +147,7 @@ def _tensors(signal: Signal) -> Bits:
 
 
 def isolation(trial: Trial) -> None:
-    """No loss reaches another block's parameters; a block that does not wait for the one above hears nothing of it, and is sent nothing."""
+    """No loss has a gradient w.r.t. another block's parameters; a block without a backward dependency gets no gradient or message."""
     reached: list[str] = []
     made: ModelAndMethod
 
@@ -161,12 +163,12 @@ def isolation(trial: Trial) -> None:
     updates = updates_of_one_step(trial, made)
     if reached:
         raise CheckFailed(
-            f"a loss reaches {first_three(reached)} past what the block is told: read `passes[k].z`, which is cut off, not `.h`"
+            f"a loss has a gradient w.r.t. {first_three(reached)}, beyond the block's error signal: read `passes[k].z` (detached), not `.h`"
         )
     for k, u in updates.items():
         if k and u.signal.messages_below and not made.method.needs_above(k - 1):
-            heard = f"`depends_on` ({_dependencies(trial)}) holds nothing from above"
-            raise CheckFailed(f"{made.block_names()[k]} sends a message down and {made.block_names()[k - 1]} waits for none: {heard}")
+            heard = f"`depends_on` ({_dependencies(trial)}) declares no backward dependency"
+            raise CheckFailed(f"{made.block_names()[k]} sends a backward message and {made.block_names()[k - 1]} waits for none: {heard}")
     for k in range(made.method.output_block):
         if made.method.needs_above(k):
             continue
@@ -179,8 +181,8 @@ def isolation(trial: Trial) -> None:
             continue
         if differing_tensors({**told.grad.params, **told.aux_grads}, {**changed.grad.params, **changed.aux_grads}):
             raise CheckFailed(
-                f"what {made.block_names()[k]} is told changes with the blocks above it, and it does not wait for them:"
-                f" `depends_on` ({_dependencies(trial)}) holds nothing from above"
+                f"the error signal of {made.block_names()[k]} depends on later blocks, and it does not wait for them:"
+                f" `depends_on` ({_dependencies(trial)}) declares no backward dependency"
             )
 
 
@@ -189,7 +191,7 @@ def _dependencies(trial: Trial) -> str:
 
 
 def labels(trial: Trial) -> None:
-    """A rule whose `depends_on` holds neither labels nor output_error says the same at every block but the top whatever the labels are."""
+    """If `depends_on` holds neither labels nor output_error, no error signal but the output block's depends on the labels."""
     if trial.rule.depends_on & {"labels", "output_error"}:
         raise CheckSkipped(f"its `depends_on` holds {' and '.join(sorted(trial.rule.depends_on & {'labels', 'output_error'}))}")
     if not trial.rule.classifies:
@@ -202,7 +204,7 @@ def labels(trial: Trial) -> None:
     for k in range(made.method.output_block):
         if k in updates and differing_tensors(_tensors(updates[k].signal), _tensors(made.method.signal(k, other, updates[k].received))):
             raise CheckFailed(
-                f"what {made.block_names()[k]} is told changes with the labels: `depends_on` ({_dependencies(trial)}) must hold 'labels'"
+                f"the error signal of {made.block_names()[k]} depends on labels: `depends_on` ({_dependencies(trial)}) must hold 'labels'"
             )
 
 
@@ -210,7 +212,7 @@ def truth(trial: Trial) -> None:
     """The true gradient that is recorded is what loss.backward() gives on an uncut copy of the network."""
     made = trial.build()
     if not made.method.classifies:
-        raise CheckSkipped("it gives no answers whose loss could be asked for")
+        raise CheckSkipped("it gives no logits, of which the loss is computed")
     if made.method.objective != "loss":
         raise CheckSkipped(f"its objective is another one: {made.method.objective}")
     x, y = trial.batch(made.method)
@@ -232,13 +234,13 @@ def truth(trial: Trial) -> None:
             assert true is not None
             if (mine - true).abs().max().item() > NEAR * size:
                 raise CheckFailed(
-                    f"the recorded truth at {name} is not what loss.backward() gives: at the top it must tell the gradient of the network's"
-                    " own loss (`top_signal`), or name another `objective`"
+                    f"the recorded truth at {name} is not what loss.backward() gives: at the output block the error signal must be the"
+                    " gradient of the network's own loss (`top_signal`), or the rule names another `objective`"
                 )
 
 
 def answers(trial: Trial) -> None:
-    """Outside of training it gives one answer for each image and changes nothing."""
+    """Outside of training it gives one prediction for each image and changes nothing."""
     made = trial.build()
     x, y = trial.batch(made.method, -1)
     made.model.eval(), made.method.eval()

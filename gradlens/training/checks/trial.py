@@ -1,4 +1,4 @@
-"""What the checks of a rule are made on: small networks in float64, a rule on them as in a run, and how a broken check is told."""
+"""Trials that the checks of a rule run on: small networks in float64, a rule on them as in a run, and the errors of a failed check."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ Bits = dict[str, Tensor]
 
 
 class CheckFailed(Exception):
-    """A rule fails a check; the message says how."""
+    """A rule fails a check; the message gives the reason."""
 
 
 class CheckSkipped(Exception):
-    """A check does not apply to a rule; the message says why."""
+    """A check does not apply to a rule; the message gives the reason."""
 
 
 @dataclass(frozen=True)

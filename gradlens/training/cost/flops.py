@@ -30,7 +30,7 @@ def _convolution_backward(
     output_mask: Sequence[bool],
     **_: Any,
 ) -> int:
-    """Operations of the wanted ones of a convolution's input and weight gradients: each is as much work as the forward pass.
+    """Count the operations of the requested ones of a convolution's input and weight gradients: each costs as much as the forward pass.
 
     Torch's own formula leaves the groups out of the weight gradient and so counts it ``groups`` times.
     """
@@ -63,9 +63,9 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def count(f: Callable[..., object], *args: Any) -> int:
-    """The multiply-adds of ``f(*args)``, which is run.
+    """Count the multiply-adds of ``f(*args)``, which is run.
 
-    Code that torch.compile has compiled is not seen into: count what it was compiled from.
+    Code that torch.compile has compiled cannot be counted: count what it was compiled from.
 
     Args:
         f: any code; ``backward()`` and ``autograd.grad`` inside it count.

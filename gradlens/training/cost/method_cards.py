@@ -1,4 +1,4 @@
-"""The locking and cost card of each rule: what a block waits for, what it is told, and what a step costs beside backpropagation."""
+"""The locking and cost card of each rule: what a block waits for, its error signal, and what a step costs beside backpropagation."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from gradlens.training.build import build_model_and_method
 from gradlens.training.config import Config, make_config
 from gradlens.training.cost.step_benchmark import bench
 
-CARDED = tuple(name for name, rule in METHODS.items() if not rule.has_teacher)  # a teacher's run would be needed
-DATA = "cifar10"  # of whose sizes the images are: BasicCNN as in the documents
+CARDED = tuple(name for name, rule in METHODS.items() if not rule.has_teacher)  # a teacher's run is needed
+DATA = "cifar10"  # the images have its sizes: BasicCNN as in the reference study
 SHAPE, CLASSES = DATASETS[DATA].shape, DATASETS[DATA].classes
 IMAGES, ROUNDS, FULL_ROUNDS = 32, 1, 3  # small batches; rounds of a first look, and of one that is to be quoted
 
@@ -31,11 +31,11 @@ class Card(NamedTuple):
     multiply_adds: float  # of a training step, an image
     flop_ratio: float  # the same / bp's
     rate_ratio: float  # images a second / bp's
-    memory_ratio: float | None  # memory a step adds at its peak / bp's; None where that is not known
+    memory_ratio: float | None  # memory a step adds at its peak / bp's; None where that is unknown
 
 
 def own_numbers(config: Config, device: torch.device) -> tuple[int, int]:
-    """(trained, fixed) numbers of a rule's own modules on the card's network; running statistics of BatchNorm are not counted."""
+    """Return (trained, fixed) numbers of a rule's own modules on the card's network; running statistics of BatchNorm are not counted."""
     method = build_model_and_method(config, SHAPE, CLASSES, device).method
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     fixed = sum(b.numel() for name, b in method.named_buffers() if not name.endswith(statistics))
@@ -43,7 +43,7 @@ def own_numbers(config: Config, device: torch.device) -> tuple[int, int]:
 
 
 def cards(device: torch.device, progress: Progress = no_progress, methods: Sequence[str] = CARDED, rounds: int = ROUNDS) -> list[Card]:
-    """The cards of some rules with their default options, measured in one interleaved run.
+    """Measure the cards of some rules with their default options, measured in one interleaved run.
 
     Args:
         device: where to measure.

@@ -1,6 +1,6 @@
-"""Who does what in which order when a rule's blocks are spread over workers: each schedule is a pure function that lists tasks.
+"""Schedules of a rule's blocks on several workers: each is a pure function that lists tasks, in order.
 
-A schedule knows nothing of clocks and links. A worker does its tasks in the order of the list; a task also waits for those it names.
+A schedule does not depend on times and links. A worker does its tasks in the order of the list; a task also waits for those it names.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from typing import NamedTuple
 from gradlens.gradients.method import Method
 from gradlens.training.parallel.block_costs import BlockCost
 
-# again: the forward pass made anew before a late backward pass; learn: what waits for the message from above, where a rule has such
+# again: the forward pass made anew before a late backward pass; learn: updates that wait for the backward message, where a rule has such
 KINDS = ("forward", "again", "backward", "learn", "update", "send")
 STALE_BATCHES = 1  # batches by which the target of a stale synthesiser is late
-AHEAD = 2  # batches a worker may be ahead of the one above it: one is being worked on, one is under way (double buffering)
+AHEAD = 2  # batches a worker may be ahead of the next one: one is being worked on, one is in flight (double buffering)
 
 
 class Task(NamedTuple):
-    """Something one worker does once, or one message."""
+    """One piece of work of a worker, or one message."""
 
-    worker: int  # who does it; of a message, who sends it
-    block: int  # of a message: whose output, or which block's input gradient
+    worker: int  # the worker that does it; of a message, its sender
+    block: int  # of a message: the block of the output or input gradient
     kind: str  # of KINDS
     batch: int
     part: int  # the microbatch; 0 where batches are not cut up
     seconds: float  # of work; 0 for messages, whose time the link sets
     size: int  # bytes of a message
-    to: int  # who gets the message; −1 for work
+    to: int  # receiver of the message; −1 for work
     after: tuple[int, ...]  # places in the list of the tasks that must be done before
 
 
@@ -36,7 +36,7 @@ Stages = Sequence[range]  # the blocks of each worker, bottom first
 
 
 class _Program:
-    """A growing list of tasks; what a task waits for is named by keys, which may come later in the list."""
+    """Growing list of tasks; a task's dependencies are named by keys, which may come later in the list."""
 
     def __init__(self) -> None:
         self.tasks: list[Task] = []
@@ -50,48 +50,48 @@ class _Program:
         self.waits.append(tuple(after))
 
     def work(self, worker: int, kind: str, block: int, batch: int, seconds: float, *after: Hashable, part: int = 0) -> None:
-        """Work, which the worker does when it is through with what was listed before."""
+        """Add work, which the worker does after what was listed for it before."""
         name = (kind, block, batch, part)
         before = [self.previous[worker]] if worker in self.previous else []
         self._add(name, Task(worker, block, kind, batch, part, seconds, 0, -1, ()), (*before, *after))
         self.previous[worker] = name
 
     def send(self, name: str, worker: int, to: int, block: int, batch: int, size: int, after: Hashable, part: int = 0) -> None:
-        """A message on its way as soon as what it holds is there; ``name`` is up, down or error."""
+        """Add a message, sent as soon as its contents exist; ``name`` is up, down or error."""
         self._add((name, to, batch, part), Task(worker, block, "send", batch, part, 0.0, size, to, ()), [after])
 
     def listed(self) -> list[Task]:
-        """The tasks; a name that no task has (the batch before the first) is nothing to wait for."""
+        """Return the tasks; a name that no task has (the batch before the first) is nothing to wait for."""
         places = [dict.fromkeys(self.places[name] for name in names if name in self.places) for names in self.waits]
         return [task._replace(after=tuple(after)) for task, after in zip(self.tasks, places, strict=True)]
 
     def forward(self, s: int, costs: Costs, stages: Stages, batch: int, *after: Hashable, part: int = 0, parts: int = 1) -> None:
-        """A stage's blocks forward, and its output on the way up."""
+        """Add a stage's forward pass and the message with its output."""
         for k in stages[s]:
             self.work(s, "forward", k, batch, costs[k].forward / parts, *(after if k == stages[s][0] else ()), part=part)
         self.up(s, costs, stages, batch, part, parts)
 
     def up(self, s: int, costs: Costs, stages: Stages, batch: int, part: int = 0, parts: int = 1) -> None:
-        """A stage's output on its way to the next."""
+        """Add the message with a stage's output to the next."""
         if s < len(stages) - 1:
             last = stages[s][-1]
             self.send("up", s, s + 1, last, batch, costs[last].activation_bytes // parts, ("forward", last, batch, part), part)
 
     def down(self, s: int, costs: Costs, stages: Stages, batch: int, part: int = 0, parts: int = 1) -> None:
-        """A stage's message on its way to the one below."""
+        """Add a stage's backward message to the previous one."""
         if s:
             first = stages[s][0]
             self.send("down", s, s - 1, first, batch, costs[first].message_bytes // parts, ("backward", first, batch, part), part)
 
     def backward(self, s: int, costs: Costs, stages: Stages, batch: int, part: int = 0, parts: int = 1) -> None:
-        """A stage's blocks backward when the message from above is there, and theirs on the way down."""
+        """Add a stage's backward pass after the message from the next stage, and its own message."""
         for k in reversed(stages[s]):
             after = [("down", s, batch, part)] if k == stages[s][-1] else []
             self.work(s, "backward", k, batch, costs[k].backward / parts, *after, part=part)
         self.down(s, costs, stages, batch, part, parts)
 
     def update(self, s: int, costs: Costs, stages: Stages, batch: int) -> None:
-        """The optimiser's step over a stage."""
+        """Add the optimiser's step over a stage."""
         for k in stages[s]:
             self.work(s, "update", k, batch, costs[k].update)
 
@@ -100,12 +100,12 @@ class _Program:
 
 
 def locked(costs: Costs, stages: Stages, batches: int) -> list[Task]:
-    """Backpropagation as it is: a batch goes up through all workers and down again before the next one begins."""
+    """Schedule plain backpropagation: a batch goes up through all workers and down again before the next one begins."""
     return gpipe(costs, stages, batches, 1)
 
 
 def gpipe(costs: Costs, stages: Stages, batches: int, parts: int) -> list[Task]:
-    """GPipe (Huang et al. 2019, arXiv:1811.06965): all microbatches forward, then all backward, then the update."""
+    """Schedule GPipe (Huang et al. 2019, arXiv:1811.06965): all microbatches forward, then all backward, then the update."""
     program = _Program()
     for t in range(batches):
         for s in range(len(stages)):
@@ -118,7 +118,7 @@ def gpipe(costs: Costs, stages: Stages, batches: int, parts: int) -> list[Task]:
 
 
 def one_f_one_b(costs: Costs, stages: Stages, batches: int, parts: int) -> list[Task]:
-    """1F1B (Narayanan et al. 2019, arXiv:1806.03377, with a flush): stage s holds at most K − s microbatches, then alternates."""
+    """Schedule 1F1B (Narayanan et al. 2019, arXiv:1806.03377, with a flush): stage s holds at most K − s microbatches, then alternates."""
     program = _Program()
     for t in range(batches):
         for s in range(len(stages)):
@@ -136,13 +136,13 @@ def one_f_one_b(costs: Costs, stages: Stages, batches: int, parts: int) -> list[
 
 
 def local(costs: Costs, stages: Stages, batches: int, waits: Sequence[bool] = (), queued: bool = False) -> list[Task]:
-    """Blocks with losses of their own: nothing comes from above, so that a worker takes the next batch at once.
+    """Schedule blocks with local losses: there is no backward message, so that a worker takes the next batch at once.
 
     Args:
         costs: of the blocks.
         stages: the blocks of each worker.
         batches: how many.
-        waits: whether each block waits for the one above it, inside a window; default: none does.
+        waits: whether each block k waits for block k+1, inside a window; default: none does.
         queued: a worker never waits for the one below but for its first batch, and never for the one above to keep pace: it
             reads what its queue holds.
 
@@ -167,7 +167,7 @@ def local(costs: Costs, stages: Stages, batches: int, waits: Sequence[bool] = ()
 
 
 def queued(costs: Costs, stages: Stages, batches: int, waits: Sequence[bool] = ()) -> list[Task]:
-    """:func:`local` with queues between workers (Belilovsky et al. 2020): no one ever waits, once there is a first batch."""
+    """Schedule :func:`local` with queues between workers (Belilovsky et al. 2020): no worker waits, once there is a first batch."""
     return local(costs, stages, batches, waits, queued=True)
 
 
@@ -175,7 +175,7 @@ def queued(costs: Costs, stages: Stages, batches: int, waits: Sequence[bool] = (
 
 
 def synthetic(costs: Costs, stages: Stages, batches: int, stale: bool = False, own_input: bool = False) -> list[Task]:
-    """Synthetic gradients: blocks go backward at once; the synthesiser at a stage's end learns from the message from above.
+    """Schedule synthetic gradients: blocks run backward at once; the synthesiser at a stage's end learns from the backward message.
 
     Args:
         costs: of the blocks.
@@ -209,13 +209,13 @@ def synthetic(costs: Costs, stages: Stages, batches: int, stale: bool = False, o
 
 
 def error_broadcast(costs: Costs, stages: Stages, batches: int, stale: bool = False) -> list[Task]:
-    """Direct feedback: the top's answer goes to all workers at once, who then make the error of it and go backward side by side.
+    """Schedule direct feedback: the logits go to all workers at once, which compute the output error and run backward side by side.
 
     Args:
         costs: of the blocks.
         stages: the blocks of each worker.
         batches: how many.
-        stale: go on with the next batches meanwhile: stage s of K goes backward K − 1 − s batches later, through a forward pass made
+        stale: continue with the next batches meanwhile: stage s of K goes backward K − 1 − s batches later, through a forward pass made
             again, since the weights have changed.
 
     """
@@ -255,7 +255,7 @@ class Schedule(NamedTuple):
 
 
 def schedules(name: str, method: Method, parts: int = 4) -> list[Schedule]:
-    """The ways to run a rule on several workers, from what it reads.
+    """List the schedules of a rule on several workers, from its ``depends_on``.
 
     Args:
         name: the rule's, for the labels.

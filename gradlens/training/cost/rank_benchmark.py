@@ -1,4 +1,4 @@
-"""What several ranks gain over one process: the same steps alone and together, in turns, in one run."""
+"""Speed-up of several ranks over one process: the same steps alone and together, interleaved in one run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FILLING = 2  # steps before the clock starts
 
 
 class Gain(NamedTuple):
-    """What a rule gains on several ranks."""
+    """Speed-up of a rule on several ranks."""
 
     method: str
     how: str  # data; layers, exact, stale, queues or a pipeline's schedule
@@ -47,7 +47,7 @@ class Gain(NamedTuple):
 
 
 def generated(shape: tuple[int, int, int], classes: int, images: int, seed: int) -> Data:
-    """Random images and labels."""
+    """Generate random images and labels."""
     g = torch.Generator().manual_seed(seed)
 
     def split(n: int) -> Split:
@@ -93,7 +93,7 @@ class _Round(NamedTuple):
 
 
 def _seconds(ranks: ProcessGroup, work: _Steps | None, steps: int, by: int) -> float:
-    """Wall clock of so many steps on a pipeline that is full: seen from rank ``by``, ``FILLING`` steps after the first."""
+    """Time so many steps (wall clock, s) on a pipeline that is full: on rank ``by``, ``FILLING`` steps after the first."""
     dist.barrier()
     began = 0.0
     if work is not None:
@@ -109,7 +109,7 @@ def _seconds(ranks: ProcessGroup, work: _Steps | None, steps: int, by: int) -> f
 def _measure(
     config: Config, data: Data, device: torch.device, ranks: ProcessGroup, seconds: float, rounds: int, before: Callable[[int, int], None]
 ) -> Gain:
-    """One config on all ranks against one process; ``before`` is called with each round's number and steps."""
+    """Measure one config on all ranks against one process; ``before`` is called with each round's number and steps."""
     single = config.in_one_process()
     state = ranks.fail_together(lambda: build_on_rank(config, data, device, ranks))
     costs = measure_costs(state) if config.parallel.mode == "layers" else None
@@ -136,12 +136,12 @@ def _measure(
 
 
 def _bytes_sent(state: TrainState) -> int:
-    """Bytes that this rank has sent from block to block so far; 0 where blocks are not spread."""
+    """Count the bytes that this rank has sent from block to block so far; 0 where blocks are not spread."""
     return state.stage.bytes_sent() if isinstance(state.stage, LayerStage) else 0
 
 
 def _gain(state: TrainState, rounds: Sequence[_Round], sent: float, costs: Sequence[float] | None) -> Gain:
-    """What the rounds come to; ``sent`` is in bytes a step, of all ranks, ``costs`` in seconds, of each block."""
+    """Summarise the rounds; ``sent`` is in bytes a step, of all ranks, ``costs`` in seconds, of each block."""
     config, ranks, stage = state.config, state.ranks, state.stage
     ratios = [r.alone / r.together for r in rounds]
     machine = median(ranks.num_ranks * r.alone / r.beside for r in rounds)
@@ -185,7 +185,7 @@ def bench_ranks(
 
     """
     if ranks.is_single_process:
-        raise InputError("one process has nobody to share with: torchrun --nproc-per-node N -m gradlens bench …")
+        raise InputError("--parallel needs several processes: start torchrun --nproc-per-node N -m gradlens bench …")
     data = generated(shape, classes, 8 * max(config.batch_size for config in configs), 0)
     found = []
     for i, config in enumerate(configs):
@@ -198,5 +198,5 @@ def bench_ranks(
 
 
 def to_json(rows: Sequence[Gain], about: dict[str, Any]) -> str:
-    """The rows and what they are about."""
+    """Return the rows and what they are about."""
     return json.dumps({**about, "rows": [row._asdict() for row in rows]}, indent=1) + "\n"

@@ -1,4 +1,4 @@
-"""When each worker does what: a simulation of schedules over measured costs and a link, and what it says about locking."""
+"""Simulation of schedules over measured costs and a link: when each worker does what, and the cost of locking."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ MOST_PICTURED = 500  # batches
 
 
 class Link(NamedTuple):
-    """What carries messages between two workers, one at a time in each direction."""
+    """Link that carries messages between two workers, one at a time in each direction."""
 
     rate: float  # bytes a second
     latency: float  # seconds
 
     def seconds(self, size: int) -> float:
-        """Of one message."""
+        """Return the seconds of one message."""
         return self.latency + size / self.rate
 
 
@@ -46,7 +46,7 @@ class Span(NamedTuple):
 
 
 class CostRow(NamedTuple):
-    """What one block of one rule costs: a :class:`BlockCost` as a row of a table."""
+    """Cost of one block of one rule: a :class:`BlockCost` as a row of a table."""
 
     method: str
     model: str
@@ -63,16 +63,16 @@ class CostRow(NamedTuple):
     own_update: float
 
     def cost(self) -> BlockCost:
-        """The cost alone."""
+        """Return the cost alone."""
         return BlockCost(*self[3:])
 
 
 class ThroughputPoint(NamedTuple):
-    """What a schedule comes to on some workers."""
+    """Results of a schedule on some workers."""
 
     schedule: str
     waits: str  # what a worker waits for
-    workers: int  # asked for
+    workers: int  # requested
     used: int  # at most one for each part that the rule's blocks can be parted into
     batches: int
     batch_seconds: float  # of one batch, the mean over all, filling and emptying included
@@ -94,7 +94,7 @@ class Bar(NamedTuple):
     kind: str
     batch: int
     part: int
-    to: int  # of a message, who gets it
+    to: int  # of a message, its receiver
     start: float  # seconds
     end: float
 
@@ -103,9 +103,9 @@ class Bar(NamedTuple):
 
 
 def simulate(tasks: Sequence[Task], link: Link) -> list[Span]:
-    """When each task is done: a worker does one at a time, and so does each link in each direction.
+    """Simulate when each task is done: a worker does one at a time, and so does each link in each direction.
 
-    Whoever is free begins at once with what can be done; of several such tasks with the first in the list.
+    A free worker begins at once with what can be done; of several such tasks with the first in the list.
 
     Args:
         tasks: from a schedule.
@@ -165,10 +165,10 @@ def _doer(task: Task) -> tuple[int, int]:
 
 
 def memory(tasks: Sequence[Task], spans: Sequence[Span], costs: Costs, stages: Stages, parts: int = 1, queue: int = 0) -> list[int]:
-    """Bytes that each worker holds at its peak.
+    """Count the bytes that each worker holds at its peak.
 
     Parameters, gradients and the optimiser's state of its blocks all the time; a block's graph and output from its forward to its
-    backward pass; what came from below until the block that read it has gone backward; what came from above until it is used.
+    backward pass; received inputs until the backward pass of the block that read them; received messages until they are used.
     A queue counts as full.
 
     """
@@ -203,9 +203,9 @@ def memory(tasks: Sequence[Task], spans: Sequence[Span], costs: Costs, stages: S
 
 
 def mean_delay(schedule: Schedule, tasks: Sequence[Task], spans: Sequence[Span], stages: Stages) -> float:
-    """By how many batches what is used is older than the batch it is used with, the mean over all uses; 0 where nothing is.
+    """Return by how many batches used values are older than the batch they are used with, the mean over all uses; 0 where none are.
 
-    Targets: ``LATE`` at every stage but the top. Errors: updates of a block between the forward pass that made the error and its
+    Targets: ``LATE`` at every stage but the last. Errors: updates of a block between the forward pass that made the error and its
     backward pass. Inputs in a queue: the worker's turns since it came.
     """
     if schedule.delayed == "target":
@@ -217,7 +217,7 @@ def mean_delay(schedule: Schedule, tasks: Sequence[Task], spans: Sequence[Span],
 
 
 def _updates_between(tasks: Sequence[Task], spans: Sequence[Span]) -> float:
-    """Of a block between its forward and its backward pass of a batch, the mean over blocks and batches."""
+    """Count a block's updates between its forward and its backward pass of a batch, the mean over blocks and batches."""
     begun, ages = dict[tuple[int, int], int](), list[int]()
     updates: dict[int, int] = defaultdict(int)
     for task, _ in sorted(zip(tasks, spans, strict=True), key=lambda network: network[1]):
@@ -232,7 +232,7 @@ def _updates_between(tasks: Sequence[Task], spans: Sequence[Span]) -> float:
 
 
 def _ages(schedule: Schedule, tasks: Sequence[Task], spans: Sequence[Span], stages: Stages, s: int) -> list[int]:
-    """The turns of worker s since what it reads came, at each of its turns."""
+    """Return the turns of worker s since what it reads came, at each of its turns."""
     came = deque(sorted(span.end for t, span in zip(tasks, spans, strict=True) if t.to == s))
     turns = (span.start for t, span in zip(tasks, spans, strict=True) if (t.kind, t.block) == ("forward", stages[s][0]))
     ages, queue = list[int](), deque[list[int]](maxlen=max(1, schedule.queue))  # [times read, −turn of its coming]
@@ -247,12 +247,12 @@ def _ages(schedule: Schedule, tasks: Sequence[Task], spans: Sequence[Span], stag
 
 
 def balanced_split(costs: Costs, workers: int, cuts: Sequence[int]) -> list[range]:
-    """The blocks of each worker, as even as can be; workers beyond the parts that there can be get none."""
+    """Return the blocks of each worker, as even as can be; workers beyond the parts that there can be get none."""
     return partition([cost.seconds for cost in costs], min(workers, len(cuts) + 1), cuts)
 
 
 def throughput_point(schedule: Schedule, costs: Costs, stages: Stages, link: Link, batches: int, workers: int) -> ThroughputPoint:
-    """What a schedule comes to."""
+    """Summarise a schedule."""
     tasks = schedule.tasks(costs, stages, batches)
     spans = simulate(tasks, link)
     makespan, work = max(span.end for span in spans), sum(cost.seconds for cost in costs)
@@ -273,7 +273,7 @@ def throughput_point(schedule: Schedule, costs: Costs, stages: Stages, link: Lin
 
 
 def gantt_bars(schedule: Schedule, costs: Costs, stages: Stages, link: Link, batches: int) -> list[Bar]:
-    """The boxes of a picture: neighbouring tasks of one kind and batch are one box, messages one each."""
+    """Return the boxes of a picture: neighbouring tasks of one kind and batch are one box, messages one each."""
     tasks = schedule.tasks(costs, stages, batches)
     found: list[Bar] = []
     last: dict[int, int] = {}  # worker -> its latest box
@@ -308,7 +308,7 @@ class Measured(NamedTuple):
 
 
 def measure_costs(config: Config, shape: tuple[int, int, int], classes: int, device: torch.device, rounds: int) -> Measured:
-    """What the blocks of a config's rule cost on generated images.
+    """Measure what the blocks of a config's rule cost on generated images.
 
     Args:
         config: method, model, batch size, optimiser.
@@ -326,7 +326,7 @@ def measure_costs(config: Config, shape: tuple[int, int, int], classes: int, dev
 
 
 def costs_from_rows(config: Config, shape: tuple[int, int, int], classes: int, rows: Sequence[CostRow]) -> Measured:
-    """What :func:`measure_costs` gave before, from its rows.
+    """Return what :func:`measure_costs` gave before, from its rows.
 
     Raises:
         InputError: the rows are of other blocks.
@@ -340,7 +340,7 @@ def costs_from_rows(config: Config, shape: tuple[int, int, int], classes: int, r
 
 
 def _batch(config: Config, method: Method, shape: tuple[int, int, int], classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A batch of noise as the rule reads it."""
+    """Make a batch of noise as the rule reads it."""
     draw = generator(config.seed, "noise images")
     images = torch.randint(256, (config.batch_size, *shape), dtype=torch.uint8, generator=draw).to(device)
     labels = torch.randint(classes, (config.batch_size,), generator=draw).to(device)
@@ -351,7 +351,7 @@ def _batch(config: Config, method: Method, shape: tuple[int, int, int], classes:
 def throughput_curves(
     found: Sequence[Measured], link: Link, batches: int, parts: int, workers: Sequence[int] = WORKERS
 ) -> list[ThroughputPoint]:
-    """Every schedule of every rule on each number of workers, and on as many as each rule's blocks can be parted for."""
+    """Return every schedule of every rule on each number of workers, and on as many as each rule's blocks can be parted for."""
     points: list[ThroughputPoint] = []
     workers = sorted({*workers, *(len(one.cuts) + 1 for one in found)})
     for one in found:
@@ -366,7 +366,7 @@ def throughput_curves(
 
 
 def pictured(found: Sequence[Measured], workers: int, link: Link, parts: int, seconds: float) -> list[Bar]:
-    """The boxes of every schedule of every rule until some moment; those that begin before it."""
+    """Return the boxes of every schedule of every rule until some moment; those that begin before it."""
     rows: list[Bar] = []
     for one in found:
         stages = balanced_split(one.costs, workers, one.cuts)
@@ -379,5 +379,5 @@ def pictured(found: Sequence[Measured], workers: int, link: Link, parts: int, se
 
 
 def first_batches(found: Sequence[Measured]) -> float:
-    """Seconds worth drawing: what one worker needs for two batches of the cheapest rule, and a bit."""
+    """Return seconds worth drawing: what one worker needs for two batches of the cheapest rule, and a bit."""
     return 2.3 * min(sum(cost.seconds for cost in one.costs) for one in found)

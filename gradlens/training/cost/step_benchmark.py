@@ -1,4 +1,4 @@
-"""What a training step costs, next to a hand-written PyTorch loop measured in the same run: time, memory, multiply-adds."""
+"""Cost of a training step, next to a hand-written PyTorch loop measured in the same run: time, memory, multiply-adds."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Cost:
     precision: str  # fp32, bf16
     images_per_s: float
     time_ratio: float  # step time / plain's: the median over rounds of each round's ratio
-    memory_mb: float | None  # memory a step adds at its peak to what was allocated before it; None where that is not known (mps)
+    memory_mb: float | None  # memory a step adds at its peak to what was allocated before it; None where that is unknown (mps)
     memory_ratio: float | None
     multiply_adds: float  # an image
     flop_ratio: float
@@ -69,7 +69,7 @@ class Bench:
     rows: list[Cost]
 
     def to_json(self) -> str:
-        """The whole as a JSON object, with a list of objects under ``rows``."""
+        """Return the whole as a JSON object, with a list of objects under ``rows``."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
@@ -102,7 +102,7 @@ class _Candidate:
     task: _Step | None = None  # making views, patches or masks: part of the step
 
     def steps(self) -> list[tuple[str, _Step]]:
-        """What there is to measure, named."""
+        """List what is measured, by name."""
         name = f"{self.method} {self.precision}"
         others = ((f"{name}, recorded", self.recorded), (f"{name}, views", self.task))
         return [(name, self.step), *((text, step) for text, step in others if step)]
@@ -112,7 +112,7 @@ class _Candidate:
 
 
 def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, x: Tensor, y: Tensor, bf16: bool = False) -> None:
-    """The loop everybody writes, x [N, C, H, W], y [N]: forward, loss, ``backward()``, optimiser step."""
+    """Run a plain PyTorch training step, x [N, C, H, W], y [N]: forward, loss, ``backward()``, optimiser step."""
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
         value = loss(model(x), y)
@@ -173,7 +173,7 @@ def _shape(x: Tensor) -> tuple[int, int, int]:
 
 
 def _candidates(configs: Sequence[Config], x: Tensor, y: Tensor, classes: int, record: bool) -> list[_Candidate]:
-    """The plain loop first, of each further precision, of the default layout and (with ``record``) in a Lens; then the methods."""
+    """Return the plain loop first, of each further precision, of the default layout and (with ``record``) in a Lens; then the methods."""
     precisions = {config.precision: config for config in reversed(configs)}
     first = configs[0]
     others = [config for name, config in precisions.items() if name != first.precision]
@@ -189,7 +189,7 @@ def _candidates(configs: Sequence[Config], x: Tensor, y: Tensor, classes: int, r
 
 
 def seconds_per_step(step: Callable[[], object], device: torch.device) -> float:
-    """Wall clock of one step: the mean over as many as fit into ``SHORTEST``, at least one."""
+    """Time one step (wall clock, s): the mean over as many as fit into ``SHORTEST``, at least one."""
     wait(device)
     steps, began = 0, time.perf_counter()
     while steps == 0 or time.perf_counter() - began < SHORTEST:
@@ -200,10 +200,10 @@ def seconds_per_step(step: Callable[[], object], device: torch.device) -> float:
 
 
 def added_memory(step: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes a step adds, at its peak, to what was allocated before it; None where no exact count can be had (mps).
+    """Measure the bytes a step adds, at its peak, to what was allocated before it; None where no exact count can be had (mps).
 
     CUDA: torch's own peak counter. CPU: the highest running sum over all allocations and releases of torch's allocator,
-    as its profiler reports them (which does not see the release of what was there before). oneDNN takes reordered operands
+    as its profiler reports them (which does not count the release of what was there before). oneDNN takes reordered operands
     and scratch from that allocator and is included. What a library allocates by itself (compiled kernels, MKL's packing
     buffers) and what malloc keeps of memory given back are not: with MALLOC_MMAP_THRESHOLD_=32768, which keeps none, the
     kernel's peak of resident memory is the count to about 1 % for plain and bp steps (recorded steps count up to a
@@ -227,7 +227,7 @@ def added_memory(step: Callable[[], object], device: torch.device) -> int | None
 
 def _weigh(step: _Step, optimizer: torch.optim.Optimizer, device: torch.device, compiled: bool) -> None:
     """Count multiply-adds and memory; the first step also makes the optimiser's state, which is no step's added memory."""
-    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():  # compiled code is not seen into
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():  # operations in compiled code cannot be counted
         step.multiply_adds = count(step.run)
     if compiled:
         step.run()
@@ -240,7 +240,7 @@ def _weigh(step: _Step, optimizer: torch.optim.Optimizer, device: torch.device, 
 
 
 def _recorded_every(n: int, step: _Step, recorded: _Step) -> _Step:
-    """A loop that records every n-th step, from one step of each kind: n−1 unrecorded, one recorded."""
+    """Return a loop that records every n-th step, from one step of each kind: n−1 unrecorded, one recorded."""
     return _Step(
         step.run,
         multiply_adds=((n - 1) * step.multiply_adds + recorded.multiply_adds) / n,
@@ -250,7 +250,7 @@ def _recorded_every(n: int, step: _Step, recorded: _Step) -> _Step:
 
 
 def _median_ratio(mine: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of each round's ratio: what changes from round to round for all loops alike cancels."""
+    """Return the median of each round's ratio: what changes from round to round for all loops alike cancels."""
     return median(a / b for a, b in zip(mine, theirs, strict=True))
 
 

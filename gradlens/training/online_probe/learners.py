@@ -20,14 +20,14 @@ Array = NDArray[np.float64]
 
 
 def features(centred: Tensor, budget: int) -> Tensor:
-    """What a learner reads: [N, d] -> (x / ‖x‖, 1) / √2 [N, ≤ budget + 1], float64, of norm 1 (less only where x is 0)."""
+    """Return what a learner reads: [N, d] -> (x / ‖x‖, 1) / √2 [N, ≤ budget + 1], float64, of norm 1 (less only where x is 0)."""
     x = pooled(centred.double(), budget)
     x = x / x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     return torch.cat([x, torch.ones_like(x[:, :1])], 1) / 2**0.5
 
 
 def loss_and_slope(w: Tensor, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
-    """The mean multinomial logistic loss of W [classes, D] on x [N, D], y [N], in nats, and its slope in W."""
+    """Return the mean multinomial logistic loss of W [classes, D] on x [N, D], y [N], in nats, and its slope in W."""
     z = x @ w.T
     log_p = z - z.logsumexp(1, keepdim=True)
     rows = torch.arange(len(y))
@@ -37,7 +37,7 @@ def loss_and_slope(w: Tensor, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
 
 
 def onto_ball(u: Tensor, radius: float, shrink: Callable[[float], tuple[Tensor, Tensor]]) -> Tensor:
-    """The point of the ball ‖w‖ ≤ radius nearest to u in the norm of a positive definite A: (I + ν A⁻¹)⁻¹ u for the ν ≥ 0 that fits.
+    """Return the point of the ball ‖w‖ ≤ radius nearest to u in the norm of a positive definite A: (I + ν A⁻¹)⁻¹ u for the ν ≥ 0 that fits.
 
     ν is found by Newton's method on 1/‖w(ν)‖ − 1/radius, which is concave and rises to 0 from ν = 0 (Moré & Sorensen 1983).
 
@@ -59,7 +59,7 @@ def onto_ball(u: Tensor, radius: float, shrink: Callable[[float], tuple[Tensor, 
 
 
 class Learner(ABC):
-    """A multiclass linear learner on a stream: predicts, suffers, steps; everything it knows is in ``vars``."""
+    """A multiclass linear learner on a stream: predict, incur the loss, step; its whole state is in ``vars``."""
 
     features: ClassVar[int] = FEATURES
     radius: ClassVar[float] = 10.0  # B
@@ -69,7 +69,7 @@ class Learner(ABC):
         self.rounds = 0
 
     def step(self, x: Tensor, y: Tensor) -> float:
-        """One round: the loss of the weights there are on x [N, size], y [N], then the step it asks for."""
+        """Play one round: the loss of the present weights on x [N, size], y [N], then a step on its gradient."""
         loss, slope = loss_and_slope(self.w, x, y)
         self.rounds += 1
         self.w = self.moved(slope.flatten()).reshape(self.w.shape)
@@ -77,11 +77,11 @@ class Learner(ABC):
 
     @abstractmethod
     def moved(self, slope: Tensor) -> Tensor:
-        """The weights after a round with that slope, both flat."""
+        """Return the weights after a round with that slope, both flat."""
 
     @abstractmethod
     def bound(self) -> float:
-        """What the regret of the rounds so far cannot exceed."""
+        """Return the upper bound on the regret of the rounds so far."""
 
 
 class GradientDescent(Learner):
@@ -92,13 +92,13 @@ class GradientDescent(Learner):
     """
 
     def moved(self, slope: Tensor) -> Tensor:
-        """A step against the slope, back onto the ball."""
+        """Step against the slope, then project onto the ball."""
         rate: float = 2 * self.radius / (SLOPE * math.sqrt(self.rounds))
         w = self.w.flatten() - rate * slope
         return w * min(1.0, self.radius / max(float(w.norm()), self.radius))
 
     def bound(self) -> float:
-        """3/2 G D √T."""
+        """Return 3/2 G D √T."""
         return 1.5 * SLOPE * 2 * self.radius * math.sqrt(self.rounds)
 
 
@@ -116,7 +116,7 @@ class AdaGrad(Learner):
         self.squares = torch.zeros(classes * size, dtype=torch.float64)
 
     def moved(self, slope: Tensor) -> Tensor:
-        """A step in which each weight has its own rate; a weight whose slope was always 0 stays 0."""
+        """Make a step in which each weight has its own rate; a weight whose slope was always 0 stays 0."""
         self.squares = self.squares + slope**2
         h = self.squares.sqrt()
         inverse = torch.where(h > 0, 1 / h, 0)
@@ -129,7 +129,7 @@ class AdaGrad(Learner):
         return onto_ball(u, self.radius, shrink)
 
     def bound(self) -> float:
-        """√2 D Σ_i ‖g_{1:T,i}‖."""
+        """Return √2 D Σ_i ‖g_{1:T,i}‖."""
         return 2**0.5 * 2 * self.radius * float(self.squares.sqrt().sum())
 
 
@@ -154,7 +154,7 @@ class NewtonStep(Learner):
         self.log_det = 0.0  # of A / ε
 
     def moved(self, slope: Tensor) -> Tensor:
-        """A step in the metric of all slopes so far; A⁻¹ is kept by the Sherman–Morrison formula."""
+        """Step in the metric of all slopes so far; A⁻¹ is kept by the Sherman–Morrison formula."""
         along = self.inverse @ slope
         grown = 1 + float(slope @ along)
         self.inverse.addr_(along, along, alpha=-1 / grown)
@@ -169,7 +169,7 @@ class NewtonStep(Learner):
         return onto_ball(u, self.radius, shrink)
 
     def bound(self) -> float:
-        """(1 + log det(A / ε)) / 2β."""
+        """Return (1 + log det(A / ε)) / 2β."""
         return (1 + self.log_det) / (2 * self.beta)
 
 

@@ -1,14 +1,14 @@
-"""The online probe: what a linear learner reads on a block's activations while the network is trained, and its regret.
+"""The online probe: a linear learner on each block's activations, updated while the network is trained, and its regret.
 
-Every time a rule has updated a block, its learners see that batch's first 32 images with a label: they predict with the weights they
+Every time a rule has updated a block, its learners get that batch's first 32 images with a label: they predict with the weights they
 have, suffer the mean multinomial logistic loss, and take one step of online convex optimization. The *regret* after T rounds is what they
-suffered minus what the best fixed probe of the same ball would have on the same rounds, known only in hindsight. It says how well one
+suffered minus what the best fixed probe of the same ball would have on the same rounds, known only in hindsight. It measures how well one
 linear reading fits a block's whole history: a block that settles early is read as well by one probe as by a learner that follows it.
 
 What a learner reads. A block's output is pooled to at most 128 features (64 for the Newton step), a running mean of earlier rounds is
 subtracted (momentum 0.1, as in BatchNorm; no labels and no later rounds are in it), and (x / ‖x‖, 1) / √2 is read: of norm 1 at most,
 so that the slope of a round's loss in W is at most G = √2 in Frobenius norm, whatever the network does. The weights W [classes, d + 1]
-stay in a ball ‖W‖ ≤ B, of diameter D = 2B. The theorems ask for nothing else: no assumption is made on the stream.
+stay in a ball ‖W‖ ≤ B, of diameter D = 2B. The theorems need nothing else: no assumption is made on the stream.
 
 The stream is stored beside the run (``online/<block>.bin``, at most 4,096 rounds of 32 images: 69 MB a block), so that regret is measured
 on just what was read. The best probe in hindsight is found to a certified gap: f(W) − min f ≤ ⟨∇f, W⟩ + B ‖∇f‖ for a convex f on
@@ -48,7 +48,7 @@ class BlockProbe:
         self.learners = {name: kind(classes, sizes[name]) for name, kind in LEARNERS.items()}
 
     def centred(self, x: Tensor) -> Tensor:
-        """What the stream stores of pooled features [N, d]: the mean of earlier rounds subtracted, float32; moves the mean."""
+        """Return what the stream stores of pooled features [N, d]: the mean of earlier rounds subtracted, float32; moves the mean."""
         now = x.double().mean(0)
         if not self.rounds:
             self.mean = now
@@ -58,7 +58,7 @@ class BlockProbe:
         return centred
 
     def state(self) -> dict[str, Any]:
-        """Plain tensors and numbers, for a checkpoint; copies, since learners change theirs in place."""
+        """Return plain tensors and numbers, for a checkpoint; copies, since learners change theirs in place."""
         learners = {name: deepcopy(vars(learner)) for name, learner in self.learners.items()}
         return {"mean": self.mean, "rounds": self.rounds, "cumulative": dict(self.cumulative), "learners": learners}
 
@@ -70,7 +70,7 @@ class BlockProbe:
 
 
 class OnlineProbe:
-    """All blocks' learners; told of each update of a training, it changes nothing of it.
+    """All blocks' learners; called with each update of a training, it changes nothing of it.
 
     What is to be written waits in ``rows`` and ``streams`` until :meth:`take_rows`.
     """
@@ -83,9 +83,9 @@ class OnlineProbe:
 
     @torch.no_grad()
     def on_update(self, step: int, update: Update) -> None:
-        """A block's round: the pass that its update was made from, with the labels that travelled with it.
+        """Play a block's round on the pass of its update, with the labels of that batch.
 
-        Images without a label are passed over. Activations that are not finite are no round: the loss will say so.
+        Images without a label are skipped. Activations that are not finite are no round: the loss will not be finite either.
         """
         name, some = self.names[update.k], (update.p.y >= 0).nonzero()[:IMAGES, 0]
         if not len(some):
@@ -110,17 +110,17 @@ class OnlineProbe:
         self.streams[name] = self.streams.get(name, b"") + b"".join(part.tobytes() for part in record)
 
     def take_rows(self) -> tuple[list[OnlineRow], dict[str, bytes]]:
-        """The rows and the blocks' streams since it was last asked."""
+        """Return the rows and the blocks' streams since the last call."""
         rows, streams = self.rows, self.streams
         self.rows, self.streams = [], {}
         return rows, streams
 
     def regret(self, run_dir: Path) -> list[dict[str, Any]]:
-        """:func:`regret_rows` of the run that this probe was written to."""
+        """Return :func:`regret_rows` of the run that this probe was written to."""
         return regret_rows(run_dir, self.names, self.classes)
 
     def state(self) -> dict[str, Any]:
-        """Plain tensors and numbers, for a checkpoint."""
+        """Return plain tensors and numbers, for a checkpoint."""
         return {name: probe.state() for name, probe in self.blocks.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Regret: what a learner suffered on a stored stream minus what the best fixed probe in hindsight would have."""
+"""Regret: a learner's cumulative loss on a stored stream minus that of the best fixed probe in hindsight."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Round(NamedTuple):
 
 
 def read_stream(path: Path) -> Iterator[Round]:
-    """The rounds of a stored stream, in order; one torn off by a crash is left out."""
+    """Yield the rounds of a stored stream, in order; one torn off by a crash is left out."""
     content = memoryview(path.read_bytes())
     at = 0
     while at + 12 <= len(content):
@@ -51,9 +51,9 @@ class Hindsight(NamedTuple):
 
 
 def best_fixed(x: Array, y: Array, weight: Array, classes: int, radius: float, start: Array | None = None) -> Hindsight:
-    """The W [classes, D] with ‖W‖ ≤ radius of the least Σ weight · loss, within ``PRECISION`` · Σ weight where that can be reached.
+    """Return the W [classes, D] with ‖W‖ ≤ radius of the least Σ weight · loss, within ``PRECISION`` · Σ weight where that can be reached.
 
-    L-BFGS, free until it leaves the ball and then on the sphere that bounds it. Whatever it finds is judged by the gap
+    L-BFGS, free until it leaves the ball and then on the sphere that bounds it. Whatever it finds is evaluated by the gap
     ⟨∇f, W⟩ + radius · ‖∇f‖, which no error of the solver can make too small.
 
     Args:
@@ -105,12 +105,12 @@ def best_fixed(x: Array, y: Array, weight: Array, classes: int, radius: float, s
 
 
 def grid(rounds: int) -> list[int]:
-    """1, 2, 4, … and the last round: where regret is measured."""
+    """Return 1, 2, 4, … and the last round: where regret is measured."""
     return [2**k for k in range(rounds.bit_length()) if 2**k < rounds] + [rounds] * (rounds > 0)
 
 
 def regret_rows(run_dir: Path, names: Sequence[str], classes: int) -> list[dict[str, Any]]:
-    """Each learner's regret on the stored stream of each block, on a geometric grid of rounds.
+    """Return each learner's regret on the stored stream of each block, on a geometric grid of rounds.
 
     A row: block, learner, rounds, step (the update of the last round), loss (cumulative), best_in_hindsight (cumulative, of the probe
     found), regret_low = loss − best_in_hindsight and regret_high, between which the regret lies, regret (= regret_low, their difference
@@ -127,20 +127,20 @@ def regret_rows(run_dir: Path, names: Sequence[str], classes: int) -> list[dict[
     """
     table = read_table(run_dir / "online.csv", OnlineRow)
     if not table:
-        raise InputError(f"{run_dir} holds no online probe: it was trained without --online-probe")
+        raise InputError(f"{run_dir} holds no online probe: train it with --online-probe")
     rows: list[dict[str, Any]] = []
     for block in sorted({row.block for row in table}, key=names.index):
         path = run_dir / "online" / f"{block}.bin"
         stream = list(read_stream(path)) if path.exists() else []
         suffered = {name: [row for row in table if (row.block, row.learner) == (block, name)] for name in LEARNERS}
         if any([row.step for row in mine] != [r.step for r in stream] for mine in suffered.values()):
-            raise InputError(f"{path} does not hold the rounds that {run_dir}/online.csv speaks of")
+            raise InputError(f"{path} does not hold the rounds that {run_dir}/online.csv lists")
         rows += _of_block(block, stream, suffered, classes)
     return rows
 
 
 def _of_block(block: str, stream: Sequence[Round], suffered: Mapping[str, Sequence[OnlineRow]], classes: int) -> Iterator[dict[str, Any]]:
-    """The rows of one block; learners that read the same in the same ball share their best probe."""
+    """Yield the rows of one block; learners with the same input and ball share their best probe."""
     y = torch.cat([r.y for r in stream]).numpy()
     weight = np.concatenate([np.full(len(r.y), 1 / len(r.y)) for r in stream])
     ends = np.cumsum([len(r.y) for r in stream])

@@ -1,6 +1,6 @@
-"""Asynchronous greedy learning on real ranks: no rank waits for another, each trains on what lies in its queue.
+"""Asynchronous greedy learning on ranks: no rank waits for another, each trains on batches of its queue.
 
-A thread receives what the rank below sends and keeps the last M batches, of which a step draws one as the rule does in one process
+A thread receives what the previous rank sends and keeps the last M batches, of which a step draws one as the rule does in one process
 (``methods/local/dgl_async.py``); when the queue is full the oldest is dropped. A rank waits only when each batch it has was read
 ``replay_reads`` times. Blocks of one rank read each other's fresh output. Such a run is not reproducible: how far ranks run apart is up to
 the machines, and stands in the rows as ``staleness``. No truth is recorded: blocks work on different batches.
@@ -37,7 +37,7 @@ def check_queues(config: Config, method: Method, images: int) -> None:
 
     """
     if config.parallel.stale:
-        raise InputError(f"--stale: {config.method} never waits; its queues are stale by nature")
+        raise InputError(f"--stale: {config.method} never waits for a message, and its queues are always stale: leave it out")
     if why := method.locking_reason():
         raise InputError(f"--parallel layers: {config.method}: {why}")
     if (rest := images % config.batch_size) > 1:
@@ -63,7 +63,7 @@ class AsyncQueues(LayerStage):
         self.receiver_thread: threading.Thread | None = None
 
     def _receive(self, inbox: Inbox, first: int) -> None:
-        """Every batch that the rank below gives, from one update on, as long as it gives any."""
+        """Receive every batch of the previous rank, from one update on, until it ends."""
         try:
             for step in range(first, self.batches.total):
                 h, y = inbox.take(self.batches.size(step))
@@ -71,7 +71,7 @@ class AsyncQueues(LayerStage):
                     self.buffer.write(h.requires_grad_(), y, step)
                     self.newest = step
                     self.arrived.notify()
-        except BaseException as error:  # noqa: BLE001 - said where the training waits
+        except BaseException as error:  # noqa: BLE001 - reported where the training waits
             with self.arrived:
                 self.failed = error
                 self.arrived.notify()
@@ -87,9 +87,9 @@ class AsyncQueues(LayerStage):
     # ------------------------------------------------------------------------------------------------------- one step
 
     def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
-        """One update of this rank's units on a batch from the queue; saved at the end of an epoch only, when all ranks meet."""
+        """Update this rank's units on a batch from the queue; saved at the end of an epoch only, when all ranks synchronise."""
         if interrupted():
-            raise Stopped("interrupted: queues are not saved, and the run goes on from the end of its last epoch", INTERRUPTED)
+            raise Stopped("interrupted: queues are not saved, and the run resumes from the end of its last epoch", INTERRUPTED)
         self.staleness = 0
         if self.below is None:
             x, y = self.batches.batch(step)
@@ -104,7 +104,7 @@ class AsyncQueues(LayerStage):
         return outcome, False, False
 
     def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
-        """The passes of this rank's units; what the highest gives is sent up."""
+        """Make the passes of this rank's units; send the last one's output to the next rank."""
         for p in chain(self.blocks, x, y, method.run_block, self.mine.start):
             if self.above is not None and p.k == self.mine.stop - 1:
                 self.above.send(len(y), [p.z, p.y])
@@ -112,17 +112,17 @@ class AsyncQueues(LayerStage):
             del p
 
     def receiver(self) -> None:
-        """Nothing from above."""
+        """Receive no backward message."""
 
     def on_update(self, u: Update) -> None:
-        """Nothing to below."""
+        """Send no backward message."""
 
     def delayed_gradients(self) -> Mapping[str, Tensor]:
-        """Nothing comes late."""
+        """No message is delayed."""
         return {}
 
     def record_rows(self, record: Recording, network: ModelAndMethod, step: Step) -> tuple[list[Measurement], None]:
-        """The rule's own rows: losses, and how many batches newer than the one read had come by then."""
+        """Measure the rule's own rows: losses, and how many newer batches than the one read had arrived by then."""
         rows = []
         for k in sorted(step.updates):
             name = self.names[k]
@@ -133,11 +133,11 @@ class AsyncQueues(LayerStage):
         return rows, None
 
     def finish_pending(self) -> list[tuple[int, Outcome]]:
-        """Let the rank above have all that was sent to it."""
+        """Wait until the next rank has received all that was sent to it."""
         if self.above is not None:
             self.above.empty()
         return []
 
     def bytes_sent(self) -> int:
-        """Bytes sent up."""
+        """Count the bytes sent to the next rank."""
         return self.above.bytes if self.above else 0

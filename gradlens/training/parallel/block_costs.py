@@ -1,4 +1,4 @@
-"""What each block of a rule costs in one step, measured, and the split of blocks over workers that evens it out."""
+"""Measured cost of each block of a rule in one step, and the split of blocks over workers that balances it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHORTEST = 0.05  # seconds: steps are repeated until a round has taken at least 
 
 
 class BlockCost(NamedTuple):
-    """What one block costs for one batch, on one device by itself."""
+    """Cost of one block for one batch, on one device by itself."""
 
     name: str
     forward: float  # seconds: its pass
@@ -36,7 +36,7 @@ class BlockCost(NamedTuple):
     message_bytes: int  # of what it sends down, pulled back to its input; 0: it sends nothing
     kept_bytes: int  # parameters, gradients and optimiser state, its own modules' too, and `graph_bytes`
     graph_bytes: int  # what a batch in flight keeps between the forward and the backward pass: the block's graph and its output
-    learn: float  # seconds, part of `backward`: `learn`, which is what may wait for the message from above
+    learn: float  # seconds, part of `backward`: `learn`, which may wait for the message of block k+1
     own_update: float  # seconds, part of `update`: the step over its own modules' parameters
 
     @property
@@ -49,7 +49,7 @@ class BlockCost(NamedTuple):
 
 
 def block_costs(network: ModelAndMethod, config: Config, x: Tensor, y: Tensor, rounds: int = 3) -> list[BlockCost]:
-    """What each block of a rule costs, from real steps of the rule on copies: the network and torch's random streams stay as they are.
+    """Measure the cost of each block of a rule in real steps on copies: the network and torch's random streams do not change.
 
     A block is timed within whole steps of :func:`backward`, so that caches are as in training. Rounds of steps and
     of optimiser steps alternate, each lasts at least ``SHORTEST``; the least of the rounds' medians is given, since other work on a
@@ -119,16 +119,16 @@ class _Meter:
         network.method.learn = timed  # type: ignore[method-assign, assignment]
 
     def clock(self) -> float:
-        """Seconds, when all that was asked of the device is done."""
+        """Return the time in seconds after all of the device's work is done."""
         wait(self.device)
         return time.perf_counter()
 
     def seconds(self, what: str, k: int) -> float:
-        """The least of the rounds; 0 for what never happened."""
+        """Return the least of the rounds; 0 for what never happened."""
         return min(self.rounds.get((what, k), [0.0]))
 
     def step(self, weigh: bool = False) -> None:
-        """One step without the optimiser."""
+        """Make one step without the optimiser."""
         (model, method), n = self.network, next(self.numbers)
         begin_step(method, self.config.seed, max(1, self.config.epochs), n)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
@@ -141,7 +141,7 @@ class _Meter:
                 began, self.forward_spent = self.clock(), 0.0
 
     def passes(self, passes: Iterator[Pass], weigh: bool) -> Iterator[Pass]:
-        """The passes as they are made, timed or weighed."""
+        """Yield the passes as they are made, with time or memory measured."""
         made: list[Pass] = []
         weighed: list[Pass] = []  # nothing of earlier blocks shall be released while a later one is weighed
 
@@ -165,10 +165,10 @@ class _Meter:
                 self.graph[p.k] = _bytes([p.h]) if held is None else held
                 weighed.append(p)
             yield p
-            del p  # so that its graph lives no longer than `backward` wants it
+            del p  # so that its graph is freed when `backward` has used it
 
     def optimizers(self, k: int) -> tuple[Optimizer | None, Optimizer | None]:
-        """The optimiser over block k with what learns there, and the one over the latter alone; gradients are put."""
+        """Return the optimiser over block k with what learns there, and the one over the latter alone; gradients are put."""
         grad, own = self.grads[k]
         block = dict(self.network.model[k].named_parameters())
         mine = {name: self.network.method.get_parameter(name) for name in own}
@@ -186,7 +186,7 @@ class _Meter:
         return optimizer if optimizer.param_groups else None
 
     def round(self, steppers: Mapping[int, tuple[Optimizer | None, Optimizer | None]]) -> None:
-        """Steps, then optimiser steps of each block; the medians are added to ``rounds``."""
+        """Make steps, then optimiser steps of each block; append the medians to ``rounds``."""
         self.now.clear()
         self._repeat(self.step, SHORTEST)
         for k, both in steppers.items():
@@ -213,7 +213,7 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def _held_after(work: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes allocated during some work and not given back by its end; None where that is not known."""
+    """Measure the bytes allocated during some work and not freed by its end; None where that is unknown."""
     if device.type == "cpu":
         return sum(allocations(work))
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
@@ -222,7 +222,7 @@ def _held_after(work: Callable[[], object], device: torch.device) -> int | None:
 
 
 def _bytes_kept(optimizer: Optimizer | None) -> int:
-    """Of an optimiser's parameters, their gradients and its state."""
+    """Count the bytes of an optimiser's parameters, their gradients and its state."""
     params: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]] if optimizer else []
     state = [v for p in params for v in optimizer.state[p].values() if isinstance(v, Tensor)] if optimizer else []
     return _bytes([*params, *(p.grad for p in params if p.grad is not None), *state])

@@ -1,4 +1,4 @@
-"""How a process makes its updates: all blocks, a part of the batch, or some of the blocks; by what was asked for, and by the rule."""
+"""Choice of the stage of a process: all blocks, a part of the batch, or some of the blocks; by settings and rule."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _numbers = count(1)  # of trainings over layers in this process; all ranks begin
 
 
 def check_layer_parallel(config: Config, method: Method, images: int) -> None:
-    """Refuse ``--parallel layers`` with a rule or settings that cannot be spread over ranks as asked.
+    """Refuse ``--parallel layers`` with a rule or settings that cannot be split over ranks.
 
     Args:
         config: the settings.
@@ -43,7 +43,7 @@ def check_layer_parallel(config: Config, method: Method, images: int) -> None:
 def _check_pipeline(config: Config, images: int) -> None:
     c = config.parallel
     if c.stale:
-        raise InputError("--stale: a pipeline's gradients are exact; it waits")
+        raise InputError("--stale: pipelined backprop always waits for its messages: leave it out")
     for n in {config.batch_size, images % config.batch_size} - {0, 1}:
         if n % c.microbatches:
             raise InputError(
@@ -55,7 +55,7 @@ def _check_pipeline(config: Config, images: int) -> None:
 
 
 def add_stage(state: TrainState) -> None:
-    """Give a run what makes its updates; over layers the blocks' costs are measured first, unless the config says who has which.
+    """Set a run's stage; with ``--parallel layers`` the blocks' costs are measured first, unless the config assigns blocks to ranks.
 
     Collective: call on every rank, when all have their state and the same settings.
 
@@ -70,7 +70,7 @@ def add_stage(state: TrainState) -> None:
 
 
 def measure_costs(state: TrainState) -> list[float]:
-    """Seconds of one batch in each block, as rank 0 measures them. Collective: call on every rank."""
+    """Measure the seconds of one batch in each block, as rank 0 measures them. Collective: call on every rank."""
     ranks = state.ranks
 
     def measure() -> list[float] | None:
@@ -83,14 +83,14 @@ def measure_costs(state: TrainState) -> list[float]:
 
 
 def make_stage(state: TrainState, costs: Sequence[float] | None = None) -> Stage:
-    """What makes this process's updates of a run, by itself: nothing is measured or sent.
+    """Return what makes this process's updates of a run, by itself: nothing is measured or sent.
 
     Args:
         state: the run, which has no stage yet.
         costs: seconds of each block, the same on all ranks, by which layers are spread; None: evenly by their number.
 
     Raises:
-        InputError: a rule whose blocks cannot be spread as asked.
+        InputError: a rule whose blocks cannot be split over ranks as set.
 
     """
     config, network, ranks = state.config, state.network, state.ranks

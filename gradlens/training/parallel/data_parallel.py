@@ -1,4 +1,4 @@
-"""A batch that is spread over ranks: each has all blocks and a part of the images, and gradients are added up."""
+"""Data parallelism: each rank has all blocks and a part of the batch, and gradients are all-reduced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class DataParallel(WholeNetwork):
     """All blocks on this rank's part of each batch."""
 
     def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
-        """One update, made with the other ranks; whether to stop or save they ask each other when what was reported is read."""
+        """Make one update with the other ranks; whether to stop or save is exchanged when outcomes are read."""
         outcome, stop, save = super().step(step, record, interrupted, save)
         last = (step + 1) % self.batches.per_epoch == 0 or step + 1 == self.batches.total
         if not last and (step + 1) % self.flush_every:
@@ -24,7 +24,7 @@ class DataParallel(WholeNetwork):
         return outcome, *self.batches.ranks.any_stop_or_save(stop, save)
 
     def synchronize(self, pending: Sequence[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
-        """Each rank's rows of its own gradient are put together; all else is the same on all."""
+        """Gather each rank's rows of its own gradient; everything else is the same on all ranks."""
         return [(step, outcome._replace(rows=self._rows_of_all_ranks(outcome.rows))) for step, outcome in pending]
 
     def _rows_of_all_ranks(self, rows: list[Measurement]) -> list[Measurement]:

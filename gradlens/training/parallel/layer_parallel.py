@@ -1,6 +1,6 @@
-"""A network whose blocks are spread over ranks: each trains its own while the ranks above work on the batches before.
+"""Layer parallelism: each rank trains its own blocks while the next ranks work on the batches before.
 
-A rank receives what the block below its own gave, runs its blocks, sends what the highest of them gives as soon as it is known, and updates
+A rank receives the output of the previous rank's last block, runs its blocks, sends its own last output as soon as it exists, and updates
 its blocks. Rules that receive nothing from above never wait for anything else: their run is that of one process, bit for bit, in the time
 of the slowest rank. Rules that learn from a message (the target of a synthesiser, the error) either wait for it (exact: again the run of
 one process) or take the one of an earlier batch (``stale``; how many batches earlier is in the rows).
@@ -29,21 +29,21 @@ from gradlens.training.parallel.stage import DOWN, ERROR, TRUTH, UP, LayerStage
 from gradlens.training.state import TrainState
 from gradlens.training.step import Outcome, Recording, training_step
 
-STALE_BATCHES = 1  # batches by which a stale message of the rank above is late
-SAVE, STOP = 1, 2  # what rank 0 wants done after a batch; travels with it
+STALE_BATCHES = 1  # batches by which a stale message of the next rank is delayed
+SAVE, STOP = 1, 2  # rank 0's control word: what to do after a batch; sent with it
 
 
 class PendingBatch(NamedTuple):
-    """A batch that went through this rank's blocks and waits for what comes from above."""
+    """A batch that went through this rank's blocks and waits for the next rank's message."""
 
     step: int
-    x: Tensor  # [N, *in] what the lowest block here read
+    x: Tensor  # [N, *in] input of this rank's first block
     y: Tensor
     record: Recording | None
 
 
 def waits_for_above(method: Method) -> bool:
-    """Whether blocks learn from what comes from blocks above them on another rank."""
+    """Return whether blocks learn from messages of later blocks on another rank."""
     return bool(method.depends_on & {"delayed_message", "output_error"})
 
 
@@ -51,7 +51,7 @@ def check_layers(config: Config, method: Method) -> None:
     """Refuse rules and settings whose blocks cannot work on several batches at once.
 
     Raises:
-        InputError: what keeps them from it.
+        InputError: they cannot; the message gives the reason.
 
     """
     if why := method.locking_reason():
@@ -59,14 +59,14 @@ def check_layers(config: Config, method: Method) -> None:
     if not config.parallel.stale:
         return
     if not waits_for_above(method):
-        raise InputError(f"--stale: {config.method} waits for nothing from above")
+        raise InputError(f"--stale: {config.method} waits for no backward message: leave it out")
     parted = [k for k in range(method.output_block) if method.can_split_after(k)]
     if "output_error" not in method.depends_on and not all(method.supports_delayed_target(k) for k in parted):
-        raise InputError(f"--stale: {config.method} with these options trains blocks by what comes from above, and must wait for it")
+        raise InputError(f"--stale: {config.method} with these options trains blocks by the backward message, and must wait for it")
 
 
 class LayerParallel(LayerStage):
-    """Rules whose blocks get their error signal from themselves or from a message of the rank above. The arguments are LayerStage's."""
+    """Rules whose blocks get their error signal from themselves or from a message of the next rank. The arguments are LayerStage's."""
 
     def __init__(self, state: TrainState, ranges: Sequence[range], number: int) -> None:
         super().__init__(state, ranges, number)
@@ -85,17 +85,17 @@ class LayerParallel(LayerStage):
         self.truth_down = Outbox(ranks, rank - 1, *self.channel(TRUTH)) if rank else None
         self.truth_above = Inbox(ranks, rank + 1, *self.channel(TRUTH), device) if rank < last else None
         self.control, self.fresh = 0, True
-        self.queue: deque[PendingBatch] = deque()  # batches whose error is still to come
-        self.unlearned: deque[tuple[Pass, Signal | None]] = deque()  # ... whose message is
+        self.queue: deque[PendingBatch] = deque()  # batches whose error has not arrived
+        self.unlearned: deque[tuple[Pass, Signal | None]] = deque()  # ... whose message has not arrived
 
     # ------------------------------------------------------------------------------------------------------- one step
 
     def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
-        """One update of this rank's blocks; stopped and saved as the control word says that rank 0 sends with the batch."""
+        """Update this rank's blocks; stop and save by the control word that rank 0 sends with the batch."""
         stop = interrupted()
-        if self.config.parallel.stale:  # what is under way is not saved: such runs go on from the end of an epoch
+        if self.config.parallel.stale:  # batches in flight are not saved: such runs resume from the end of an epoch
             if stop:
-                raise Stopped("interrupted: a run whose messages come late goes on from the end of its last epoch", INTERRUPTED)
+                raise Stopped("interrupted: a run with delayed messages resumes from the end of its last epoch", INTERRUPTED)
             save = False
         x, y = self.begin(step, record, SAVE * save + STOP * stop)
         outcome = self._update(x, y)
@@ -106,7 +106,7 @@ class LayerParallel(LayerStage):
         return training_step(self.network, self.optimizer, x, y, self.record, bf16, blocks=self)
 
     def begin(self, step: int, record: Recording | None, control: int) -> tuple[Tensor, Tensor]:
-        """What the lowest block here reads of a batch, [N, *in] and targets; ``control`` is heeded on rank 0 only."""
+        """Receive the input of this rank's first block, [N, *in], and the targets; ``control`` is used on rank 0 only."""
         batches = self.batches
         if self.below is None:
             x, y = batches.batch(step)
@@ -128,11 +128,11 @@ class LayerParallel(LayerStage):
 
     @property
     def record(self) -> Recording | None:
-        """What is measured of the batch whose blocks are updated in this step; None: nothing."""
+        """Return the measurements of the batch whose blocks are updated in this step; None: none."""
         return self.finishes.record if self.finishes else None
 
     def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
-        """The passes of this rank's blocks; what the highest gives is sent up as soon as it is there."""
+        """Make the passes of this rank's blocks; send the last block's output to the next rank as soon as it exists."""
         if self.late_error and self.delay:
             if self.fresh:
                 self._send_through(self.begun)
@@ -147,7 +147,7 @@ class LayerParallel(LayerStage):
             del p
 
     def _image(self) -> Tensor | None:
-        """The network's input, for rules that read it; made here, since sending it would cost more."""
+        """Make the network's input, for rules that read it; made here, since sending it costs more."""
         if self.below is None or "image" not in self.method.depends_on:
             return None
         return self.method.prepare_input(self.batches.batch(self.begun.step)[0])
@@ -161,7 +161,7 @@ class LayerParallel(LayerStage):
 
     @torch.no_grad()
     def _send_through(self, begun: PendingBatch) -> None:
-        """Run the blocks for what the ranks above need of them; their own gradients come when the error is there."""
+        """Run the blocks for the next ranks; their own gradients are computed when the error arrives."""
         h = begun.x
         for block in self.blocks:
             h = block(h)
@@ -169,7 +169,7 @@ class LayerParallel(LayerStage):
         self.above.send(self.batches.size(begun.step), [h, begun.y, torch.tensor([self.control])])
 
     def _again(self, begun: PendingBatch) -> Iterator[Pass]:
-        """The passes of an earlier batch with the weights of now: in between they were updated, and its graph would be of none."""
+        """Make the passes of an earlier batch anew with the present weights: the update in between invalidated its graph."""
         seed_global(key(self.config.seed, "step", begun.step))
         with preserve_buffers_and_rng(self.blocks):
             passes = list(chain(self.blocks, begun.x, begun.y, self.method.run_block, self.mine.start))
@@ -177,18 +177,18 @@ class LayerParallel(LayerStage):
             yield passes.pop(0)
 
     def receiver(self) -> Callable[[], Received] | None:
-        """Where a message comes from the ranks above."""
+        """Where a message is received from the next rank."""
         return None if self.error is None and self.message is None else self._receive
 
     def _learns_last(self) -> bool:
-        """Whether updates and messages are made before waiting for the one from above, of which only the rule's own modules learn.
+        """Return whether blocks are updated, and messages sent, before waiting for the next rank's: only own modules learn from it.
 
         Measured steps wait at once: their rows hold the message.
         """
         return self.late_message or (self.record is None and self.method.supports_delayed_target(self.mine.stop - 1))
 
     def _receive(self) -> Received:
-        """What comes from the ranks above for the batch that is being finished."""
+        """Receive the next rank's message for the batch that is being finished."""
         assert self.finishes is not None
         images = self.batches.size(self.finishes.step)
         if self.error is not None:
@@ -200,30 +200,30 @@ class LayerParallel(LayerStage):
         return Received(tuple(self.message.take(images)))
 
     def on_update(self, u: Update) -> None:
-        """Send the backward message to the rank below."""
+        """Send the backward message to the previous rank."""
         if self.down is not None and u.k == self.mine.start:
             self.down.send(self.batches.size(self.begun.step), list(u.grad.below))
         if self.message is not None and u.k == self.mine.stop - 1 and self._learns_last():
             p = u.p._replace(h=u.p.h.detach(), block=nn.Identity())
-            self.unlearned.append((p, None if self.delay else u.signal))  # which is of the weights that there are, if nothing is late
+            self.unlearned.append((p, None if self.delay else u.signal))  # of the present weights, if nothing is delayed
 
     def delayed_gradients(self) -> Mapping[str, Tensor]:
-        """What the highest block's own modules learn from the message of an earlier batch, which has come by now."""
+        """Return gradients of the rule's own modules at this rank's last block from the message of an earlier batch, which has arrived."""
         if self.message is None or len(self.unlearned) <= (self.delay if self.fresh else 0):
             return {}
         p, signal = self.unlearned.popleft()
         above = tuple(self.message.take(len(p.y)))
         if signal is None:
-            with preserve_buffers_and_rng([self.method]):  # the statistics of that batch are in already
+            with preserve_buffers_and_rng([self.method]):  # the statistics of that batch are included already
                 signal = self.method.signal(p.k, {p.k: p}, ())
         return self.method.learn(p.k, p, signal, Grad(None, {}, ()), above)
 
     def finish_pending(self) -> list[tuple[int, Outcome]]:
-        """The batches that still wait for what comes from above."""
+        """Return the batches that still wait for the next rank's message."""
         return [(self.begun.step, self._finish_one()) for _ in range(len(self.queue) + len(self.unlearned))]
 
     def _finish_one(self) -> Outcome:
-        """Go on with the oldest batch that waits for what comes from above, without a new one: before ranks meet, none must wait."""
+        """Finish the oldest waiting batch without starting a new one: none must wait when ranks synchronise."""
         x, y = self.begun.x, self.begun.y
         self.fresh, self.finishes = False, self.queue.popleft() if self.queue else None
         return self._update(x, y)
@@ -231,10 +231,10 @@ class LayerParallel(LayerStage):
     # ------------------------------------------------------------------------------------------------------ the truth
 
     def record_rows(self, record: Recording, network: ModelAndMethod, step: Step) -> tuple[list[Measurement], None]:
-        """The rows of this rank's blocks: the true gradient comes down from rank to rank, each of which waits for it.
+        """Measure the rows of this rank's blocks: the true gradient is passed from rank to rank, each of which waits for it.
 
         Args:
-            record: of which the step alone is read: to diagnose would take passes of its own through all ranks.
+            record: only its step is used: diagnosing needs extra passes through all ranks.
             network: with its rule.
             step: this rank's passes (graphs kept) and updates.
 
@@ -263,5 +263,5 @@ class LayerParallel(LayerStage):
         return rows, None
 
     def bytes_sent(self) -> int:
-        """Bytes that this rank has sent up, down and as errors so far; the truth on recorded steps is not in it."""
+        """Count the bytes that this rank has sent up, down and as errors so far, without the true gradient on recorded steps."""
         return sum(box.bytes for box in (self.above, self.down, *self.broadcast) if box is not None)

@@ -12,12 +12,12 @@ from gradlens.runtime.errors import InputError
 
 
 def allowed_cuts(method: Method) -> list[int]:
-    """Boundaries (c: between blocks c−1 and c) at which two workers can part: :meth:`Method.can_split_after`."""
+    """Return boundaries (c: between blocks c−1 and c) at which two workers can part: :meth:`Method.can_split_after`."""
     return [k + 1 for k in range(method.output_block) if method.can_split_after(k)]
 
 
 def partition(costs: Sequence[float], parts: int, allowed: Collection[int]) -> list[range]:
-    """Contiguous blocks for each worker such that the largest sum of costs is as small as can be; of several such splits the first.
+    """Return contiguous blocks for each worker such that the largest sum of costs is as small as can be; of several such splits the first.
 
     Splits are ordered by their cuts, the lowest cut first.
 
@@ -35,7 +35,7 @@ def partition(costs: Sequence[float], parts: int, allowed: Collection[int]) -> l
         raise InputError(f"blocks can be split over 1 worker or more, not {parts}")
     if len(ends) < parts - 1:
         most = len(ends) + 1
-        raise InputError(f"{len(costs)} blocks cannot be split over {parts} workers: they can be parted in {len(ends)} places, for {most}")
+        raise InputError(f"{len(costs)} blocks cannot be split over {parts} workers: they can be split at {len(ends)} places, for {most}")
     bounds = [0, *ends, len(costs)]
     last = len(bounds) - 1
     weight = {(i, j): sum(costs[bounds[i] : bounds[j]]) for i in range(last) for j in range(i + 1, last + 1)}
@@ -51,42 +51,42 @@ def partition(costs: Sequence[float], parts: int, allowed: Collection[int]) -> l
 
 
 def split_over(method: Method, costs: Sequence[float], ranks: int, names: Sequence[str], sizes: Sequence[int] | None = None) -> list[range]:
-    """The blocks of each rank, bottom first.
+    """Return the blocks of each rank, bottom first.
 
     Args:
-        method: the rule, which says where blocks may be parted.
+        method: the rule, which defines where blocks can be split.
         costs: seconds of each block that it runs.
         ranks: how many.
         names: the blocks'.
-        sizes: blocks of each rank, if the user says; default: such that the slowest rank is as fast as can be.
+        sizes: blocks of each rank, if set; default: such that the slowest rank is as fast as possible.
 
     Raises:
         InputError: more ranks than parts, sizes that do not add up, a cut where the rule has none.
 
     """
     allowed = allowed_cuts(method)
-    has = f"{len(costs)} blocks that can be parted in {len(allowed)} places, after {', '.join(names[c - 1] for c in allowed) or 'none'}"
+    has = f"{len(costs)} blocks that can be split at {len(allowed)} places, after {', '.join(names[c - 1] for c in allowed) or 'none'}"
     if len(allowed) < ranks - 1:
         raise InputError(f"{ranks} ranks are too many: this network under this rule has {has}")
     if sizes is None:
         return partition(costs, ranks, allowed)
     if len(sizes) != ranks or sum(sizes) != len(costs) or min(sizes) < 1:
-        raise InputError(f"--split {','.join(map(str, sizes))}: wanted {ranks} numbers of blocks that add up to {len(costs)}")
+        raise InputError(f"--split {','.join(map(str, sizes))}: expected {ranks} numbers of blocks that add up to {len(costs)}")
     ends = [sum(sizes[: i + 1]) for i in range(ranks)]
     if wrong := [c for c in ends[:-1] if c not in allowed]:
-        raise InputError(f"--split {','.join(map(str, sizes))} parts the network after {names[wrong[0] - 1]}; it has {has}")
+        raise InputError(f"--split {','.join(map(str, sizes))} splits the network after {names[wrong[0] - 1]}; it has {has}")
     return [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
 
 def require_separable(model: nn.Sequential, ranges: Sequence[range]) -> None:
-    """Refuse a split that parts blocks which share a parameter.
+    """Refuse a split that separates blocks which share a parameter.
 
     Args:
         model: the blocks.
         ranges: those of each rank; a block in none of them is trained nowhere.
 
     Raises:
-        InputError: which parameter would be on two ranks.
+        InputError: a parameter is shared by blocks on two ranks.
 
     """
     owners: dict[int, int | None] = {}
@@ -95,5 +95,5 @@ def require_separable(model: nn.Sequential, ranges: Sequence[range]) -> None:
         for name, p in block.named_parameters():
             if owners.setdefault(id(p), mine) != mine:
                 raise InputError(
-                    f"--parallel layers: {block_name}.{name} belongs to blocks on different ranks: --split keeps them together"
+                    f"--parallel layers: {block_name}.{name} belongs to blocks on different ranks: set --split so that they are on one"
                 )

@@ -1,4 +1,4 @@
-"""Backpropagation over ranks, by PyTorch's own pipeline schedules: what these rules compete with.
+"""Backpropagation over ranks by PyTorch's own pipeline schedules: the baseline for layer-parallel rules.
 
 A batch is cut into microbatches that follow each other through the ranks and back (GPipe: all forward, then all backward; 1F1B: in turns,
 which keeps fewer of them in memory). Gradients are those of the batch's mean loss; BatchNorm normalises over each microbatch. Torch's
@@ -47,7 +47,7 @@ class Pipeline(LayerStage):
 
     def __init__(self, state: TrainState, ranges: Sequence[range], number: int) -> None:
         super().__init__(state, ranges, number)
-        self.schedules: dict[int, Any] = {}  # torch's stages know one size of batch
+        self.schedules: dict[int, Any] = {}  # torch's stages support one size of batch
 
     def _schedule(self, images: int) -> Any:
         if images not in self.schedules:
@@ -58,7 +58,7 @@ class Pipeline(LayerStage):
         return self.schedules[images]
 
     def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
-        """One batch through all ranks and back, and this rank's update."""
+        """Pass one batch through all ranks and back, and make this rank's update."""
         stop, device = interrupted(), self.batches.device
         x, y = self.batches.batch(step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -78,5 +78,5 @@ class Pipeline(LayerStage):
         return Outcome(loss, hits, images, answered, []), *self.ranks.any_stop_or_save(stop, save)
 
     def bytes_sent(self) -> int:
-        """Not counted: torch's engine sends."""
+        """Return 0: torch's engine sends, which is not counted."""
         return 0

@@ -1,4 +1,4 @@
-"""Blocks of one network over several ranks: who has which, and how they come together again.
+"""Blocks of one network over several ranks: their assignment, and how states are gathered.
 
 Every rank holds all weights, of which it trains its own; gradients, the optimiser's state and activations are its own only.
 """
@@ -31,7 +31,7 @@ class LayerStage(ABC):
 
     """
 
-    flush_every = None  # what steps report is put together where ranks meet
+    flush_every = None  # outcomes are combined when ranks synchronise
 
     def __init__(self, state: TrainState, ranges: Sequence[range], number: int) -> None:
         self.config, self.network, self.optimizer, self.batches = state.config, state.network, state.optimizer, state.batches
@@ -47,21 +47,21 @@ class LayerStage(ABC):
 
     @abstractmethod
     def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
-        """One update of this rank's blocks: see :class:`gradlens.training.step.Stage`."""
+        """Update this rank's blocks: see :class:`gradlens.training.step.Stage`."""
 
     def finish_pending(self) -> Sequence[tuple[int, Outcome]]:
-        """Finish what is under way before ranks meet; what steps of it reported."""
+        """Finish batches in flight before ranks synchronise; return the outcomes of their steps."""
         return ()
 
     @abstractmethod
     def bytes_sent(self) -> int:
-        """Bytes that this rank has sent for training so far."""
+        """Count the bytes that this rank has sent for training so far."""
 
     def share_buffers(self) -> None:  # noqa: B027 - no rank has anything to share at that time
-        """They came with the weights, in :meth:`synchronize`."""
+        """Do nothing: :meth:`synchronize` has broadcast them with the weights."""
 
     def broadcast_weights(self) -> None:
-        """Every rank gets the weights and buffers that the others have trained."""
+        """Broadcast the weights and buffers that each rank has trained."""
         for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
             k = self.names.index(name.split(".")[0])
             _broadcast_tensor(tensor, self._owner(k), self.ranks.rank)
@@ -69,17 +69,17 @@ class LayerStage(ABC):
             _broadcast_tensor(tensor, self._owner(self.method.block_of(name)), self.ranks.rank)
 
     def _owner(self, k: int) -> int:
-        """The rank that trains block k; what no rank trains is the last one's."""
+        """Return the rank that trains block k; what no rank trains is the last one's."""
         return next((rank for rank, blocks in enumerate(self.ranges) if k in blocks), self.ranks.num_ranks - 1)
 
     def owned(self) -> set[int]:
-        """The ids of the parameters that this rank trains."""
+        """Return the ids of the parameters that this rank trains."""
         mine = {id(p) for block in self.blocks for p in block.parameters()}
         own = {id(p) for name, p in self.method.named_parameters() if self._owner(self.method.block_of(name)) == self.ranks.rank}
         return mine | own
 
     def optimizer_state(self) -> dict[str, Any]:
-        """The optimiser's state as one process has it, put together on all ranks."""
+        """Return the optimiser's state as in a single process, gathered from all ranks."""
         state = self.optimizer.state_dict()
         mine = self.owned()
         params = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -90,7 +90,7 @@ class LayerStage(ABC):
         return {**state, "state": dict(sorted(merged.items()))}
 
     def keep_owned_state(self) -> None:
-        """Forget the optimiser's state of parameters that other ranks train."""
+        """Drop the optimiser's state of parameters that other ranks train."""
         mine = self.owned()
         for p in [p for p in self.optimizer.state if id(p) not in mine]:
             del self.optimizer.state[p]
@@ -111,7 +111,7 @@ class LayerStage(ABC):
 
 
 def _broadcast_tensor(tensor: Tensor, owner: int, rank: int) -> None:
-    """The owner's tensor on all ranks."""
+    """Broadcast the owner's tensor."""
     with torch.no_grad():
         flat = tensor.detach().contiguous()
         dist.broadcast(flat, owner)

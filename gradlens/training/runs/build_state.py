@@ -1,4 +1,4 @@
-"""From a config and its data to a run that can be trained; settings that do not go together are refused."""
+"""Build a run ready for training from a config and its data; incompatible settings are refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def build_state(
 def build_on_rank(
     config: Config, data: Data, device: torch.device, ranks: ProcessGroup = SINGLE_PROCESS, restored: bool = False
 ) -> TrainState:
-    """:func:`build_state` but for the stage: this rank's own part, in which it neither waits for other ranks nor sends to them."""
+    """Return :func:`build_state` but for the stage: this rank's own part, in which it neither waits for other ranks nor sends to them."""
     network = build_model_and_method(to_be_restored(config) if restored else config, data.shape, len(data.classes), device)
     require_fit(config, network, data, ranks.num_ranks)
     method = network.method
@@ -55,7 +55,7 @@ def build_on_rank(
     optimizer = make_optimizer(config, network)
     learned_from = data.everything if method.unlabelled else data.train
     batches = Batches(config, learned_from.to(device), method, input_of(config.data.normalize, data, device), ranks)
-    some_unknown = method.classifies and data.unlabelled is not None  # accuracy is of images whose label is known
+    some_unknown = method.classifies and data.unlabelled is not None  # accuracy is of images with a label
     probe = OnlineProbe(network.block_names(), len(data.classes)) if config.record.online_probe else None
     return TrainState(
         config=config,
@@ -84,7 +84,7 @@ def require_fit(config: Config, network: ModelAndMethod, data: Data, num_ranks: 
         raise InputError(objection)
     normalises = any(isinstance(m, _BatchNorm) for part in network for m in part.modules())
     if config.batch_size == 1 and normalises:
-        raise InputError("--batch-size 1: this network normalises over the batch, and one image has no batch statistics")
+        raise InputError("--batch-size 1: this network normalises over the batch, and one image has no batch statistics: set 2 or more")
     images = len(data.everything if network.method.unlabelled else data.train)
     if config.parallel.mode == "data":
         _require_divisible(config, images, normalises)
@@ -99,7 +99,7 @@ def require_fit(config: Config, network: ModelAndMethod, data: Data, num_ranks: 
 
 
 def _require_divisible(config: Config, images: int, normalises: bool) -> None:
-    """Every rank needs an image of every batch, and two where it normalises over its own part.
+    """Check that every rank has an image of every batch, and two if it normalises over its own part.
 
     Raises:
         InputError: the batch, or the rest at the end of an epoch, is too small for the ranks.

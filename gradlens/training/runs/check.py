@@ -1,4 +1,4 @@
-"""What refuses a config before anything is trained or written."""
+"""Checks that refuse a config before anything is trained or written."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def check(config: Config, context: RunContext) -> None:
 
 
 def goes_on(config: Config, context: RunContext) -> bool:
-    """Whether a config's run is gone on with from a checkpoint, which replaces the weights it began with."""
+    """Return whether a config's run is resumed from a checkpoint, which replaces its initial weights."""
     return bool(context.resume or restarts()) and (context.path_of(config) / "checkpoint.pt").exists()
 
 
 def images_learned_from(config: Config, data: Data) -> int:
-    """How many training images a config's rule learns from: those without labels count where it reads none."""
+    """Count the training images that a config's rule learns from: unlabelled ones count if it uses no labels."""
     return len(data.train) + (len(data.unlabelled) if config.rule.unlabelled and data.unlabelled is not None else 0)
 
 
 def with_smaller_batch(config: Config, context: RunContext) -> Config:
-    """The same config, its batches no larger than the training images there are; where that makes them smaller, it is said.
+    """Copy a config with batches no larger than the number of training images; a change is reported.
 
     Raises:
         InputError: data that cannot be loaded.
@@ -53,7 +53,7 @@ def with_smaller_batch(config: Config, context: RunContext) -> Config:
 
 
 def checked_data(config: Config, context: RunContext) -> Data:
-    """The data of a config, large enough for its batches.
+    """Load the data of a config, large enough for its batches.
 
     Raises:
         InputError: data that cannot be loaded, one class alone, a batch larger than the data are or too small for the rule.
@@ -64,15 +64,13 @@ def checked_data(config: Config, context: RunContext) -> Data:
     data = load_data(config, context)
     rule = config.rule
     if len(data.classes) < 2 and rule.classifies:
-        raise InputError(
-            f"{config.data.name} has one class only ({', '.join(data.classes)}): {config.method} learns to tell two or more apart"
-        )
+        raise InputError(f"{config.data.name} has one class only ({', '.join(data.classes)}): {config.method} needs two or more")
     images = images_learned_from(config, data)
     if config.batch_size > images:
         kind = "training" if config.data.labels is None or rule.unlabelled else f"labelled (--labels {config.data.labels:g})"
         raise InputError(f"--batch-size {config.batch_size} is larger than the {images} {kind} images there are")
     if config.batch_size < rule.least_batch:
         raise InputError(
-            f"--batch-size {config.batch_size}: {config.method} tells a batch's images apart and needs {rule.least_batch} or more"
+            f"--batch-size {config.batch_size}: {config.method} compares the images of a batch and needs {rule.least_batch} or more"
         )
     return data

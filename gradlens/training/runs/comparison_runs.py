@@ -50,11 +50,11 @@ class AskedComparison:
         return [run.config for run in self.read] + [config for group in self.groups for config in group]
 
     def digest(self) -> str:
-        """Six hex digits of it."""
+        """Return six hex digits of it."""
         return digest_of({"runs": [config.run_name() for config in self.configs], "lr_grid": list(self.grid)})
 
     def folder(self) -> Path:
-        """Where it goes by default."""
+        """Return where it goes by default."""
         methods = list(dict.fromkeys(config.method for config in self.configs))
         data = dict.fromkeys(short_reference("data", Path(config.data.name).resolve().name) or "images" for config in self.configs)
         return COMPARISONS / folder_name(methods, list(data), self.digest())
@@ -62,7 +62,7 @@ class AskedComparison:
 
 @dataclass
 class ComparedRuns:
-    """The runs of a comparison, and what is to be said of them."""
+    """The runs of a comparison, with notices about them."""
 
     runs: list[Run]
     comparison: Comparison
@@ -71,13 +71,13 @@ class ComparedRuns:
 
 
 def known_places(folder: Path) -> list[Path]:
-    """Where finished runs are looked for beside a comparison that is made in its default place: other comparisons, and what train made."""
+    """List where to look for finished runs when a comparison has its default place: other comparisons, and the folder of ``train``."""
     others = sorted(file.parent for file in folder.parent.glob(f"*/{FILE}") if file.parent != folder)
     return [*others, RunContext().out]
 
 
 def must_be_free(folder: Path, asked: AskedComparison, overwrite: bool) -> None:
-    """Refuse a folder that another comparison is in; one that this comparison has no less of than the other is gone on with.
+    """Refuse a folder that holds another comparison; if this comparison includes all of the other's runs, it continues it.
 
     Raises:
         InputError: it holds another comparison, or runs or figures of no comparison.
@@ -90,9 +90,11 @@ def must_be_free(folder: Path, asked: AskedComparison, overwrite: bool) -> None:
         names = {config.run_name() for config in asked.configs}
         if other.asked == asked.digest() or (not asked.grid and not other.learning_rates and {p.name for p in other.run_paths} <= names):
             return
-        raise InputError(f"{folder} holds another comparison (`{other.command}`): --out names another folder, --overwrite replaces it")
+        raise InputError(
+            f"{folder} holds another comparison (`{other.command}`): set another folder with --out, or replace it with --overwrite"
+        )
     if runs_in(folder) or any((folder / name).exists() for name in (RUNS, SEARCHES, FIGURES)):
-        raise InputError(f"{folder} holds runs or figures and no {FILE}: --out names another folder for the comparison")
+        raise InputError(f"{folder} holds runs or figures and no {FILE}: set another folder for the comparison with --out")
 
 
 def compare_runs(
@@ -108,7 +110,7 @@ def compare_runs(
     All methods are checked before that, their learning rates are searched one method after the other, and then the runs are trained.
 
     Args:
-        asked: what it is to hold.
+        asked: the requested contents.
         folder: the comparison's.
         context: how runs are made.
         watch_for: the progress display of a config.
@@ -156,14 +158,14 @@ def compare_runs(
 
 
 def _places(read: Sequence[Run], groups: Sequence[Sequence[Config]], folder: Path) -> tuple[Path, ...]:
-    """The directories of runs that are there or will be."""
+    """Return the directories of runs that are there or will be."""
     return tuple(dict.fromkeys([*(run.path for run in read), *(folder / RUNS / config.run_name() for group in groups for config in group)]))
 
 
 def _with_best_rates(
     asked: AskedComparison, made: Comparison, context: RunContext, watch_for: Callable[[Config], Watch], elsewhere: Sequence[Path]
 ) -> tuple[list[list[Config]], Comparison, list[str]]:
-    """Each method's configs with the learning rate that is best for it, chosen with the first seed."""
+    """Set in each method's configs the learning rate that is best for it, chosen with the first seed."""
     groups: list[list[Config]] = []
     searches: list[Path] = []
     said: list[str] = []
@@ -181,7 +183,7 @@ def _with_best_rates(
 
 
 def rate_text(method: str, rate: ChosenRate) -> str:
-    """The learning rate that was chosen for a method, in words; at an end of the grid with the rates to try next.
+    """Return the learning rate that was chosen for a method, in words; at an end of the grid with the rates to try next.
 
     >>> rate_text("dgl", ChosenRate(0.01, (0.001, 0.01), True))
     'dgl: lr 0.01 of 0.001, 0.01 is best on a fifth of the training images; it is the largest: add 0.1,1 to --lr-grid'

@@ -1,4 +1,4 @@
-"""The learning rate of a grid that does best on held-out training images."""
+"""Search of a grid for the learning rate with the best accuracy on held-out training images."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class LrSearch(NamedTuple):
     runs: list[Run]  # of the trials that did not end before their time
 
     def rate(self, grid: Sequence[float]) -> ChosenRate:
-        """What a comparison keeps of it."""
+        """Return what a comparison keeps of it."""
         return ChosenRate(self.lr, tuple(grid), len(set(grid)) > 1 and self.lr in (min(grid), max(grid)))
 
 
 def choose_lr(config: Config, grid: Sequence[float], share: float, context: RunContext, watch_for: Callable[[Config], Watch]) -> float:
-    """The learning rate that :func:`search_lr` finds best."""
+    """Return the learning rate that :func:`search_lr` finds best."""
     return search_lr(config, grid, share, context, watch_for).lr
 
 
@@ -48,10 +48,10 @@ def search_lr(
     watch_for: Callable[[Config], Watch],
     elsewhere: Sequence[Path] = (),
 ) -> LrSearch:
-    """The learning rate of ``grid`` with the highest final accuracy on a validation split held out of the training images.
+    """Find the learning rate of ``grid`` with the highest final accuracy on a validation split held out of the training images.
 
     Args:
-        config: the settings to choose for; its test images are not looked at.
+        config: the settings to choose for; its test images are not used.
         grid: learning rates.
         share: of the training images to hold out.
         context: where the trial runs go.
@@ -59,7 +59,7 @@ def search_lr(
         elsewhere: other folders of runs, in which finished trials are looked for too.
 
     Raises:
-        InputError: a learning rate that is none (nothing has been trained then), or none that the loss survives.
+        InputError: a learning rate is invalid (nothing has been trained then), or the loss diverged at all of them.
 
     """
     trials = [make_config(**{**config.as_dict(), **BARE, "lr": lr, "validation": share}) for lr in grid]
@@ -69,12 +69,12 @@ def search_lr(
     runs = {trial.optimizer.lr: _trial_run(trial, context, watch_for, elsewhere) for trial in trials}
     scores = {lr: _validation_score(run) for lr, run in runs.items()}
     if max(scores.values()) == -math.inf:
-        raise InputError(f"{config.method}: the loss survives none of the learning rates {', '.join(f'{lr:g}' for lr in grid)}")
+        raise InputError(f"{config.method}: the loss diverged at every learning rate: {', '.join(f'{lr:g}' for lr in grid)}")
     return LrSearch(max(scores, key=lambda lr: (scores[lr], -lr)), [run for run in runs.values() if run is not None])
 
 
 def _trial_run(trial: Config, context: RunContext, watch_for: Callable[[Config], Watch], elsewhere: Sequence[Path]) -> Run | None:
-    """A trial's run; None where the loss did not survive the learning rate."""
+    """Train a trial's run; None if the loss diverged."""
     try:
         (run,) = train_or_reuse([trial], context, watch_for, elsewhere=elsewhere)
     except Stopped as stopped:
@@ -85,7 +85,7 @@ def _trial_run(trial: Config, context: RunContext, watch_for: Callable[[Config],
 
 
 def _validation_score(run: Run | None) -> float:
-    """A trial's final accuracy, or minus its loss for rules that give no answers; -inf where the loss did not survive the learning rate."""
+    """Return a trial's final accuracy, or minus its loss for rules that make no predictions; -inf if the loss diverged."""
     if run is None:
         return -math.inf
     ends = run.summary["validation"]
@@ -95,7 +95,7 @@ def _validation_score(run: Run | None) -> float:
 
 
 def rates_beyond(rate: ChosenRate) -> list[float]:
-    """Two learning rates beyond the end of the grid at which the best one lies, as far from each other as those before it.
+    """Return two learning rates beyond the end of the grid at which the best one lies, as far from each other as those before it.
 
     >>> rates_beyond(ChosenRate(1e-3, (1e-4, 3e-4, 1e-3), True)), rates_beyond(ChosenRate(0.01, (0.01, 0.011), True))
     ([0.003, 0.01], [0.008, 0.009])

@@ -59,7 +59,7 @@ def measure_run(run: Run, quantities: tuple[str, ...], context: RunContext, prog
         rows += _measure(state, file, paired, sparse)
     for name in quantities:
         if not any(name in (row.quantity, row.kind) for row in rows):
-            raise InputError(f"{name} gives no row for {run.config.method}, whose blocks have none; nothing was written")
+            raise InputError(f"{name} is not defined for the blocks of {run.config.method}; nothing was written")
     fresh = {(row.step, row.kind, row.quantity) for row in rows}
     before = read_table(run.path / "measured.csv", Measurement)  # which may be newer than the run
     merged = sorted([r for r in before if (r.step, r.kind, r.quantity) not in fresh] + rows, key=lambda row: row.step)
@@ -68,7 +68,7 @@ def measure_run(run: Run, quantities: tuple[str, ...], context: RunContext, prog
 
 
 def _measure(state: TrainState, file: Path, quantities: tuple[str, ...], sparse: frozenset[str]) -> list[Measurement]:
-    """The rows of one saved set of weights."""
+    """Measure the rows of one saved set of weights."""
     saved = load_checkpoint(file)
     state.network.load(saved, str(file))
     (model, method), names, step = state.network, state.network.block_names(), int(saved["step"])

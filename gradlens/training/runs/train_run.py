@@ -31,12 +31,12 @@ from gradlens.training.state import TrainState
 
 
 def prepare(config: Config, context: RunContext) -> TrainState:
-    """A run that can be trained, with nothing written yet: whatever is wrong with its settings is found here.
+    """Build a run ready for training, with nothing written yet: wrong settings are refused here.
 
     Collective: call on every rank. Each checks and builds by itself; only when all could do so do they exchange anything.
 
     Raises:
-        InputError: see :func:`gradlens.training.runs.check.check`; what any rank refuses, all refuse, in the same words.
+        InputError: see :func:`gradlens.training.runs.check.check`; what any rank refuses, all refuse, with the same message.
 
     """
     ranks = context.ranks
@@ -50,7 +50,7 @@ def prepare(config: Config, context: RunContext) -> TrainState:
 
 
 def _built_on_rank(config: Config, context: RunContext) -> TrainState:
-    """This rank's part of a run, whose first step has been tried where rule or network are a user's."""
+    """Build this rank's part of a run; if rule or network are a user's, try its first step."""
     data = checked_data(config, context)
     state = build_on_rank(config, data, context.device, context.ranks, goes_on(config, context))
     check_first_step(config, state.network, data.shape, len(data.classes))
@@ -97,7 +97,7 @@ def train_run(config: Config, context: RunContext, watch: Watch = no_progress, s
 
 
 def _restore(state: TrainState, writer: Writer | None) -> None:
-    """Go back to the checkpoint in the run directory, if there is one: rank 0 reads it for all."""
+    """Restore the checkpoint in the run directory, if there is one: rank 0 reads it for all."""
     ranks = state.ranks
     file = writer.path / "checkpoint.pt" if writer else None
     saved = ranks.broadcast_object(ranks.fail_together(lambda: load_checkpoint(file) if file and file.exists() else None))
@@ -108,7 +108,7 @@ def _restore(state: TrainState, writer: Writer | None) -> None:
 
 
 def _open_writer(state: TrainState, context: RunContext) -> Writer:
-    """The run directory of a run in training, with what is known of its data."""
+    """Open the run directory of a run in training, with the facts of its data."""
     config, data = state.config, state.data
     info: dict[str, Any] = {"device": str(context.device), **data_info(config.data.name, data)}
     if given := source_weights(config):
@@ -122,9 +122,9 @@ def _open_writer(state: TrainState, context: RunContext) -> Writer:
 
 
 def find_run(config: Config, out: Path, context: RunContext | None = None) -> Run | None:
-    """The run of exactly this config in a folder of runs: a finished one if there is one. Other runs' tables are not read.
+    """Find the run of exactly this config in a folder of runs: a finished one if there is one. Other runs' tables are not read.
 
-    A run whose data were read from another path is it, too, if they are the same data.
+    A run whose data were read from another path counts, too, if they are the same data.
 
     Args:
         config: the settings.
@@ -149,7 +149,7 @@ def find_run(config: Config, out: Path, context: RunContext | None = None) -> Ru
 
 
 def placed(config: Config, context: RunContext) -> RunContext:
-    """Where a config is trained: in the directory that holds its run already, if its data were read from another path then."""
+    """Return where a config is trained: in the directory that holds its run already, if its data were read from another path then."""
     if context.name is not None or not is_place(config.data.name) or is_run(context.path_of(config)):
         return context
     found = find_run(config, context.out, context)
@@ -157,19 +157,19 @@ def placed(config: Config, context: RunContext) -> RunContext:
 
 
 def _must_be_of_these_inputs(run: Run, config: Config, context: RunContext) -> None:
-    """A folder of images, or the run whose weights were taken, may have changed since a run was trained; the named data sets do not."""
+    """Check that an image folder, or the run whose weights were used, has not changed since a run was trained; named data sets do not."""
     run.require_sources("; --overwrite trains it anew")
     if is_place(config.data.name):
         run.require_data(load_data(config, context), "; --overwrite trains it anew", config.data.name)
 
 
 def _place_of(run: Run | None, context: RunContext) -> RunContext:
-    """Where a config that is not finished is trained: gone on with where it was begun."""
+    """Return where an unfinished config is trained: resumed where it was begun."""
     return replace(context, resume=run is not None, name=context.name if run is None else run.path.name)
 
 
 def _found(config: Config, context: RunContext, elsewhere: Sequence[Path]) -> Run | None:
-    """The run of a config where runs are made, or else a finished one in other folders of runs."""
+    """Find the run of a config where runs are made, or else a finished one in other folders of runs."""
     mine = find_run(config, context.out, context)
     if mine is not None and mine.finished:
         return mine
@@ -187,7 +187,7 @@ def train_or_reuse(
     reused: Callable[[Run], None] = no_progress,
     failed: Callable[[Stopped], None] | None = None,
 ) -> list[Run]:
-    """One finished run for each config: a finished one is reused, an unfinished one gone on with, a missing one trained.
+    """Make one finished run for each config: a finished one is reused, an unfinished one resumed, a missing one trained.
 
     All configs are checked before the first is trained.
 

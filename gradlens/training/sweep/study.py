@@ -19,7 +19,7 @@ FLAGS = {name.replace("_", "-"): said.panel for name, said in settings_of(Config
 
 
 def read_study(path: Path) -> Study:
-    """A study file (:func:`gradlens.training.sweep.study_file.read_study`) of the rules and settings that there are."""
+    """Read a study file (:func:`gradlens.training.sweep.study_file.read_study`) of the rules and settings that there are."""
     return study_file.read_study(path, METHODS, FLAGS)
 
 
@@ -38,7 +38,7 @@ class StudyPoint(NamedTuple):
 def study_points(
     study: Study, context: RunContext, with_default_batch: Callable[[Config], Config] = lambda config: config
 ) -> list[StudyPoint]:
-    """The runs of a study: grid points as they are written, then methods, then seeds; what comes to the same run is one.
+    """Return the runs of a study: grid points as they are written, then methods, then seeds; what comes to the same run is one.
 
     Args:
         study: as it was read.

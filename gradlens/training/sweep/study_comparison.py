@@ -12,7 +12,7 @@ from gradlens.training.sweep.study_file import Study
 
 
 def must_be_this_study(out: Path, points: Sequence[StudyPoint]) -> None:
-    """Refuse a folder that holds another comparison; the same study with more or fewer points goes on in its folder.
+    """Refuse a folder that holds another comparison; the same study with more or fewer points continues in its folder.
 
     Raises:
         InputError: a comparison that has no run in common with the study.
@@ -23,11 +23,11 @@ def must_be_this_study(out: Path, points: Sequence[StudyPoint]) -> None:
     other = read_comparison(out)
     names = {point.name for point in points}
     if other.made_by != "sweep" or not any(path.name in names for path in other.run_paths):
-        raise InputError(f"{out} holds another comparison (`{other.command}`): --out names another folder")
+        raise InputError(f"{out} holds another comparison (`{other.command}`): set another folder with --out")
 
 
 def study_comparison(study: Study, points: Sequence[StudyPoint], out: Path, command: str, finished: bool = False) -> Comparison:
-    """What a study's folder says of itself."""
+    """Describe a study's folder."""
     return Comparison(
         out,
         tuple(out / point.name for point in points),

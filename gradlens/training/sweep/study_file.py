@@ -21,7 +21,7 @@ from gradlens.runtime.text_files import read_text
 
 KEYS = ("methods", "seeds", "baseline", "settings", "grid")
 HERE = ("device", "threads", "data-dir", "download", "no-cache")  # where a run is made, not what it is
-ELSEWHERE = {  # flags of train that a study says in another place, or the command line does
+ELSEWHERE = {  # flags of train that are set elsewhere: in another place of the study, or on the command line
     "seed": "seeds = [...]", "seeds": "seeds = [...]", "out": "--out", "run-name": "each run's own name", "resume": "always",
     "overwrite": "a fresh --out", "quiet": "--quiet", "config": "[settings]", "tensorboard": "gradlens tensorboard afterwards",
 }  # fmt: skip
@@ -29,7 +29,7 @@ OF_RANKS = "Ranks"  # the heading of flags that several processes need, where a 
 
 
 class Study(NamedTuple):
-    """What a study file asks for."""
+    """Contents of a study file."""
 
     methods: list[str]
     seeds: list[int]
@@ -39,7 +39,7 @@ class Study(NamedTuple):
 
 
 def read_study(path: Path, methods: Collection[str], flags: Mapping[str, str]) -> Study:
-    """A study file.
+    """Read a study file.
 
     Args:
         path: the file.
@@ -80,7 +80,7 @@ def _study(content: Mapping[str, Any], path: Path, known: Collection[str], flags
     grid = {_flag(name, path, flags): value for name, value in _table(content, "grid", path).items()}
     for name, values in grid.items():
         if not isinstance(values, list) or not values:
-            raise InputError(f"{path}: [grid] {name} = {values!r}: wanted a list of values to try, with one at least")
+            raise InputError(f"{path}: [grid] {name} = {values!r}: expected a list of values to try, with one at least")
         if name in settings:
             raise InputError(f"{path}: {name} stands in [settings] and in [grid]: one of them")
     return Study(methods, seeds, baseline, settings, grid)
@@ -92,7 +92,7 @@ def _seeds(content: Mapping[str, Any], path: Path) -> list[int]:
     if type(asked) is int and asked >= 1:
         return list(range(asked))
     if not isinstance(asked, list):
-        raise InputError(f"{path}: seeds = {asked!r}: wanted a list of whole numbers, or how many (2 is [0, 1])")
+        raise InputError(f"{path}: seeds = {asked!r}: expected a list of whole numbers, or how many (2 is [0, 1])")
     return _list(content, "seeds", int, path)
 
 
@@ -100,7 +100,7 @@ def _list(content: Mapping[str, Any], name: str, kind: type, path: Path) -> list
     values = content.get(name)
     if not isinstance(values, list) or not values or not all(type(v) is kind for v in values):
         wanted = "names of methods" if kind is str else "whole numbers"
-        raise InputError(f"{path}: {name} = {values!r}: wanted a list of {wanted}, with one at least")
+        raise InputError(f"{path}: {name} = {values!r}: expected a list of {wanted}, with one at least")
     return list(dict.fromkeys(values))
 
 
@@ -115,7 +115,7 @@ def _flag(name: str, path: Path, flags: Mapping[str, str]) -> str:
     spelled = name.replace("_", "-")
     elsewhere = {**ELSEWHERE, **{flag: "one process a run" for flag, panel in flags.items() if panel == OF_RANKS}}
     if spelled in elsewhere:
-        raise InputError(f"{path}: {name} is not said here but by: {elsewhere[spelled]}")
+        raise InputError(f"{path}: {name} cannot be set here, but by: {elsewhere[spelled]}")
     known = [flag for flag in (*flags, "set", *HERE) if flag not in elsewhere]
     if spelled not in known:
         raise unknown(f"flag in {path}", spelled, known, "gradlens train --help")
@@ -123,5 +123,5 @@ def _flag(name: str, path: Path, flags: Mapping[str, str]) -> str:
 
 
 def place_settings(study: Study) -> dict[str, Any]:
-    """The settings that say where runs are made, by flag."""
+    """Return the settings on where runs are made, by flag."""
     return {name: study.settings[name.replace("-", "_")] for name in HERE if name.replace("-", "_") in study.settings}

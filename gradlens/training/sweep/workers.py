@@ -1,7 +1,7 @@
-"""The runs of a study, many at a time: local processes, or a Ray cluster. A run that a lost worker began is gone on with.
+"""The runs of a study, many at a time: local processes, or a Ray cluster. Runs of lost workers are resumed.
 
 Every point is a run directory of the normal kind, trained by `gradlens train`: whatever happens to this process or to a worker, what a run
-has saved stays, and the same study goes on from there with the same rows.
+has saved stays, and the same study resumes from there with the same rows.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from gradlens.training.run_files import is_run
 from gradlens.training.runs.check import check
 from gradlens.training.sweep.study import StudyPoint
 
-RETRIES = 2  # how often a run whose worker was lost is begun again
+RETRIES = 2  # how often the run of a lost worker is started again
 PAUSE = 0.2  # seconds between looks at the workers
 GRACE = 20.0  # seconds that workers get to save after Ctrl-C
 
 
 class State(NamedTuple):
-    """Where one point is."""
+    """State of one point of the grid."""
 
     what: str  # waiting, running, finished, failed
     tries: int = 0
@@ -77,12 +77,12 @@ def must_be_possible(points: Sequence[StudyPoint], context: RunContext) -> None:
 
 
 def is_finished(point: StudyPoint, out: Path) -> bool:
-    """Whether a point's run has reached its end."""
+    """Return whether a point's run has reached its end."""
     return (out / point.name / "summary.json").exists() and load_run(out / point.name).finished
 
 
 def progress_of(point: StudyPoint, out: Path) -> tuple[int, float]:
-    """(epochs finished, last held-out accuracy or NaN) of a run under way."""
+    """Return (epochs finished, last held-out accuracy or NaN) of a run under way."""
     rows = [row for row in read_table(out / point.name / "metrics.csv", Metric) if row.split in ("test", "validation")]
     return (rows[-1].epoch, rows[-1].accuracy) if rows else (0, float("nan"))
 
@@ -91,7 +91,7 @@ def progress_of(point: StudyPoint, out: Path) -> tuple[int, float]:
 
 
 def _die_with_parent() -> None:
-    """In a worker before it begins: Linux ends it when the process that started it is gone, however that ended."""
+    """Set up a worker before it begins: Linux ends it when the process that started it is gone, however that ended."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
@@ -112,7 +112,7 @@ def run_local(
     Args:
         points: of the study.
         context: ``out`` is the folder of the run directories.
-        flags: of `gradlens train` that say where runs are made: device, threads, data-dir, download.
+        flags: of `gradlens train` on where runs are made: device, threads, data-dir, download.
         jobs: processes.
         watch: shown the states whenever one changes, and now and then.
 
@@ -159,7 +159,7 @@ def _begin(point: StudyPoint, context: RunContext, flags: Mapping[str, Any], fol
 
 
 def _ended(worker: _Worker, state: State, out: Path) -> State:
-    """What became of a run whose process is gone."""
+    """Return the state of a run whose process has ended."""
     worker.errors.seek(0)
     lines = worker.errors.read().decode(errors="replace").strip().splitlines()
     worker.errors.close()
@@ -171,7 +171,7 @@ def _ended(worker: _Worker, state: State, out: Path) -> State:
 
 
 def _end(workers: Sequence[_Worker]) -> None:
-    """Ask workers to save and go; whoever does not is killed."""
+    """Signal workers to checkpoint and exit; kill them after a timeout."""
     for worker in workers:
         worker.process.send_signal(signal.SIGTERM)
     until = time.monotonic() + GRACE
@@ -188,7 +188,7 @@ def _end(workers: Sequence[_Worker]) -> None:
 
 
 def train_point(config: Mapping[str, Any], context: RunContext) -> str:
-    """Train or go on with one run, in whatever process this is; "" when it is finished, else why it failed."""
+    """Train or resume one run in this process; return "" when it is finished, else why it failed."""
     from gradlens.training.config import make_config
     from gradlens.training.runs.train_run import train_run
 
@@ -203,7 +203,7 @@ def train_point(config: Mapping[str, Any], context: RunContext) -> str:
 
 
 def _must_be_reachable(address: str) -> None:
-    """Ray itself tries for minutes to reach a cluster that is not there."""
+    """Refuse an address without a cluster at once: Ray itself tries for minutes."""
     host, colon, port = address.rpartition(":")
     if not colon or "/" in host or not port.isdigit():
         return
@@ -214,9 +214,9 @@ def _must_be_reachable(address: str) -> None:
 
 
 def run_on_ray(points: Sequence[StudyPoint], context: RunContext, threads: int, address: str, watch: SweepWatch) -> dict[str, State]:
-    """Train what is not finished on a Ray cluster, whose machines all see ``context.out`` by the same path.
+    """Train what is not finished on a Ray cluster, whose machines all reach ``context.out`` by the same path.
 
-    Ray begins a task again whose worker was lost, on whatever worker is free; the task goes on from the run's checkpoint.
+    Ray restarts the task of a lost worker on any free worker; the task resumes from the run's checkpoint.
 
     Args:
         points: of the study.
