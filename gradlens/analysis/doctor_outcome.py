@@ -71,7 +71,7 @@ def at_chance(seen: RunView) -> list[Symptom] | None:
     if last.accuracy > limit:
         return []
     if last.step < CHANCE_UPDATES:
-        raise MissingEvidence(f"too short to evaluate: {last.step} updates, expected {CHANCE_UPDATES}")
+        raise MissingEvidence(f"too short to evaluate: {last.step} update{'s' * (last.step != 1)}, expected {CHANCE_UPDATES}")
     text = f"{last.split} accuracy is {last.accuracy:.1%} after epoch {last.epoch}; guessing among {seen.classes} classes gives {p:.1%}"
     return [Symptom(WRONG, last.split, last.step, last.accuracy, limit, text)]
 

@@ -15,7 +15,7 @@ from gradlens.analysis.of_runs.interface import Analysis, AnalysisWithTraining, 
 from gradlens.analysis.of_runs.registry import ANALYSES
 from gradlens.cli.options import data_given, default_help, with_flags
 from gradlens.cli.output import FigureFormat, Output, TableFormat, figure_formats
-from gradlens.cli.run_arguments import IN_COMPARISON, figure_folder, home, runs_given, say_aside, say_reused
+from gradlens.cli.run_arguments import IN_COMPARISON, figure_folder, home, list_figures, runs_given, say_aside, say_reused
 from gradlens.cli.settings import DATASETS, RULES_READ
 from gradlens.runtime.terminal import say, shell_command
 
@@ -53,6 +53,7 @@ def _shown(
             files += save_figures(report.figures(part.runs, mine, runs_title(part.runs)), inside, formats=formats)
     if report.figures:
         note_runs(folder, [run.path for run in runs])
+        list_figures(folder, files)
     output.tables(tables)
     for i, run in enumerate(runs):
         stored = [analysis.name, *([analysis.comparison] if analysis.comparison and not i else [])]

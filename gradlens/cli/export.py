@@ -20,14 +20,18 @@ exported = typer.Typer()
 def export(
     run_dirs: Annotated[list[Path], runs_given("run directories, of one method or several, or a comparison folder")],
     form: Annotated[str, typer.Option("--format", callback=one_of_formats, help=f"{', '.join(FORMATS)}")] = "md",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="a file, replaced if it exists [stdout]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="a file [stdout]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a file that is there")] = False,
 ) -> None:
     """Write the comparison of runs for a paper: cosine of each layer, accuracy best and final, lr, seeds, intervals."""
     from gradlens.reporting.console import comparison_tables
+    from gradlens.runtime.errors import InputError
     from gradlens.training.run_directory import load_run
     from gradlens.training.run_files import write
     from gradlens.training.run_progress import unfinished_text
 
+    if out is not None and not overwrite and (out.exists() or out.is_symlink()):
+        raise InputError(f"{out} exists: --out names another file, --overwrite replaces it")
     runs = [load_run(path) for path in run_dirs]
     text = written(comparison_tables(runs, whole=True), form)
     if listed := unfinished_text(runs):

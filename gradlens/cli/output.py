@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.tables import FORMATS, Table, written
 from gradlens.runtime.terminal import print_table, say, write_out
+
+if TYPE_CHECKING:
+    from gradlens.reporting.figure_folder import Selection
 
 SYNONYMS = {"markdown": "md", "tex": "latex", "txt": "text"}
 FIGURE_FORMATS = ("png", "svg", "pdf")
@@ -58,6 +61,13 @@ class Drawing(NamedTuple):
     formats: Sequence[str] = ("png",)
     width: float | None = None  # inches; None: each figure's own
     layers: Sequence[str] = ()  # patterns of layers' names; none: all
+    methods: Sequence[str] = ()  # none: all
+
+    def selection(self) -> Selection:
+        """What of the runs is drawn."""
+        from gradlens.reporting.figure_folder import Selection
+
+        return Selection(tuple(self.layers), tuple(self.methods), self.width)
 
 
 def words_of(typed: Sequence[str] | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gradlens.cli.output import Drawing, Output
 from gradlens.runtime.terminal import shell_command, shell_word
-from gradlens.training.comparison import FIGURES, RUNS, SEARCHES, write_comparison
+from gradlens.training.comparison import FIGURES, RUNS, SEARCHES, rates_chosen, write_comparison
 
 if TYPE_CHECKING:
     from gradlens.training.run_directory import Run
@@ -22,7 +22,7 @@ def print_runs(runs: Sequence[Run], output: Output, rates: bool = False, said: S
     Args:
         runs: several methods, several seeds each.
         output: of the command.
-        rates: with a column of learning rates.
+        rates: with a column of learning rates, also where all are equal and none lies in a comparison that chose it.
         said: sentences to be printed under the table.
 
     """
@@ -31,7 +31,7 @@ def print_runs(runs: Sequence[Run], output: Output, rates: bool = False, said: S
 
     finished, _ = split_finished(runs)
     if finished:
-        output.tables(console.comparison_tables(finished, rates=rates))
+        output.tables(console.comparison_tables(finished, rates=rates or rates_chosen(run.path for run in runs)))
     output.notice("\n".join([*said, *console.unlike_settings(finished)] if finished else said))
     output.notice(unfinished_text(runs))
 
@@ -43,7 +43,7 @@ def write_figures(runs: Sequence[Run], out: Path, output: Output, drawing: Drawi
         runs: several methods, several seeds each; unfinished ones are drawn only where no run is finished.
         out: the folder.
         output: prints them.
-        drawing: formats, width and layers.
+        drawing: formats, width, layers, and of which methods the runs are.
         learned: draw what analyses have stored in the runs too, and list unfinished runs.
 
     Returns:
@@ -57,7 +57,7 @@ def write_figures(runs: Sequence[Run], out: Path, output: Output, drawing: Drawi
 
     finished, others = split_finished(runs)
     parts = experiments(finished or others)
-    note_runs(out, [run.path for run in runs])
+    note_runs(out, [run.path for run in runs], drawing.selection())
     pictures: list[Path] = []
     opened: list[Path] = []
     for part in parts:
@@ -78,10 +78,13 @@ def write_figures(runs: Sequence[Run], out: Path, output: Output, drawing: Drawi
     return pictures
 
 
-def show_comparison(made: ComparedRuns, draws: Path, output: Output, drawing: Drawing) -> None:
-    """Print the table of a comparison, draw its figures, and print all paths and the next commands."""
+def show_comparison(made: ComparedRuns, draws: Path, output: Output, drawing: Drawing, rates: bool = False) -> None:
+    """Print the table of a comparison, draw its figures, and print all paths and the next commands.
+
+    ``rates``: with learning rates, also where none was chosen now and all are equal.
+    """
     folder, outside = made.comparison.path, [run for run in made.runs if not run.path.is_relative_to(made.comparison.path)]
-    print_runs(made.runs, output, bool(made.comparison.learning_rates), made.said)
+    print_runs(made.runs, output, bool(made.comparison.learning_rates) or rates, made.said)
     figures = write_figures(made.runs, draws, output, drawing)
     write_comparison(replace(made.comparison, figure_paths=tuple(figures)))
     inside, searches = len(made.runs) - len(outside), len(made.comparison.search_paths)

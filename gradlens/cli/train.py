@@ -11,7 +11,17 @@ import typer
 from gradlens.cli.early_checks import check_quantities, numbers_of
 from gradlens.cli.options import data_given, default_help, with_flags
 from gradlens.cli.output import Drawing, FigureFormat, Output, TableFormat, figure_formats, words_of
-from gradlens.cli.run_arguments import IN_COMPARISON, command_typed, figure_folder, home, runs_given, say_aside, say_reused
+from gradlens.cli.run_arguments import (
+    IN_COMPARISON,
+    command_typed,
+    figure_folder,
+    home,
+    list_figures,
+    paths_typed,
+    runs_given,
+    say_aside,
+    say_reused,
+)  # fmt: skip
 from gradlens.cli.shown_runs import print_runs, show_comparison, write_figures
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.terminal import say, shell_command, write_out
@@ -124,7 +134,7 @@ def compare_gradients(
     from gradlens.cli.progress import Display
     from gradlens.methods import DEFAULT_COMPARISON
     from gradlens.reporting.figure_folder import must_be_replaceable
-    from gradlens.training.comparison import FIGURES, is_comparison, read_comparison, runs_of
+    from gradlens.training.comparison import FIGURES, is_comparison, rates_chosen, read_comparison, runs_of
     from gradlens.training.config_builder import configs_of, methods_and_runs
     from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run
@@ -156,7 +166,7 @@ def compare_gradients(
             return display.watch(config.method + extra + (f" lr {config.optimizer.lr:g}" if grid else ""), config.epochs)
 
         made = compare_runs(asked, folder, context, watch_for, say_reused, [] if out else known_places(folder))
-    show_comparison(made, figures_to or folder / FIGURES, output, draws)
+    show_comparison(made, figures_to or folder / FIGURES, output, draws, rates_chosen(map(Path, paths)))
     if made.failures:
         raise Stopped(f"{len(made.failures)} of {len(made.comparison.run_paths)} runs ended before their time: {'; '.join(made.failures)}")
 
@@ -188,13 +198,14 @@ def measure(
     output.tables([measurement_table(rows, f"{run.path}: {title}") for run, rows in zip(runs, found, strict=True)])
     for run, rows in zip(runs, found, strict=True):
         steps = sorted({row.step for row in rows})
-        output.notice(f"{len(rows)} rows at {len(steps)} steps ({', '.join(map(str, steps))}) in {run.path / 'measured.csv'}")
+        at = f"{len(steps)} step{'s' * (len(steps) != 1)} ({', '.join(map(str, steps))})"
+        output.notice(f"{len(rows)} row{'s' * (len(rows) != 1)} at {at} in {run.path / 'measured.csv'}")
 
 
 @trained.command()
 def figures(
     run_dirs: Annotated[list[Path], runs_given("run directories, of one method or several, or a comparison folder")],
-    out: Annotated[Path | None, typer.Option("--out", help=f"folder of the figures {IN_COMPARISON}")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help=f"folder of the figures {IN_COMPARISON}; of a selection one beside it")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="draw into a folder that holds other things")] = False,
     formats: Annotated[
         list[str] | None,
@@ -209,8 +220,9 @@ def figures(
     from gradlens.training.run_directory import load_run
 
     runs = of_methods([load_run(path) for path in run_dirs], words_of(methods))
-    drawing, folder = Drawing(figure_formats(formats), width, words_of(layers)), figure_folder(runs, out, overwrite)
-    write_figures(runs, folder, Output(), drawing, learned=True)
+    drawing = Drawing(figure_formats(formats), width, words_of(layers), words_of(methods))
+    folder = figure_folder(runs, out, overwrite, drawing)
+    list_figures(folder, write_figures(runs, folder, Output(), drawing, learned=True))
 
 
 @trained.command()
@@ -253,6 +265,7 @@ def show(run_dirs: Annotated[list[Path], runs_given("a run directory, or a compa
 
     from gradlens.reporting import console
     from gradlens.reporting.run_summary import run_lines, run_summary
+    from gradlens.training.comparison import rates_chosen
     from gradlens.training.run_directory import load_run, plain
 
     runs, output = [load_run(path) for path in run_dirs], Output(form)
@@ -261,7 +274,7 @@ def show(run_dirs: Annotated[list[Path], runs_given("a run directory, or a compa
         compared = home()
         if compared and compared.command:
             output.notice(f"{compared.path}: `{compared.command}`, gradlens {compared.version}")
-        print_runs(runs, output, bool(compared and compared.learning_rates))
+        print_runs(runs, output, rates_chosen(paths_typed()))
         output.notice("\n".join(f"run: {run.path}" for run in runs))
         return
     (run,) = runs

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from gradlens.reporting.html.parts import ReportContext, ReportSection
-from gradlens.reporting.style import save_figure
+from gradlens.reporting.style import WRITERS, save_figure
 from gradlens.runtime.tables import Table
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import group_runs
@@ -39,10 +39,17 @@ def results_by_label(runs: Sequence[Run], results: Results) -> dict[str, list[Ma
 
 
 def save_figures(figures: Figures, folder: Path, *, formats: Sequence[str] = ("png",), width: float | None = None) -> list[Path]:
-    """Write figures, each in some formats and as csv; returns the files of the first format.
+    """Write figures, each in some formats and as csv, and remove what is there of them in other formats: it would not show this csv.
+
+    Returns:
+        the files of the first format.
 
     Raises:
         InputError: the folder cannot be written.
 
     """
-    return [save_figure(figure, rows, folder, name, formats=formats, width=width)[0] for name, (figure, rows) in figures.items()]
+    files = [save_figure(figure, rows, folder, name, formats=formats, width=width)[0] for name, (figure, rows) in figures.items()]
+    for file in files:
+        for ending in WRITERS.keys() - set(formats):
+            file.with_name(f"{file.name.removesuffix(file.suffix)}.{ending}").unlink(missing_ok=True)
+    return files

@@ -80,10 +80,13 @@ def with_heading(tables: Iterable[Table], heading: str) -> list[Table]:
 def comparison_tables(runs: Sequence[Run], *, whole: bool = False, rates: bool = False) -> list[Table]:
     """Make :func:`comparison_table` of the finished runs of each experiment; what its runs share stands above it where there are several.
 
+    Learning rates stand in all of them where they differ in any or between them.
+
     Where no run is finished, all are shown as far as they came.
     """
     finished, others = split_finished(runs)
     parts = experiments(finished or others)
+    rates = rates or len({run.config.optimizer.lr for run in finished or others}) > 1
     tables = []
     for part in parts:
         tables += with_heading([comparison_table(part.runs, whole=whole, rates=rates)], part.heading if len(parts) > 1 else "")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.text_files import encode, read_json
@@ -16,8 +17,37 @@ from gradlens.training.run_files import must_be_writable, write
 if TYPE_CHECKING:
     from gradlens.training.config import Config
 
-FILE = "figures.json"  # in a folder of figures: the runs that they show
+FILE = "figures.json"  # in a folder of figures: the runs that they show, and which part of them
 DRAWN = Path("figures")  # where folders of figures are made by default
+LONGEST = 32  # characters of a selection in the name of a folder
+
+
+class Selection(NamedTuple):
+    """What of runs is drawn, and how wide; nothing set: all of them."""
+
+    layers: tuple[str, ...] = ()  # patterns of their names
+    methods: tuple[str, ...] = ()
+    width: float | None = None  # of each figure, inches
+
+    def __str__(self) -> str:
+        parts = [f"{name} {', '.join(words)}" for name, words in (("methods", self.methods), ("layers", self.layers)) if words]
+        return "; ".join([*parts, *([f"width {self.width:g}"] if self.width else [])]) or "all methods and layers"
+
+    def beside(self, folder: Path) -> Path:
+        """The folder for figures of this selection: the folder for all of them, or one beside it.
+
+        >>> Selection().beside(Path("c/figures")).name, Selection(("top.out",), ("dgl",), 3.3).beside(Path("c/figures")).name
+        ('figures', 'figures-dgl-top.out-3.3in')
+        """
+        words = [*sorted(set(self.methods)), *sorted(set(self.layers)), *([f"{self.width:g}in"] if self.width else [])]
+        typed = "-".join(words)
+        name = re.sub(r"[^\w.-]+", "", typed)
+        if name != typed or len(name) > LONGEST:
+            name = f"{name[:LONGEST].strip('-.')}-{digest_of(words)}".strip("-")
+        return folder.with_name(f"{folder.name}-{name}") if name else folder
+
+
+ALL = Selection()
 
 
 def default_folder(configs: Sequence[Config]) -> Path:
@@ -33,17 +63,24 @@ def _relative(runs: Sequence[Path], folder: Path) -> list[str]:
     return sorted(Path(os.path.relpath(run, folder)).as_posix() for run in runs)
 
 
-def must_be_replaceable(folder: Path, runs: Sequence[Path], overwrite: bool, flag: str = "--out") -> None:
-    """Refuse a folder for figures that holds anything but figures of the same runs.
+def _content(folder: Path, runs: Sequence[Path], selection: Selection) -> dict[str, Any]:
+    """What the folder's file holds."""
+    layers, methods = sorted(set(selection.layers)), sorted(set(selection.methods))
+    return {"runs": _relative(runs, folder), "layers": layers, "methods": methods, "width": selection.width}
+
+
+def must_be_replaceable(folder: Path, runs: Sequence[Path], overwrite: bool, flag: str = "--out", selection: Selection = ALL) -> None:
+    """Refuse a folder for figures that holds anything but figures of the same selection of the same runs.
 
     Args:
         folder: is made later.
         runs: the directories of the runs to be drawn.
         overwrite: draw into it whatever it holds.
         flag: names the folder.
+        selection: what of the runs is to be drawn.
 
     Raises:
-        InputError: it holds other files or figures of other runs, or cannot be written.
+        InputError: it holds other files, figures of other runs or of another selection, or cannot be written.
 
     """
     must_be_writable(folder / FILE)
@@ -56,14 +93,19 @@ def must_be_replaceable(folder: Path, runs: Sequence[Path], overwrite: bool, fla
             raise InputError(f"{folder} holds what gradlens did not draw ({', '.join(held[:3])}): {ways}")
         return
     content = read_json(folder / FILE, wanted="what gradlens wrote beside figures")
-    drawn = content.get("runs") if isinstance(content, dict) else None
-    if drawn != _relative(runs, folder):
+    there: dict[str, Any] = _content(folder, [], ALL) | (content if isinstance(content, dict) else {"runs": None})
+    drawn, wanted = there["runs"], _content(folder, runs, selection)
+    if drawn != wanted["runs"]:
         others = ", ".join(map(str, drawn[:3])) if isinstance(drawn, list) else "unknown"
-        raise InputError(f"{folder} holds figures of other runs ({others}): {ways}")
+        which = "more runs than these" if isinstance(drawn, list) and set(wanted["runs"]) < set(drawn) else "other runs"
+        raise InputError(f"{folder} holds figures of {which} ({others}): {ways}")
+    if there != wanted:
+        held_of = Selection(there["layers"], there["methods"], there["width"])
+        raise InputError(f"{folder} holds figures of another selection of these runs ({held_of}): {ways}")
 
 
-def note_runs(folder: Path, runs: Sequence[Path]) -> None:
-    """Write down of which runs the figures in a folder are; the folder is made.
+def note_runs(folder: Path, runs: Sequence[Path], selection: Selection = ALL) -> None:
+    """Write down of which runs, and of what of them, the figures in a folder are; the folder is made.
 
     Raises:
         InputError: it cannot be written.
@@ -73,7 +115,7 @@ def note_runs(folder: Path, runs: Sequence[Path]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write figures to {folder}: {(error.strerror or str(error)).lower()}") from error
-    write(folder / FILE, encode(json.dumps({"runs": _relative(runs, folder)}, indent=1) + "\n"))
+    write(folder / FILE, encode(json.dumps(_content(folder, runs, selection), indent=1) + "\n"))
 
 
 def mark(runs: Sequence[Path], file: Path) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
 FORMATS = ("text", "md", "latex", "csv", "json")
+PAGE = 6  # columns that fit on a page of LaTeX
 
 
 class Cell(NamedTuple):
@@ -141,8 +142,11 @@ class Table:
     def latex(self) -> str:
         r"""Return a ``table`` for ``\usepackage{booktabs}``; title and notes are its caption."""
         shown = self.read()
+        # wider than a page, its columns become rows
+        if len(shown.columns) > PAGE and not any(c.prose for c in self.columns):
+            shown = min(self, self.transposed(), key=lambda table: len(table.columns))
         letters = "".join(r"p{0.5\linewidth}" if c.prose else c.align[0] for c in shown.columns)
-        lines = [r"\begin{table}", r"\centering"]
+        lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering"]
         if caption := " ".join(part.rstrip(".") + "." for part in (self.title, *self.notes) if part):
             lines.append(rf"\caption{{{latex_text(caption)}}}")
         lines += [rf"\begin{{tabular}}{{{letters}}}", r"\toprule", _ampersands(c.heading for c in shown.columns), r"\midrule"]

@@ -253,6 +253,12 @@ def home_of(paths: Sequence[str | Path]) -> Comparison | None:
     return found if isinstance(found, Comparison) else None
 
 
+def rates_chosen(paths: Iterable[Path]) -> bool:
+    """Whether learning rates of what paths stand for were chosen from a grid: of comparison folders, or of runs in one."""
+    folders = {folder.parent if folder.name == FILE else folder for path in paths for folder in (path, path.parent.parent)}
+    return any(is_comparison(folder) and read_comparison(folder).learning_rates for folder in folders)
+
+
 def runs_in(path: Path) -> list[Path]:
     """Return the run directories in a folder, by name."""
     return sorted(file.parent for file in path.glob("*/config.json")) if is_folder(path) else []

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,13 +51,25 @@ def gradlens(program):
 def undrawn(monkeypatch):
     """Figures are written as empty files with their tables: what is drawn is tested elsewhere, and takes seconds."""
 
-    def written(figure, rows, folder, name, **_):
-        paths = [Path(folder) / f"{name}.{ending}" for ending in ("png", "csv")]
+    def written(figure, rows, folder, name, *, formats=("png",), **_):
+        paths = [Path(folder) / f"{name}.{ending}" for ending in (formats[0], "csv")]
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
         paths[0].touch()
         write_csv(paths[1], rows)
         return paths
 
     monkeypatch.setattr("gradlens.reporting.analysis_report.save_figure", written)
+
+
+@pytest.fixture
+def one_figure(undrawn, monkeypatch):
+    """Of the figures of training the heat map alone, as an empty file with a table."""
+    from gradlens.training.run_groups import label_settings
+
+    def figure_set(runs, layers):
+        return SimpleNamespace(drawn={"cosine_heat_map": (None, label_settings(runs))}, skipped={})
+
+    monkeypatch.setattr("gradlens.reporting.gallery.figure_set", figure_set)
 
 
 def refuses(result, *words):
@@ -173,6 +186,51 @@ def test_what_crashes_is_found_before_anything_is_trained_and_what_diverges_is_l
     for command in (["report", "o"], ["figures", "o"], ["show", "o"]):
         assert gradlens(*command)[0] == 0
     assert "bp" not in Path("o/figures/cosine_heat_map.csv").read_text()
+
+
+def test_what_a_comparison_replaces_goes_and_nothing_else(gradlens, one_figure):
+    Path("mine").mkdir()
+    Path("mine/cat.png").touch()
+    asked = ["compare-gradients", *TINY, "--model", "mlp", "--epochs", "0", "--out", "mine"]
+    status, out, err = gradlens(*asked, "bp")
+    assert (status, out) == (2, "")
+    assert "mine holds other things and no comparison (cat.png): set another folder with --out, or put" in err
+    status, _, err = gradlens(*asked, "bp", "dgl", "--lr-grid", "0.1,0.2", "--overwrite")
+    assert status == 0, err
+    shutil.copytree(next(Path("mine/runs").glob("dgl*")), "mine/runs/own")
+    shutil.copytree("mine/searches", "mine/other")
+    assert gradlens("compare-gradients", next(Path("mine/runs").glob("bp*")), "--out", "beside")[0] == 0
+    status, _, err = gradlens(*asked, "dgl", "--overwrite")
+    assert status == 0
+    assert "removed 1 run and 4 search runs of the comparison that was in mine\n" in err
+    assert {path.name.split("-")[0] for path in Path("mine/runs").iterdir()} == {"bp", "dgl", "own"}  # the comparison beside it names bp's
+    assert [len(list(Path("mine", name).iterdir())) for name in ("searches", "other")] == [0, 4]
+    assert Path("mine/cat.png").exists()
+
+
+def test_rates_chosen_from_a_grid_are_shown_beside_other_runs(gradlens, one_figure):
+    assert gradlens("compare-gradients", "bp", *TINY, "--lr-grid", "0.001", "--out", "o")[0] == 0
+    other = shutil.copytree(shelf.trained(tiny("dgl")).path, "runs/dgl")
+    run = next(Path("o/runs").iterdir())
+    for words in (["show", "o", other], ["show", run, other], ["compare-gradients", "o", other]):
+        assert re.search(r"^lr +0.001|^bp +0.001|^method +lr ", gradlens(*words)[1], re.M), words
+
+
+def test_a_selection_is_drawn_beside_the_figures_of_all_and_no_format_is_left_stale(gradlens, one_figure):
+    for method in ("bp", "dgl"):
+        shutil.copytree(shelf.trained(tiny(method)).path, Path("runs", method))
+    assert gradlens("compare-gradients", "runs", "--out", "o")[0] == 0
+    whole = {path.name: path.read_bytes() for path in Path("o/figures").iterdir()}
+    for words, name in ((["--layers", "top.out"], "figures-top.out"), (["--methods", "dgl"], "figures-dgl")):
+        assert gradlens("figures", "o", *words, "--format", "svg")[0] == 0
+        assert Path("o", name, "cosine_heat_map.svg").exists()
+    assert {path.name: path.read_bytes() for path in Path("o/figures").iterdir()} == whole
+    assert gradlens("figures", "o", "--methods", "dgl")[0] == 0
+    assert gradlens("figures", "o", "--format", "svg")[0] == 0
+    assert {path.suffix for path in Path("o/figures").iterdir()} == {".svg", ".csv", ".json"}
+    listed = json.loads(Path("o/comparison.json").read_text())["figures"]
+    assert "figures/cosine_heat_map.svg" in listed
+    assert all(Path("o", path).is_file() for path in listed)
 
 
 def test_settings_that_differ_from_a_run_that_was_given_are_named(gradlens, undrawn):

@@ -212,7 +212,7 @@ def test_a_default_batch_is_no_larger_than_the_images(gradlens, flags, batch):
     assert status == 0, err
     used = config_of(one_run())["batch_size"]
     assert used == batch or (batch is None and 40 < used < 60)
-    said = f"{flags[0]} learns from {used} images: --batch-size {used} in place of 256"
+    said = f"{'simclr has' if flags[0] == 'simclr' else 'there are'} {used} images to learn from: --batch-size {used} in place of 256"
     assert (said in err) == (used != 256)
 
 
@@ -228,9 +228,10 @@ def test_an_explicit_batch_above_the_images_is_refused(gradlens):
 @pytest.mark.slow
 def test_learning_rates_are_chosen_with_batches_of_what_is_not_held_out(gradlens):
     flags = ("--limit", "40", "--epochs", "1", "--lr-grid", "1e-3,1e-2", *MLP)
-    status, _, err = gradlens("compare-gradients", "bp", *flags)
+    status, _, err = gradlens("compare-gradients", "bp", "dgl", *flags)
     assert status == 0, err
-    configs = [config_of(path.parent) for path in Path("runs").glob("*/config.json")]
+    assert err.count("--batch-size") == 1  # not of each method and search
+    configs = [config_of(path.parent) for path in Path("comparisons").glob("*/*/*/config.json")]
     batches = {config["validation"] > 0: config["batch_size"] for config in configs}
     assert batches[False] == 40
     assert batches[True] < 40

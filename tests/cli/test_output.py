@@ -41,10 +41,18 @@ def test_export_writes_the_comparison_in_every_format(program, run):
     assert {"lr", "seeds", "block1.conv", "best test accuracy (%)", "final test accuracy (%)"} <= set(rows[0])
     accuracy = [m.accuracy for m in load_run(run).metrics if m.split == "test"]
     assert float(rows[0]["final test accuracy (%)"]) == 100 * accuracy[-1]
-    for form, begins in (("md", "final cosine"), ("tex", r"\begin{table}"), ("json", "{"), ("text", "final cosine")):
+    for form, begins in (("md", "final cosine"), ("tex", "% needs"), ("json", "{"), ("text", "final cosine")):
         assert program("export", run, other, "--format", form)[1].startswith(begins)
     assert program("export", run, "--format", "latex", "--out", "table.tex")[1] == "wrote table.tex\n"
     assert r"\toprule" in Path("table.tex").read_text()
+    assert r"\begin{tabular}{lr}" in Path("table.tex").read_text()  # ten numbers are rows
+    Path("table.tex").write_text("mine")
+    assert program("export", run, "--out", "table.tex") == (
+        2, "", "gradlens: table.tex exists: --out names another file, --overwrite replaces it\n",
+    )  # fmt: skip
+    assert Path("table.tex").read_text() == "mine"
+    assert program("export", run, "--out", "table.tex", "--overwrite")[0] == 0
+    assert "mine" not in Path("table.tex").read_text()
     status, out, err = program("export", run, "--format", "word")
     assert (status, out, err) == (2, "", "gradlens: --format word: expected one of text, md, latex, csv, json\n")
 

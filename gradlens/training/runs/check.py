@@ -38,8 +38,8 @@ def images_learned_from(config: Config, data: Data) -> int:
     return len(data.train) + (len(data.unlabelled) if config.rule.unlabelled and data.unlabelled is not None else 0)
 
 
-def with_smaller_batch(config: Config, context: RunContext) -> Config:
-    """Copy a config with batches no larger than the number of training images; a change is reported.
+def with_smaller_batch(config: Config, context: RunContext, quiet: bool = False) -> Config:
+    """Copy a config with batches no larger than the number of training images; a change is reported, for all methods once.
 
     Raises:
         InputError: data that cannot be loaded.
@@ -48,7 +48,9 @@ def with_smaller_batch(config: Config, context: RunContext) -> Config:
     images = images_learned_from(config, load_data(config, context))
     if config.batch_size <= images:
         return config
-    notice(f"{config.method} learns from {images} images: --batch-size {images} in place of {config.batch_size}")
+    if not quiet:
+        who = f"{config.method} has" if config.rule.unlabelled else "there are"
+        notice(f"{who} {images} images to learn from: --batch-size {images} in place of {config.batch_size}")
     return config.replace(batch_size=images)
 
 

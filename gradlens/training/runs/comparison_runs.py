@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -9,9 +10,9 @@ from pathlib import Path
 
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.runtime.progress import Watch
+from gradlens.runtime.terminal import notice
 from gradlens.training.comparison import (
     COMPARISONS,
-    FIGURES,
     FILE,
     RUNS,
     SEARCHES,
@@ -21,12 +22,12 @@ from gradlens.training.comparison import (
     folder_name,
     is_comparison,
     read_comparison,
-    runs_in,
     write_comparison,
 )
 from gradlens.training.config import Config
 from gradlens.training.context import RunContext
 from gradlens.training.run_directory import Run
+from gradlens.training.run_files import is_run
 from gradlens.training.runs.check import check
 from gradlens.training.runs.lr_search import rates_beyond, search_lr
 from gradlens.training.runs.train_run import train_or_reuse
@@ -80,10 +81,10 @@ def must_be_free(folder: Path, asked: AskedComparison, overwrite: bool) -> None:
     """Refuse a folder that holds another comparison; if this comparison includes all of the other's runs, it continues it.
 
     Raises:
-        InputError: it holds another comparison, or runs or figures of no comparison.
+        InputError: it holds another comparison, or other things and no comparison.
 
     """
-    if overwrite or not folder.exists():
+    if overwrite or not folder.is_dir():
         return
     if is_comparison(folder):
         other = read_comparison(folder)
@@ -93,8 +94,40 @@ def must_be_free(folder: Path, asked: AskedComparison, overwrite: bool) -> None:
         raise InputError(
             f"{folder} holds another comparison (`{other.command}`): set another folder with --out, or replace it with --overwrite"
         )
-    if runs_in(folder) or any((folder / name).exists() for name in (RUNS, SEARCHES, FIGURES)):
-        raise InputError(f"{folder} holds runs or figures and no {FILE}: set another folder for the comparison with --out")
+    if held := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
+        ways = "set another folder with --out, or put the comparison beside them with --overwrite"
+        raise InputError(f"{folder} holds other things and no comparison ({', '.join(held[:3])}): {ways}")
+
+
+def _comparison_in(folder: Path) -> Comparison | None:
+    """Read the comparison in a folder, if there is one that can be read."""
+    try:
+        return read_comparison(folder) if is_comparison(folder) else None
+    except InputError:
+        return None
+
+
+def _replace_comparison(made: Comparison, overwrite: bool) -> None:
+    """Write ``comparison.json``; with ``overwrite`` remove the runs and searches of the comparison that was in the folder.
+
+    What lies outside its ``runs/`` and ``searches/`` stays, and so do runs of the new comparison and those that one beside it names.
+    """
+    before = _comparison_in(made.path) if overwrite else None
+    write_comparison(made)
+    if before is None or before.made_by != made.made_by:
+        return
+    beside = [found for file in made.path.resolve().parent.glob(f"*/{FILE}") if (found := _comparison_in(file.parent))]
+    needed = {path.resolve() for comparison in (made, *beside) for path in (*comparison.run_paths, *comparison.search_paths)}
+    removed = []
+    for what, name, paths in (("run", RUNS, before.run_paths), ("search run", SEARCHES, before.search_paths)):
+        place = made.path / name
+        mine = [p for p in paths if p.parent.resolve() == place.resolve() and is_run(p) and p.resolve() not in needed]
+        for path in [] if place.is_symlink() else [p for p in mine if not p.is_symlink()]:
+            shutil.rmtree(path)
+            removed.append(what)
+    counts = [f"{n} {what}{'s' * (n != 1)}" for what in dict.fromkeys(removed) if (n := removed.count(what))]
+    if counts:
+        notice(f"removed {' and '.join(counts)} of the comparison that was in {made.path}")
 
 
 def compare_runs(
@@ -138,7 +171,7 @@ def compare_runs(
     if asked.grid:
         for group in groups:
             check(group[0], replace(context, resume=False))
-        write_comparison(made)
+        _replace_comparison(made, context.overwrite)
         groups, made, said = _with_best_rates(asked, made, context, watch_for, elsewhere)
     known = [run.config for run in asked.read]
     failures: list[str] = []
@@ -148,8 +181,8 @@ def compare_runs(
 
     trained = train_or_reuse(
         [config for group in groups for config in group if config not in known], replace(context, out=folder / RUNS), watch_for,
-        elsewhere=[at for place in elsewhere for at in (place, place / RUNS)], checked=partial(write_comparison, made), reused=reused,
-        failed=failed,
+        elsewhere=[at for place in elsewhere for at in (place, place / RUNS)], reused=reused,
+        checked=partial(_replace_comparison, made, context.overwrite), failed=failed,
     )  # fmt: skip
     runs = asked.read + trained
     made = replace(made, run_paths=tuple(run.path for run in runs), finished=not failures)

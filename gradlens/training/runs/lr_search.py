@@ -11,9 +11,9 @@ from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.progress import Watch
 from gradlens.training.comparison import ChosenRate
 from gradlens.training.config import Config, make_config
-from gradlens.training.context import RunContext
+from gradlens.training.context import RunContext, load_data
 from gradlens.training.run_directory import Run
-from gradlens.training.runs.check import check, with_smaller_batch
+from gradlens.training.runs.check import check, images_learned_from, with_smaller_batch
 from gradlens.training.runs.train_run import train_or_reuse
 
 BARE = {
@@ -63,7 +63,8 @@ def search_lr(
 
     """
     trials = [make_config(**{**config.as_dict(), **BARE, "lr": lr, "validation": share}) for lr in grid]
-    trials = [with_smaller_batch(trial, context) for trial in trials]  # of what is held out nothing is learned
+    known = config.batch_size >= images_learned_from(config, load_data(config, context))  # that batches hold all images there are
+    trials = [with_smaller_batch(trial, context, quiet=known) for trial in trials]  # of what is held out nothing is learned
     for trial in trials[:1]:  # the others differ in their learning rate alone
         check(trial, context)
     runs = {trial.optimizer.lr: _trial_run(trial, context, watch_for, elsewhere) for trial in trials}
