@@ -13,7 +13,7 @@ from gradlens.analysis.of_runs.registry import ANALYSES
 from gradlens.cli.flags import REGISTRIES, digest
 from gradlens.cli.listing import LISTS, known_quantities, method_details
 from gradlens.data.datasets import DATASETS
-from gradlens.methods import DEFAULT_COMPARISON, DEFAULT_SIMULATION, OTHER_NAMES
+from gradlens.methods import DEFAULT_COMPARISON, DEFAULT_SIMULATION, METHODS, OTHER_NAMES
 from gradlens.training.config import Config
 from gradlens.training.config_fields import Setting, settings_of
 from gradlens.training.user_references import SHIPPED
@@ -48,6 +48,7 @@ def settings_text(config: type[Config] = Config) -> str:
     settings = settings_of(config)
     names = {
         "METHODS": SHIPPED["method"],
+        "OPTIONS": {name: (*METHODS[name].Options.model_fields, "lr") for name in SHIPPED["method"]},  # of each rule, for --set
         "OTHER_NAMES": OTHER_NAMES,  # of rules -> the name here
         "MODELS": SHIPPED["model"],
         "DATASETS": tuple(DATASETS),

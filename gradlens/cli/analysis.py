@@ -255,8 +255,13 @@ def doctor(
     else:
         output = Output(form)
         tables = [console.diagnosis_table(str(run.path), diagnosis) for run, diagnosis in zip(runs, found, strict=True)]
+        healthy = [table for table in tables if not table.rows]
+        if form not in ("text", "json"):  # a table of nothing but names of columns looks like one that went wrong
+            for table, diagnosis in zip(tables, found, strict=True):
+                if not table.rows:
+                    table.add_row("all", "nothing wrong", f"{len(diagnosis.made)} checks, {len(diagnosis.unmade)} could not be made")
         output.tables(table for table in tables if table.rows or form != "text")
-        output.notice("\n".join(table.title for table in tables if not table.rows))
+        output.notice("\n".join(table.title for table in healthy))
         output.notice("\n".join(f"run: {run.path} ({RESULT}.json)" for run in runs))
     raise typer.Exit(int(any(diagnosis.wrong for diagnosis in found)))
 

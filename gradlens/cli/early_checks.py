@@ -5,13 +5,14 @@ A name is refused here only if the registries are unchanged since ``settings.py`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gradlens._version import PACKAGE
 from gradlens.cli.flags import REGISTRIES, digest
-from gradlens.cli.settings import DATASETS, DIGESTS, IN_CONFIG, METHODS, MODELS, OTHER_NAMES, QUANTITIES, SETTINGS
+from gradlens.cli.settings import DATASETS, DIGESTS, IN_CONFIG, METHODS, MODELS, OPTIONS, OTHER_NAMES, QUANTITIES, SETTINGS
 from gradlens.data.folder_listing import must_be_folder
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.paths import is_there
@@ -65,6 +66,9 @@ def check_given(rules: Sequence[str], given: Mapping[str, Any], *, or_runs: bool
     for name in rules:
         _check_rule(name, own, or_runs)
     check_choices(given, own)
+    typed = rules or [name for name in (file.get("method"),) if isinstance(name, str)]
+    if not any(name in own or _is_in_a_file(name) for name in typed):
+        _check_options(given.get("set", ()), [name for name in typed if name in METHODS])
     for flag in ("init_from", "teacher"):
         if flag in given:
             must_be_one_run(given[flag])
@@ -98,6 +102,33 @@ def _check_rule(name: str, own: Collection[str], or_runs: bool) -> None:
         raise InputError(f"unknown method {name!r}; a rule of your own is named {file}.py:{inside or 'Class'}")
     elif is_current("methods"):
         raise unknown("method", name, METHODS, others=OTHER_NAMES)
+
+
+def _check_options(pairs: Sequence[str], rules: Sequence[str]) -> None:
+    """Check the names in ``--set name=value`` and ``--set method.name=value``.
+
+    Args:
+        pairs: as they were typed.
+        rules: of the command; none: those that it takes by itself, which may be any.
+
+    Raises:
+        InputError: no value, or a name that no file of a rule holds.
+
+    """
+    for pair in pairs:
+        typed, sign, _ = pair.partition("=")
+        if not sign or not typed:
+            raise InputError(f"--set {pair!r}: expected name=value or method.name=value")
+        rule, dot, option = typed.rpartition(".")
+        if dot and rule not in METHODS:
+            if not _is_elsewhere(rule) and is_current("methods"):
+                raise unknown("method", rule, METHODS, others=OTHER_NAMES)
+            continue
+        asked = [rule] if dot else rules or METHODS
+        known = list(dict.fromkeys(one for name in asked for one in OPTIONS[name]))
+        if option not in known and not _in_a_rule(rf"(?m)^ +{re.escape(option)}: "):
+            what = f"option of {', '.join(asked)}" if dot or rules else "option"
+            raise unknown(what, option, known, "gradlens list methods")
 
 
 def check_choices(settings: Mapping[str, Any], own: Collection[str] = ()) -> None:
@@ -178,13 +209,13 @@ def check_quantities(run_dir: Path, names: Sequence[str]) -> None:
     if not isinstance(config, dict) or config.get("own") or not is_current("quantities"):
         return
     for name in names:
-        if name not in QUANTITIES and not _in_a_rule(name):
+        if name not in QUANTITIES and not _in_a_rule(f'"{re.escape(name)}"'):
             raise unknown("quantity", name, QUANTITIES)
 
 
-def _in_a_rule(name: str) -> bool:
-    """Return whether the file of a rule holds a word between quotes: a quantity of its own, added since the names were written."""
-    return any(f'"{name}"' in path.read_text(encoding="utf-8") for path in (PACKAGE / "methods").rglob("*.py"))
+def _in_a_rule(pattern: str) -> bool:
+    """Return whether the file of a rule holds a quantity or an option of its own, perhaps added since the names were written."""
+    return any(re.search(pattern, path.read_text(encoding="utf-8")) for path in (PACKAGE / "methods").rglob("*.py"))
 
 
 def only_place(name: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradlens.cli.early_checks import check_study
-from gradlens.cli.output import Output, TableFormat
+from gradlens.cli.output import Drawing, FigureFormat, Output, TableFormat, figure_formats
 from gradlens.cli.run_arguments import command_typed
+from gradlens.cli.shown_runs import write_figures
 from gradlens.runtime.terminal import rich_console, shell_command
 
 if TYPE_CHECKING:
@@ -30,16 +32,17 @@ def sweep(
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="runs at a time, in processes [cores / threads]")] = None,
     address: Annotated[str | None, typer.Option("--address", help="a Ray cluster: auto, HOST:PORT, or local (extra `ray`)")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress display")] = False,
+    figure_format: FigureFormat = None,
     form: TableFormat = "text",
 ) -> None:
-    """Train every point of a STUDY that is not finished, and compare: means, intervals, paired differences from its baseline."""
+    """Train every point of a STUDY that is not finished, and compare: means, intervals, paired differences from its baseline, figures."""
     import os
 
     check_study(study_file)
     from gradlens.reporting.study_summary import merged_rows, study_table, summary_lines
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import Stopped
-    from gradlens.training.comparison import write_comparison
+    from gradlens.training.comparison import FIGURES, write_comparison
     from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run, save_result
     from gradlens.training.run_files import must_be_writable
@@ -49,6 +52,7 @@ def sweep(
     from gradlens.training.sweep.study_file import place_settings
     from gradlens.training.sweep.workers import must_be_possible, run_local, run_on_ray
 
+    drawing = Drawing(figure_formats(figure_format))
     study = studies.read_study(study_file)
     flags = {"threads": 1, "device": "cpu", **place_settings(study)}
     context = set_up_process({**{name.replace("-", "_"): value for name, value in flags.items()}, "out": out})
@@ -64,7 +68,8 @@ def sweep(
             states = run_local(points, context, flags, at_once, board.show)
         else:
             states = run_on_ray(points, context, int(flags["threads"]), address, board.show)
-    write_comparison(study_comparison(study, points, out, command_typed(), all(s.what == "finished" for s in states.values())))
+    comparison = study_comparison(study, points, out, command_typed(), all(s.what == "finished" for s in states.values()))
+    write_comparison(comparison)
     finished = [(point, load_run(out / point.name)) for point in points if states[point.name].what == "finished"]
     about = {"study": study._asdict(), "runs": {name: s._asdict() for name, s in states.items()}, "seconds": time.monotonic() - began}
     save_result(out, "study", about)
@@ -75,6 +80,8 @@ def sweep(
         output = Output(form)
         output.tables([study_table(lines, study.baseline)])
         output.notice(f"{len(finished)} of {len(points)} runs finished; {out / 'rows.csv'}, {out / 'summary.csv'}, {out / 'study.json'}")
+        pictures = write_figures([run for _, run in finished], out / FIGURES, output, drawing)
+        write_comparison(replace(comparison, figure_paths=tuple(pictures)))
         output.notice(f"next: {shell_command('gradlens', 'report', out)}")
     if failed := {name: s for name, s in states.items() if s.what == "failed"}:
         name, state = next(iter(failed.items()))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gradlens.data.channel_order import channel_order
 from gradlens.data.split import Source, Split
-from gradlens.runtime.errors import InputError
-from gradlens.runtime.user_code import blamed, file_and_name, function_in, kind_of
+from gradlens.runtime.errors import InputError, kind_of
+from gradlens.runtime.user_code import blamed, file_and_name, function_in
 
 SETTLE = "return a gradlens.Split, whose images are [N, C, H, W]; images.permute(0, 3, 1, 2) converts [N, H, W, C]"
 

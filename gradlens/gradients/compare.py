@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from gradlens.gradients.layer_choice import must_be_module
 from gradlens.gradients.measurements import Measurements
 from gradlens.gradients.rows import pair_rows
 from gradlens.runtime.autograd_graph import is_reentrant
-from gradlens.runtime.errors import InputError
+from gradlens.runtime.errors import InputError, kind_of
 
 _REFUSED = {  # a part of torch's message -> its cause, and what to set
     "use_reentrant": "was computed with reentrant gradient checkpointing, which gives no gradient without writing .grad; "
@@ -36,10 +37,14 @@ def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] |
         ``.table()`` (a row per parameter) and ``.frame()`` (pandas).
 
     Raises:
-        InputError: a name that is no parameter of the model, two gradients for one parameter, a gradient of another shape, or a loss
-            that :func:`gradients_of` rejects.
+        InputError: no module, a name that is no parameter of the model, what is no gradient, two gradients for one parameter, a gradient
+            of another shape, or a loss that :func:`gradients_of` rejects.
 
     """
+    must_be_module(model)
+    _must_be_loss(loss)
+    if my_gradients is not None:
+        _must_be_gradients(my_gradients)
     names: dict[int, str] = {}  # parameter -> its first name
     first = {name: names.setdefault(id(p), name) for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -77,11 +82,7 @@ def gradients_of(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | N
             checkpointing, a compiled model's buffers).
 
     """
-    if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
-        got = f"shape {list(loss.shape)} of {loss.dtype}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-        raise InputError(f"the loss must be a tensor of one real number, got {got}; take its mean() or sum()")
-    if not loss.requires_grad:
-        raise InputError("the loss has no graph (detached, under torch.no_grad(), or not from the parameters); compute it with a graph")
+    _must_be_loss(loss)
     try:
         found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
     except RuntimeError as error:
@@ -92,6 +93,35 @@ def gradients_of(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | N
     if any(g is None for g in found) and is_reentrant(loss):  # a checkpointed segment may be the only use of a parameter
         raise InputError(f"the loss {_REFUSED['use_reentrant']}")
     return found
+
+
+def _must_be_loss(loss: object) -> None:
+    """Reject what has no gradient.
+
+    Raises:
+        InputError: it is no tensor of one real number, or has no graph.
+
+    """
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
+        got = f"shape {list(loss.shape)} of {loss.dtype}" if isinstance(loss, Tensor) else kind_of(loss)
+        raise InputError(f"the loss must be a tensor of one real number, got {got}; take its mean() or sum()")
+    if not loss.requires_grad:
+        raise InputError("the loss has no graph (detached, under torch.no_grad(), or not from the parameters); compute it with a graph")
+
+
+def _must_be_gradients(given: object) -> None:
+    """Reject what maps no names to tensors.
+
+    Raises:
+        InputError: it is no mapping, or one of something else.
+
+    """
+    wanted = "my_gradients must map names of parameters to tensors"
+    if not isinstance(given, Mapping):
+        raise InputError(f"{wanted}, got {kind_of(given)}; set {{name: gradient}}")
+    for name, gradient in given.items():
+        if not isinstance(name, str) or not isinstance(gradient, Tensor):
+            raise InputError(f"{wanted}, got {kind_of(gradient)} for {name!r}; set {{name: gradient}}")
 
 
 def _by_first_name(gradients: Mapping[str, Tensor], first: Mapping[str, str]) -> dict[str, Tensor]:

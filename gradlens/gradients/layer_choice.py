@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 from torch.nn.utils import parametrize
 
-from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.errors import InputError, kind_of, unknown
 
 _HOLDS_WEIGHTS = ("parametrizations", "_packed_params", "_all_weight_values")  # children that torch computes or keeps a layer's weights in
 _NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -21,9 +21,10 @@ def choose_layers(model: nn.Module, layers: Sequence[str] | None = None) -> dict
         layers: dotted paths as in ``model.get_submodule``, a shared module's second name too; default: :func:`default_layers`.
 
     Raises:
-        InputError: a path that is no module of the model (the known ones are listed).
+        InputError: no module, or a path that is no module of the model (the known ones are listed).
 
     """
+    must_be_module(model)
     if layers is None:
         return default_layers(model)
     refuse_text(layers)
@@ -32,6 +33,17 @@ def choose_layers(model: nn.Module, layers: Sequence[str] | None = None) -> dict
         if name not in known:
             raise unknown("layer", name, [n for n in known if n])
     return {name: known[name] for name in layers}
+
+
+def must_be_module(model: object) -> None:
+    """Reject what is no network.
+
+    Raises:
+        InputError: it is no ``torch.nn.Module``.
+
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model must be a torch.nn.Module, got {kind_of(model)}; give the model first")
 
 
 def refuse_text(layers: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from gradlens.gradients.alignment import RECORDED, measure
 from gradlens.gradients.layer_reader import LayerReader, named
 from gradlens.gradients.measurements import Measurements
 from gradlens.gradients.rows import Measurement
-from gradlens.runtime.errors import unknown
+from gradlens.runtime.errors import InputError, kind_of, unknown
 
 
 class Lens:
@@ -48,7 +48,7 @@ class Lens:
         gradients: name of a backward pass -> layer -> gradient with respect to its output [N, *out].
 
     Raises:
-        InputError: a path that is no module of the model (the known ones are listed).
+        InputError: no module, or a path that is no module of the model (the known ones are listed).
 
     """
 
@@ -56,9 +56,15 @@ class Lens:
         self._warn = warn
         self._reader = LayerReader(model, layers, self._keep_output, self._keep_gradient)
         self._tag = "backward"
+        self._tagged: set[str] = set()  # names of backward passes, whether they reached a layer or not
         self._left_out: list[str] = []  # layers left out of comparisons, a sentence each
         self.activations: dict[str, Tensor] = {}  # layer -> its output [N, *out], without graph
         self.gradients: dict[str, dict[str, Tensor]] = {}  # backward -> layer -> gradient at its output [N, *out]
+
+    def __repr__(self) -> str:
+        read, asked = len(self._reader.called), len(self._reader.layers)
+        passes = ", ".join(self.gradients) or "none"
+        return f"<Lens: {read} of {asked} layers read; backward passes: {passes}; .activations, .gradients, .compare()>"
 
     def __enter__(self) -> Lens:
         self._reader.start()
@@ -89,6 +95,7 @@ class Lens:
 
         """
         before, self._tag = self._tag, name
+        self._tagged.add(name)
         try:
             yield
         finally:
@@ -97,6 +104,7 @@ class Lens:
     def clear(self) -> None:
         """Delete what was recorded, before the next step."""
         self._reader.forget()
+        self._tagged.clear()
         self.activations.clear()
         self.gradients.clear()
 
@@ -115,12 +123,11 @@ class Lens:
             one row per layer and quantity.
 
         Raises:
-            InputError: a backward pass that was not recorded.
+            InputError: a backward pass that was not recorded, or reached no layer.
 
         """
         for name in (used, true):
-            if name not in self.gradients:
-                raise unknown("backward", name, self.gradients)
+            self._must_be_seen(name)
         g, t = self.gradients[used], self.gradients[true]
         for name, here, there in ((used, g, t), (true, t, g)):
             if alone := [layer for layer in here if layer not in there]:
@@ -131,6 +138,17 @@ class Lens:
             if layer in t and layer in g
             for quantity, value in measure(g[layer], t[layer], quantities).items()
         )
+
+    def _must_be_seen(self, name: object) -> None:
+        if not isinstance(name, str):
+            raise InputError(f"lens.compare() takes the names of two backward passes, got {kind_of(name)}")
+        if name in self.gradients:
+            return
+        if name in self._tagged:
+            raise InputError(
+                f"the backward pass {name!r} reached no layer; compute its loss from the model's outputs: lens.activations have no graph"
+            )
+        raise unknown("backward", name, self.gradients)
 
     def _leave_out(self, sentence: str) -> None:
         if sentence not in self._left_out:

@@ -12,8 +12,8 @@ from gradlens.gradients.locks import DEPENDENCIES
 from gradlens.gradients.method import Method
 from gradlens.runtime import old_names
 from gradlens.runtime.classes import is_subclass
-from gradlens.runtime.errors import InputError, unknown
-from gradlens.runtime.user_code import found_in, kind_of
+from gradlens.runtime.errors import InputError, kind_of, unknown
+from gradlens.runtime.user_code import found_in
 
 # facts of a rule, stored so that its runs can be read without its file: every bool and int that `Method` declares; the first five always,
 # as in version 0.1.0, others if they differ from Method's

@@ -14,8 +14,8 @@ from torch.nn.parameter import is_lazy
 from gradlens.models.block_boundaries import is_compiled, keep_compiled_graphs, output_shapes
 from gradlens.models.fx_split import cut_module
 from gradlens.models.spec import ModelSpec, numbered
-from gradlens.runtime.errors import InputError
-from gradlens.runtime.user_code import blamed, function_in, kind_of
+from gradlens.runtime.errors import InputError, kind_of
+from gradlens.runtime.user_code import blamed, function_in
 
 
 def blocks_of(built: Any, shape: Sequence[int], where: str) -> nn.Sequential:

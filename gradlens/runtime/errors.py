@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from difflib import SequenceMatcher
+from inspect import isclass, isroutine
 from typing import Any
 
 
@@ -13,6 +14,20 @@ class InputError(ValueError):
     """Invalid input; the message is one sentence. The command line prints it and exits with status 2."""
 
     trace = ""  # where a user's own code raised: the traceback of their frames, printed above the sentence
+
+
+def kind_of(value: object) -> str:
+    """Name the kind of a value, for a sentence.
+
+    >>> kind_of(3), kind_of({}), kind_of(dict), kind_of(len)
+    ('an int', 'a dict', 'the class dict', 'a function')
+    """
+    if isclass(value):
+        return f"the class {value.__name__}"
+    if isroutine(value):
+        return "a function"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 LISTS = {  # kind of name -> command that prints all

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import inspect
 import os
 import re
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from gradlens._version import PACKAGE
-from gradlens.runtime.errors import InputError, nearest, unknown
+from gradlens.runtime.errors import InputError, kind_of, nearest, unknown
 from gradlens.runtime.old_names import hint
 from gradlens.runtime.paths import is_file, is_folder
 from gradlens.runtime.text_files import read_bytes, refuse_undeclared
@@ -149,13 +148,6 @@ def found_in(path: Path, name: str, what: str, fits: Callable[[Any], bool]) -> A
         return getattr(module, name)
     near = [n for n, v in vars(module).items() if not n.startswith("_") and getattr(v, "__module__", "") == module.__name__ and fits(v)]
     raise InputError(f"{path} has no {name}: {unknown(what, name, near)}")
-
-
-def kind_of(thing: Any) -> str:
-    """Name the kind of an object, for a sentence."""
-    if inspect.isclass(thing):
-        return f"the class {thing.__name__}"
-    return "a function" if inspect.isroutine(thing) else f"a {type(thing).__name__}"
 
 
 def function_in(path: Path, name: str, what: str) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradlens._version import __version__
-from gradlens.runtime.errors import InputError
+from gradlens.runtime.errors import InputError, kind_of
 from gradlens.runtime.paths import is_file, is_folder
 from gradlens.runtime.progress import no_progress
 from gradlens.runtime.terminal import notice
@@ -22,6 +22,8 @@ from gradlens.runtime.text_files import encode, read_json
 from gradlens.training.run_files import is_run, must_be_run, must_exist, write
 
 if TYPE_CHECKING:
+    import pandas
+
     from gradlens.training.run_directory import Run
 
 FILE, FORMAT = "comparison.json", 1
@@ -38,9 +40,9 @@ class ChosenRate(NamedTuple):
     at_end: bool  # it is the smallest or the largest of the grid: a better one may lie beyond
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
-    """Runs that belong together: ``gradlens.load("comparisons/…").runs``."""
+    """Runs that belong together, for notebooks: ``gradlens.load("comparisons/…")`` is shown as a table of its runs, ``.runs``."""
 
     path: Path
     run_paths: tuple[Path, ...]
@@ -62,6 +64,39 @@ class Comparison:
         from gradlens.training.run_directory import load_run
 
         return [load_run(path, self.data) for path in self.run_paths]
+
+    def __repr__(self) -> str:
+        n = len(self.run_paths)
+        of = f" of {_shortened(self.methods, ' and ', ' more', ', ')}" if self.methods else ""
+        unfinished = "" if self.finished else ", unfinished"
+        return f"<Comparison {self.path}: {n} run{'s' * (n != 1)}{of}{unfinished}; .runs, .frame()>"
+
+    def _repr_html_(self) -> str:
+        from gradlens.runtime.tables import Table
+
+        table = Table(str(self.path), ["gradlens.comparison_table(comparison.runs) compares them layer by layer"])
+        facts = [{"method": run.config.method, "seed": str(run.config.seed), **run.facts()} for run in self.runs]
+        columns = list(dict.fromkeys(name for row in facts for name in row))
+        for name in columns:
+            table.add_column(name)
+        for row in facts:
+            table.add_row(*(row.get(name, "–") for name in columns))
+        return table._repr_html_()
+
+    def frame(self, table: str = "gradients") -> pandas.DataFrame:
+        """One of the runs' tables as a DataFrame of pandas, of all runs one below the other, with each run's name, method and seed.
+
+        Raises:
+            InputError: no such table, or pandas is not installed.
+
+        """
+        from gradlens.runtime.frames import frame_of
+        from gradlens.training.run_directory import columns_of
+
+        columns = ("run", "method", "seed", *columns_of(table))
+        return frame_of(
+            [(run.path.name, run.config.method, run.config.seed, *row) for run in self.runs for row in getattr(run, table)], columns
+        )
 
 
 # -------------------------------------------------------------------------------------------------------- the small file
@@ -272,11 +307,13 @@ def load(path: str | Path, data: str | Path | None = None) -> Run | Comparison:
         data: where the runs' data lie now, if not where they were.
 
     Raises:
-        InputError: a path that is not there, or stands for no run.
+        InputError: no path, one that is not there, or one that stands for no run.
 
     """
     from gradlens.training.run_directory import load_run
 
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"load() reads a folder by its path, got {kind_of(path)}; give it as text or as a Path")
     folder = Path(path)
     if folder.name == FILE:
         folder = folder.parent

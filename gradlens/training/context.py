@@ -14,7 +14,7 @@ from gradlens.data.folder_listing import FilesState
 from gradlens.data.image_folder import ImageFolder
 from gradlens.data.split import Data, Source
 from gradlens.data.subsets import choose
-from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.errors import InputError, kind_of, unknown
 from gradlens.runtime.memory import keep_freed_memory
 from gradlens.runtime.paths import is_there
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup, local_device
@@ -41,6 +41,17 @@ class RunContext:
     ranks: ProcessGroup = SINGLE_PROCESS  # the processes that share a run
     # by name, facts of data sets' files, read once in a command; None: read whenever data are requested
     files: dict[str, FilesState] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("out", "data_dir"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                object.__setattr__(self, name, Path(value))
+            elif not isinstance(value, Path) and (value is not None or name == "out"):
+                raise InputError(f"{name} of a RunContext must be a path, got {kind_of(value)}; set it to a Path or a text")
+        device = getattr(self, "device")  # noqa: B009 - mypy takes it for a torch.device, and a notebook may give its name
+        if isinstance(device, str):
+            object.__setattr__(self, "device", pick_device(device))
 
     def path_of(self, config: Config) -> Path:
         """Return the run directory of a config."""

@@ -109,6 +109,20 @@ def environment() -> dict[str, Any]:
     return {"versions": versions, "git": commit_of(PACKAGE), "threads": torch.get_num_threads(), "command": command}
 
 
+def columns_of(table: str) -> tuple[str, ...]:
+    """Return the columns of one of a run's tables.
+
+    Raises:
+        InputError: another name.
+
+    """
+    kinds: dict[str, Any] = {**TABLES, "measured": Measurement}
+    if table not in kinds:
+        raise unknown("table", table, kinds)
+    columns: tuple[str, ...] = kinds[table]._fields
+    return columns
+
+
 @dataclass(repr=False)
 class Run:
     """A run read from its directory, for notebooks: ``run.frame()`` is the long table of its gradients."""
@@ -130,21 +144,24 @@ class Run:
         return bool(self.summary)
 
     def __repr__(self) -> str:
-        return f"<Run {self.path}: {', '.join(f'{value} {name}'.strip() for name, value in self._facts())}>"
+        facts = self.facts()
+        said = [facts.pop("state"), f"{self.config.method} of {facts.pop('data')}", *(f"{value} {name}" for name, value in facts.items())]
+        return f"<Run {self.path}: {', '.join(said)}>"
 
-    def _facts(self) -> list[tuple[str, str]]:
+    def facts(self) -> dict[str, str]:
         """Return how far the run came and how accurate it is: what, and how much."""
         last = self.metrics[-1] if self.metrics else None
         held_out = [m for m in self.metrics if not m.split.startswith(TRAIN) and math.isfinite(m.accuracy)]
-        facts = [("", "finished" if self.finished else "unfinished"), ("of " + self.config.data.name, self.config.method)]
-        facts += [("epochs", str(last.epoch)), ("updates", f"{last.step:,}")] if last else []
-        return facts + ([(f"{held_out[-1].split} accuracy", f"{held_out[-1].accuracy:.1%}")] if held_out else [])
+        found = {"state": "finished" if self.finished else "unfinished", "data": self.config.data.name}
+        found |= {"epochs": str(last.epoch), "updates": f"{last.step:,}"} if last else {}
+        return found | ({f"{held_out[-1].split} accuracy": f"{held_out[-1].accuracy:.1%}"} if held_out else {})
 
     def _repr_html_(self) -> str:
         table = Table(str(self.path))
         table.add_column("run")
         table.add_column(self.path.name)
-        for name, value in self._facts():
+        table.add_row("method", self.config.method)
+        for name, value in self.facts().items():
             table.add_row(name, value)
         return table._repr_html_()
 
@@ -155,10 +172,8 @@ class Run:
             InputError: another name, or pandas is not installed.
 
         """
-        kinds: dict[str, Any] = {**TABLES, "measured": Measurement}
-        if table not in kinds:
-            raise unknown("table", table, kinds)
-        return frame_of(getattr(self, table), kinds[table]._fields)
+        columns = columns_of(table)
+        return frame_of(getattr(self, table), columns)
 
     def checkpoint(self) -> dict[str, Any]:
         """Load the state saved last: model, method, optimizer, position; a config.json that was changed since is reported in a line."""

@@ -106,6 +106,13 @@ QUICK = [
     (["train", "rule:Signed"], ["unknown method 'rule:Signed'; a rule of your own is named rule.py:Signed"]),
     (["train", "bp", "--device", "cudaa"], ["unknown device 'cudaa'; nearest: cuda, cuda:1, "]),
     (["bench", "--device", "cuda:x"], ["unknown device 'cuda:x'"]),
+    (["train", "dgl", "--set", "hed=linear"], ["unknown option of dgl 'hed'; nearest: head"]),
+    (["train", "dgl", "--set", "dgl.hed=linear"], ["unknown option of dgl 'hed'; nearest: head"]),
+    (["compare-gradients", "bp", "dgl", "--set", "hed=linear"], ["unknown option of bp, dgl 'hed'; nearest: head"]),
+    (["compare-gradients", "--set", "haed=linear"], ["unknown option 'haed'; nearest: ", "head, ", "`gradlens list methods` lists all"]),
+    (["train", "dgl", "--set", "dlg.head=linear"], ["unknown method 'dlg'; nearest: dgl"]),
+    (["train", "--config", "dgl.json", "--set", "hed=linear"], ["unknown option of dgl 'hed'; nearest: head"]),
+    (["train", "dgl", "--set", "head"], ["--set 'head': expected name=value"]),
     (["train", "bp", "--stem", "4"], ["--stem: unknown value '4'; nearest: 3, 5, 7"]),
     (["train", "bp", "--config", "wrong.json"], ["wrong.json: unknown setting 'wdith'; nearest: width"]),
     (["train", "--config", "choice.json"], ["choice.json: unknown optimizer 'adm'; nearest: adam"]),
@@ -144,6 +151,7 @@ QUICK = [
 FILES = {  # in the folder in which all this is typed
     "wrong.json": '{"wdith": 3}',
     "choice.json": '{"method": "bp", "optimizer": "adm"}',
+    "dgl.json": '{"method": "dgl"}',
     "rule.json": '{"method": "dlg"}',
     "bare.json": '{"width": 3}',
     "rule.toml": 'methods = ["dlg"]',
@@ -228,6 +236,8 @@ def test_an_option_that_is_near_is_suggested_before_a_command_too(program):
     [
         (["bp", "rule.py:Class"], {"model": "torchvision:resnet18"}),
         ((), {"data": "numbers.npz", "model": "net.py:build", "precision": "auto", "device": "cuda:7"}),
+        (["dgl", "rule.py:Class"], {"set": ["mine=3", "Class.mine=3"]}),
+        (["dgl", "bp"], {"set": ["dgl.head=linear", "lr=0.1", "bp.lr=0.2", "dgl.target=sum"]}),  # of another rule: the command tells
         ((), {"data": "net.py:build", "epochs": -1, "lr": float("nan"), "split": "2,2"}),  # values are judged later
     ],
 )

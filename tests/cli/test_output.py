@@ -77,7 +77,10 @@ def test_stdout_is_the_table_alone(program, run, words):
     assert content["rows"] or words[0] == "doctor"  # which may find nothing wrong
     assert all({column["name"] for column in content["columns"]} == set(row) for row in content["rows"])
     assert words[0] == "list" or str(run) in err
-    assert program(*words, "--format", "md")[1].count("\n| :--") == 1
+    printed = program(*words, "--format", "md")[1]
+    assert printed.count("\n| :--") == 1
+    assert printed.splitlines()[-1].startswith("| "), "a row, of a healthy run too"
+    assert content["rows"] or "| all | nothing wrong |" in printed
 
 
 @pytest.mark.slow

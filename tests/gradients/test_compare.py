@@ -1,6 +1,7 @@
 """compare(): sparse, complex, tied and checkpointed parameters."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -193,3 +194,18 @@ def test_a_loss_without_a_gradient_is_refused_in_one_sentence():
     loss = net(x).sum().reshape(1)
     loss.backward(retain_graph=True)
     assert agrees(compare(net, loss))
+
+
+def test_what_is_no_model_or_no_gradients_is_refused_in_one_sentence():
+    net, x = nn.Linear(4, 2), torch.ones(3, 4)
+    loss = net(x).sum()
+    for given, said in (
+        ((x, net), "the model must be a torch.nn.Module, got a Tensor; give the model first"),
+        ((nn.Linear, loss), "the model must be a torch.nn.Module, got the class Linear; give the model first"),
+        ((net, x, x), "the loss must be a tensor of one real number, got shape [3, 4] of torch.float32; take its mean() or sum()"),
+        ((net, loss, x), "my_gradients must map names of parameters to tensors, got a Tensor; set {name: gradient}"),
+        ((net, loss, {"weight": None}), "my_gradients must map names of parameters to tensors, got a NoneType for 'weight'; "),
+        ((net, loss, {0: x}), "my_gradients must map names of parameters to tensors, got a Tensor for 0; "),
+    ):
+        with pytest.raises(InputError, match=f"^{re.escape(said)}"):
+            compare(*given)

@@ -173,3 +173,34 @@ def test_layers_that_only_one_backward_reached_are_named(recwarn, warn):
     ]
     assert lens.unread() == want
     assert [str(w.message) for w in recwarn] == ([f"Lens: {sentence}" for sentence in want] if warn else [])
+
+
+def test_what_a_lens_is_not_made_for_is_refused_in_one_sentence():
+    with pytest.raises(InputError, match="^the model must be a torch.nn.Module, got a Tensor"):
+        gradlens.Lens(torch.ones(3))
+    model, probe = net(), nn.Linear(4, 1).double()
+    with gradlens.Lens(model) as lens:
+        out = model(torch.randn(7, 6, dtype=torch.float64))
+        with lens.backward("true"):
+            out.sum().backward()
+        with lens.backward("local"):
+            probe(lens.activations["2"]).sum().backward()  # of a copy without graph
+    for used, said in (
+        ("local", "^the backward pass 'local' reached no layer; compute its loss from the model's outputs"),
+        ("lokal", "^unknown backward 'lokal'; nearest: true"),
+        (out, "^lens.compare.. takes the names of two backward passes, got a Tensor"),
+    ):
+        with pytest.raises(InputError, match=said):
+            lens.compare(used, "true")
+    lens.clear()
+    with pytest.raises(InputError, match="^unknown backward 'local'"):
+        lens.compare("local", "true")
+
+
+def test_a_lens_says_what_it_has_read():
+    model = net()
+    with gradlens.Lens(model) as lens:
+        assert repr(lens).startswith("<Lens: 0 of 5 layers read; backward passes: none; ")
+        with lens.backward("true"):
+            model(torch.randn(7, 6, dtype=torch.float64)).sum().backward()
+    assert repr(lens).startswith("<Lens: 5 of 5 layers read; backward passes: true; ")

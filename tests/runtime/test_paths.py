@@ -95,7 +95,7 @@ def test_what_no_one_foresaw_of_a_disk_is_one_sentence_and_a_bug_keeps_its_trace
         raise OSError(code, os.strerror(code), "there")
 
     monkeypatch.setattr(main, "app", breaks)
-    assert run(monkeypatch, capsys) == (1, f"gradlens: cannot read or write there: {os.strerror(code).lower()}\n")
+    assert run(monkeypatch, capsys, "list") == (1, f"gradlens: cannot read or write there: {os.strerror(code).lower()}\n")
     code = errno.EBADF
     with pytest.raises(OSError, match="Bad file"):
         main.main()

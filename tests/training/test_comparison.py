@@ -1,8 +1,11 @@
 """What paths stand for which runs, and the small file of a comparison folder."""
 
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import shelf
@@ -100,6 +103,29 @@ def test_load_gives_a_run_or_what_belongs_together(tmp_path):
     both = gradlens.load(tmp_path / "c")
     assert isinstance(both, gradlens.Comparison)
     assert (both.methods, [one.config for one in both.runs]) == (("bp",), [run.config])
+    with pytest.raises(InputError, match="^load.. reads a folder by its path, got an int"):
+        gradlens.load(3)
+
+
+def test_a_comparison_is_shown_as_a_table_of_its_runs_and_gives_its_runs_rows_together(tmp_path, monkeypatch):
+    runs = [shelf.copied(shelf.trained(tiny(method)), tmp_path / "c" / "runs") for method in ("bp", "dgl")]
+    write_comparison(Comparison(tmp_path / "c", tuple(run.path for run in runs), "compare-gradients", methods=("bp", "dgl")))
+    both = gradlens.load(tmp_path / "c")
+    assert repr(both) == f"<Comparison {tmp_path / 'c'}: 2 runs of bp, dgl; .runs, .frame()>"
+    shown = both._repr_html_()
+    for run in runs:
+        assert re.search(rf"<tr>\W*<td[^>]*>{run.config.method}</td>", shown), shown
+        assert f"{run.metrics[-1].accuracy:.1%}" in shown
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=lambda rows, columns: (rows, columns)))
+    for table, first in (("gradients", "step"), ("metrics", "split")):
+        rows, columns = both.frame(table)
+        assert columns[:4] == ["run", "method", "seed", first]
+        assert len(rows) == sum(len(getattr(run, table)) for run in runs)
+        for run in runs:
+            mine = [row[3:] for row in rows if row[:3] == (run.path.name, run.config.method, run.config.seed)]
+            assert mine == [tuple(row) for row in getattr(run, table)]
+    with pytest.raises(InputError, match="unknown table 'gradient'"):
+        both.frame("gradient")
 
 
 def test_runs_may_be_given_in_any_form(tmp_path):

@@ -145,3 +145,15 @@ def test_one_rank_downloads_while_the_others_wait(tmp_path):
     root.mkdir()
     out.mkdir()
     assert together(2, downloaded, out, root) == [["rank 0: the server does not answer", "by rank 0", "whole"]] * 2
+
+
+def test_a_context_takes_paths_as_text_and_refuses_what_is_none(tmp_path):
+    typed = RunContext(out=str(tmp_path), data_dir="files", device="cpu")
+    assert typed == RunContext(out=tmp_path, data_dir=Path("files"), device=torch.device("cpu"))
+    for given, said in (({"out": None}, "^out of a RunContext must be a path, got a NoneType"), ({"data_dir": 3}, "^data_dir .*an int")):
+        with pytest.raises(InputError, match=said):
+            RunContext(**given)
+    for given, said in ((({"method": "bp"}, typed), "^train_run.. trains a Config, got a dict"), ((make_config(), "runs"), "got a str")):
+        with pytest.raises(InputError, match=said):
+            train_run(*given)
+    assert list(tmp_path.iterdir()) == []

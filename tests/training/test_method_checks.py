@@ -327,7 +327,7 @@ class Crashing(Plain):
         (Eavesdropper, "isolation", "the error signal of block1 depends on later blocks"),
         (Uncut, "isolation", "a loss has a gradient w.r.t. top.out.weight, top.out.bias, beyond the block's error signal"),
         (Adopted, "optimiser", "of the network: keep blocks in a plain list"),
-        (Half, "optimiser", "the optimiser gets block2.linear.weight 0 times"),
+        (Half, "optimiser", "the optimiser gets block2.linear.weight 0 times: see `param_groups`, or `register_buffer` if it is fixed"),
         (Misnamed, "gradients", "a gradient for scales.3, which is none of its own parameters (scale.0, scale.1, scale.2 and 1 more)"),
         (Misshapen, "gradients", "the gradient of scale.3 is 5, the parameter 4"),
         (Repeated, "gradients", "the gradient of scale.0 is given twice, at top and at block3"),

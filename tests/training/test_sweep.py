@@ -75,6 +75,11 @@ def test_options_reach_the_methods_they_name(tmp_path):
     assert (bp.config.options, dgl.config.options["head"]) == ({}, "linear")
 
 
+def test_seeds_may_be_given_by_their_number(tmp_path):
+    assert read_study(written(tmp_path, 'methods = ["bp"]\nseeds = 2')).seeds == [0, 1]
+    assert read_study(written(tmp_path, 'methods = ["bp"]')).seeds == [0]
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "analyses" / "studies").glob("*.toml")), ids=lambda path: path.stem)
 def test_the_documents_studies_expand(path):
     study = read_study(path)
@@ -90,6 +95,10 @@ def test_the_documents_studies_expand(path):
         ('methods = ["pb"]', "unknown method 'pb'; nearest: bp"),
         ("seeds = [0]", "methods = None: expected a list of names of methods, with one at least"),
         ('methods = ["bp"]\nseeds = []', r"seeds = \[\]: expected a list of whole numbers, with one at least"),
+        *(
+            (f'methods = ["bp"]\nseeds = {wrong}', r"seeds = .*: expected a list of whole numbers, or how many \(2 is \[0, 1\]\)")
+            for wrong in ("0", "true", '"2"', "1.5")
+        ),
         ('methods = ["bp"]\nseeds = [1.5]', "expected a list of whole numbers"),
         ('methods = ["bp"]\nbaseline = "dgl"', r"baseline = 'dgl' is none of its methods \(bp\)"),
         ('methods = ["bp"]\n[grid]\nlr = []', r"\[grid\] lr = \[\]: expected a list of values to try"),
@@ -203,6 +212,9 @@ def test_a_study_ends_in_tables(short):
     assert f"next: gradlens report {short.out}" in short.printed
     study = load(short.out)
     assert (study.made_by, study.finished, [run.config.method for run in study.runs]) == ("sweep", True, ["bp", "dgl"])
+    drawn = {path.name for path in study.figure_paths}
+    assert {"cosine_heat_map.png", "test_accuracy.png"} <= drawn
+    assert all(path.parent == short.out / "figures" and path.is_file() for path in study.figure_paths)
     rows, lines = read_csv(short.out / "rows.csv", Merged), read_csv(short.out / "summary.csv", SummaryLine)
     assert {row.method for row in rows} == {"bp", "dgl"}
     assert {"test best_accuracy", "test final_accuracy", "test final_loss", "cosine block1.linear"} <= {line.quantity for line in lines}

@@ -734,7 +734,7 @@ def test_an_own_network_is_drawn_from_the_runs_seed():
         ("Own", "net.py:Own gives a Own with a forward of its own"),
         ("points", "net.py:points gives cut points 'one': wanted a list"),
         ("Net", "net.py:Net gives a Net: wanted a list of blocks"),
-        ("PLAN", "net.py:PLAN is a int: wanted a function"),
+        ("PLAN", "net.py:PLAN is an int: wanted a function"),
         ("bild", "net.py has no bild: unknown function 'bild'; nearest: build, "),
         ("", "net.py: wanted FILE.py:build"),
     ],
@@ -839,7 +839,7 @@ def test_a_rule_that_does_not_import_shows_its_own_traceback_and_not_ours(progra
         (RULE, "rule.py", "rule.py: wanted FILE.py:Class, a Python file and a name in it"),
         (RULE, "rule.py:Half.x", "rule.py:Half.x: wanted FILE.py:Class"),
         ("class Half: pass", "rule.py:Half", "rule.py:Half is the class Half: a rule is a subclass of gradlens.Method"),
-        ("Half = 3", "rule.py:Half", "rule.py:Half is a int: a rule is"),
+        ("Half = 3", "rule.py:Half", "rule.py:Half is an int: a rule is"),
         (RULE + "def make(): pass", "rule.py:make", "rule.py:make is a function: a rule is"),
         (
             "from gradlens.gradients.method import Method\nclass Half(Method): pass",

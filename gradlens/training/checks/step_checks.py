@@ -108,8 +108,9 @@ def optimiser(trial: Trial) -> None:
     given = [id(p) for group in made.method.param_groups(list(made.model)) for p in group["params"]]
     params = {id(p): name for name, p in (*made.model.named_parameters(), *made.method.named_parameters())}
     for one, name in params.items():
-        if given.count(one) != 1:
-            raise CheckFailed(f"the optimiser gets {name} {given.count(one)} times: see `param_groups`")
+        if (times := given.count(one)) != 1:
+            fixed = "" if times else ", or `register_buffer` if it is fixed"
+            raise CheckFailed(f"the optimiser gets {name} {times} times: see `param_groups`{fixed}")
 
 
 def arguments(trial: Trial) -> None:

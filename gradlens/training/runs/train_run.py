@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gradlens._version import __version__
-from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
+from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped, kind_of
 from gradlens.runtime.process_group import require_same_run, stop_on_lost_rank
 from gradlens.runtime.progress import Watch, no_progress
 from gradlens.runtime.terminal import notice
@@ -69,10 +69,14 @@ def train_run(config: Config, context: RunContext, watch: Watch = no_progress, s
         state: from :func:`prepare`, where there is one already.
 
     Raises:
-        InputError: see :func:`prepare` and ``Writer.open``; nothing is written then.
+        InputError: no Config, no RunContext; see :func:`prepare` and ``Writer.open``; nothing is written then.
         Stopped: interrupted, a loss that is not finite, or another rank is gone; a run that never made an update leaves no directory.
 
     """
+    if not isinstance(config, Config):
+        raise InputError(f"train_run() trains a Config, got {kind_of(config)}; make_config(method, …) makes one")
+    if not isinstance(context, RunContext):
+        raise InputError(f"train_run() trains in a RunContext, got {kind_of(context)}; set RunContext(out=…)")
     ranks = context.ranks
     if state is None:
         context = placed(config, context)

@@ -1,7 +1,7 @@
 """A study file, read without torch: methods × seeds × a grid of settings.
 
 methods = ["bp", "dgl"]
-seeds = [0, 1, 2]
+seeds = [0, 1, 2]          # or their number: seeds = 3
 baseline = "bp"            # what the others are compared with; default: the first method
 [settings]                 # any flag of `gradlens train`
 data = "cifar10"
@@ -72,7 +72,7 @@ def _study(content: Mapping[str, Any], path: Path, known: Collection[str], flags
     for name in methods:
         if name not in known and ":" not in name:
             raise unknown("method", name, known)
-    seeds = _list({"seeds": [0], **content}, "seeds", int, path)
+    seeds = _seeds(content, path)
     baseline = content.get("baseline", methods[0])
     if baseline not in methods:
         raise InputError(f"{path}: baseline = {baseline!r} is none of its methods ({', '.join(methods)})")
@@ -84,6 +84,16 @@ def _study(content: Mapping[str, Any], path: Path, known: Collection[str], flags
         if name in settings:
             raise InputError(f"{path}: {name} stands in [settings] and in [grid]: one of them")
     return Study(methods, seeds, baseline, settings, grid)
+
+
+def _seeds(content: Mapping[str, Any], path: Path) -> list[int]:
+    """The seeds in a list, or the first ones where their number is given, as ``--seeds`` takes it."""
+    asked = content.get("seeds", 1)
+    if type(asked) is int and asked >= 1:
+        return list(range(asked))
+    if not isinstance(asked, list):
+        raise InputError(f"{path}: seeds = {asked!r}: expected a list of whole numbers, or how many (2 is [0, 1])")
+    return _list(content, "seeds", int, path)
 
 
 def _list(content: Mapping[str, Any], name: str, kind: type, path: Path) -> list[Any]:
