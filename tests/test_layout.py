@@ -377,3 +377,9 @@ def test_the_search_finds_a_stale_word_of_a_page():
 
 def test_what_contributing_refers_to_is_there():
     assert stale_words(PAGE) == set()
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """Pytest imports them by it: the second would stop a run of both."""
+    names = [path.name for path in (PACKAGE.parent / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

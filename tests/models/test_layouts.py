@@ -38,7 +38,7 @@ def test_the_shape_with_features_first_and_its_space():
     assert channels_first((D, T), False) == (D, T)
     assert [space_of(s) for s in ((D,), (T, D), (D, T, T))] == [0, 1, 2]
     for shape, said in (((), r"\[N\]"), ((2, 3, 4, 5), r"\[N, 2, 3, 4, 5\]")):
-        with pytest.raises(InputError, match=f"a block gives {said}"):
+        with pytest.raises(InputError, match=f"a block's output is {said}"):
             space_of(shape)
 
 

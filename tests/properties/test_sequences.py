@@ -36,7 +36,7 @@ def tokens(spec):
 NETS = {"convolved": convolved, "tokens": tokens}
 CHECKS = ("works", "gradients", "isolation", "truth")
 PATCHES = dict.fromkeys(("cpc", "cpc-local", "infomax"), "needs one vector per patch")
-FEEDBACK = {name: f"{name} has no feedback for block1.1 (Conv1d); it knows" for name in ("fa", "kp", "usf", "brsf", "frsf")}
+FEEDBACK = {name: f"{name} has no feedback for block1.1 (Conv1d); it supports" for name in ("fa", "kp", "usf", "brsf", "frsf")}
 REFUSED = {"convolved": PATCHES | FEEDBACK, "tokens": PATCHES}
 
 

@@ -157,7 +157,7 @@ def test_all_charts_are_drawn_and_every_section_is_seen(drawn):
     layers = len(LAYERS)  # none is flat: dgl has 0.5 at block2, greedy nothing at block1, and what lies above is 1.00 throughout
     assert tab.locator("figure.chart").count() == tab.locator("figure.chart .main-svg:first-child").count() == 4 + 2 * (layers - 3)
     sections = tab.locator("main > section")
-    assert sections.count() == 8
+    assert sections.count() == 9
     for i in range(sections.count()):
         assert sections.nth(i).is_visible()
         assert sections.nth(i).locator("h1, h2").first.inner_text()

@@ -405,8 +405,8 @@ def test_networks_that_cannot_be_trained_are_refused_for_that_reason(net):
     [
         ("fa", "product", "fa: the weight of block2.layer is also used otherwise than by calling the layer (MmBackward0)"),
         ("fa", "reentrant_in_training", "is checkpointed with use_reentrant=True"),
-        ("dni", "numbers", "a block gives [N]"),
-        ("simclr-local", "numbers", "a block gives [N]"),
+        ("dni", "numbers", "a block's output is [N]"),
+        ("simclr-local", "numbers", "a block's output is [N]"),
     ],
 )
 def test_rules_that_cannot_train_a_network_say_so_before_anything_is_written(name, net, words):
