@@ -395,7 +395,7 @@ def test_the_command_trains_compares_and_stores(gradlens, tmp_path):
         "> 3",
         "own",
         "confounder",
-        "labels that were kept",
+        "kept",
         "own prediction",
         "memorization.png",
         "memorization_by_block.png",
@@ -406,7 +406,7 @@ def test_the_command_trains_compares_and_stores(gradlens, tmp_path):
     assert len({run.info["label_hash"] for run in runs}) == 1
     assert all(run.config.record.evaluate_train and run.config.record.every == 0 and run.config.data.label_noise == 0.4 for run in runs)
     names = {p.name for p in (tmp_path / "pictures").iterdir()}
-    assert names == {f"memorization{kind}.{end}" for kind in ("", "_by_block") for end in ("png", "csv")}
+    assert names == {"figures.json"} | {f"memorization{kind}.{end}" for kind in ("", "_by_block") for end in ("png", "csv")}
     before = {run.path: load_checkpoint(run.path / "checkpoint.pt")["step"] for run in runs}
     again, out, _ = gradlens("memorize", *[run.path for run in runs], "bp", *FLAGS, "--label-noise", 0.4)
     assert again == 0

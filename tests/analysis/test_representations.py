@@ -378,7 +378,7 @@ def test_the_command_prints_stores_and_draws(gradlens, copies, tmp_path):
     for word in ("untrained", "block3", "bp s1 (another seed)", "dgl s0", "eff.", "representations.json, cka.json"):
         assert word in out
     drawn = {f.name for f in (tmp_path / "f").iterdir()}
-    assert drawn == {f"{name}.{end}" for name in ("cka", "rdm", "representation_by_depth") for end in ("png", "csv")}
+    assert drawn == {"figures.json"} | {f"{name}.{end}" for name in ("cka", "rdm", "representation_by_depth") for end in ("png", "csv")}
 
 
 def test_options_of_the_command(gradlens, copies, monkeypatch):

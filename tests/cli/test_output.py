@@ -97,8 +97,8 @@ def test_commands_that_draw_keep_stdout_for_the_table_too(program, run):
         status, out, err = program(*words, "--format", "json")
         assert status == 0, err
         assert json.loads(out), words
-    assert {p.suffix for p in Path("runs/figures").iterdir()} == {".svg", ".csv"}
-    assert {p.suffix for p in Path("figures").glob("filter_*")} == {".pdf", ".svg", ".csv"}
+    assert {p.suffix for folder in Path("comparisons").glob("*/figures") for p in folder.iterdir()} == {".svg", ".csv", ".json"}
+    assert {p.suffix for p in Path("figures").rglob("filter_*")} == {".pdf", ".svg", ".csv"}
 
 
 def test_formats_of_figures():

@@ -85,7 +85,8 @@ def shortened(words: list[str], asked: str) -> list[str]:
     extra = shlex.split(asked) if asked and not asked.startswith("exit") else shlex.split(SHORT.get(words[0], ""))
     if words[0] in ("train", "compare-gradients", "memorize") and "--model" not in words and "--config" not in words and not asked:
         extra += ["--width", "4"]
-    return [*words, *extra]
+    again = words[0] in ("train", "compare-gradients") and "--resume" not in words and not asked  # two of a page may be one in short
+    return [*words, *extra, *(["--overwrite"] if again else [])]
 
 
 def found(words: list[str]) -> list[str]:
@@ -104,7 +105,8 @@ def pages() -> dict[str, str]:
     written = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
     made = ("changelog.md", "gallery.md", "contributing.md")  # by tools.docs, if it has run here
     kept = [p for p in written if not {"rules", "reference"} & set(p.relative_to(ROOT).parts[1:-1]) and p.name not in made]
-    generated = {f"rules/{name}": f"```sh\n{_trial(name, rule)}\n```\n" for name, rule in METHODS.items()}
+    staged = f"<!-- test: {TRAINING.replace('--epochs 1', '--epochs 3')} --width 4 -->\n"  # a stage needs an epoch
+    generated = {f"rules/{name}": f"{staged if rule.in_stages else ''}```sh\n{_trial(name, rule)}\n```\n" for name, rule in METHODS.items()}
     return {p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8") for p in kept} | generated
 
 
@@ -128,10 +130,10 @@ def folder(tmp_path, own_code_forgotten, few_pixels, monkeypatch):
     """An empty folder with some pictures in ``pictures``, and one thread."""
     monkeypatch.setenv("COLUMNS", "100")
     torch.set_num_threads(1)
-    for i in range(48):
+    for i in range(96):
         path = tmp_path / "pictures" / ("train" if i % 3 else "test") / f"class{i % 2}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (16, 16), 5 * i).save(path)
+        Image.new("L", (16, 16), 5 * i % 256).save(path)
     return tmp_path
 
 

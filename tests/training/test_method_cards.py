@@ -65,4 +65,4 @@ def test_costs_are_relative_to_backprops_in_the_same_run():
     assert bp.flop_ratio == bp.rate_ratio == bp.memory_ratio == 1
     assert dfa.flop_ratio < 0.75
     assert dfa.rate_ratio > 0
-    assert [column.name for column in cards_table([bp, dfa]).columns][:2] == ["method", "fwd"]
+    assert [column.name for column in cards_table([bp, dfa], rounds=1).columns][:2] == ["method", "fwd"]

@@ -18,6 +18,7 @@ from gradlens.reporting.style import save_figure
 from gradlens.runtime.csv_tables import read_csv
 from tools.docs.markdown import docstring, inline, table
 
+DIGITS = (1, 8, 8)  # scikit-learn's, the default data
 FAMILIES = {  # folder of gradlens/methods -> title, in the order of the site
     "": "Backpropagation and controls",
     "local": "Local losses",
@@ -162,4 +163,7 @@ def _cost(name: str) -> Iterator[str] | None:
 def _trial(name: str, rule: type[Method]) -> str:
     if rule.has_teacher:
         return f"gradlens train bp --epochs 2\ngradlens train {name} --teacher RUN_DIR --epochs 2"
-    return f"gradlens compare-gradients bp {name} --epochs 2" if rule.classifies else f"gradlens train {name} --epochs 2"
+    if rule.in_stages:  # each has an epoch
+        return f"gradlens compare-gradients bp {name} --epochs 3"
+    small = " --depth 2" if min(rule.input_shape(DIGITS, rule.Options())[1:]) < 8 else ""  # patches of the digits
+    return f"gradlens compare-gradients bp {name} --epochs 2" if rule.classifies else f"gradlens train {name} --epochs 2{small}"
