@@ -319,7 +319,7 @@ def test_another_width_is_said_in_the_name():
         (["--items", "fast-bq-s0"], "fast-bp-s0"),
         (["--items", "7"], "unknown item"),
         (["--data", "nowhere", "--items", "1"], "no such data set"),
-        (["--device", "gpu", "--list"], "auto"),
+        (["--device", "gpu", "--list"], "cuda"),
     ],
 )
 def test_what_cannot_be_used_is_one_sentence(argv, words, capsys, tmp_path):

@@ -383,7 +383,12 @@ def test_the_command_prints_stores_and_draws(gradlens, copies, tmp_path):
 
 def test_options_of_the_command(gradlens, copies, monkeypatch):
     drawn = {}
-    monkeypatch.setattr("gradlens.reporting.analysis_report.save_figure", lambda _, rows, __, name, **___: [drawn.setdefault(name, rows)])
+
+    def kept(_, rows, folder, name, **__):
+        drawn[name] = rows
+        return [Path(folder) / f"{name}.png", Path(folder) / f"{name}.csv"]
+
+    monkeypatch.setattr("gradlens.reporting.analysis_report.save_figure", kept)
     few = ("--images", 90, "--information-steps", 0, "--block", "block2", "--over-time", "--quiet")
     status, out, _ = gradlens("representations", copies[0], *few)
     assert status == 0

@@ -209,11 +209,11 @@ def test_what_a_comparison_replaces_goes_and_nothing_else(gradlens, one_figure):
 
 
 def test_rates_chosen_from_a_grid_are_shown_beside_other_runs(gradlens, one_figure):
-    assert gradlens("compare-gradients", "bp", *TINY, "--lr-grid", "0.001", "--out", "o")[0] == 0
+    assert gradlens("compare-gradients", "bp", *TINY, "--lr-grid", "0.001,0.0001", "--out", "o")[0] == 0
     other = shutil.copytree(shelf.trained(tiny("dgl")).path, "runs/dgl")
     run = next(Path("o/runs").iterdir())
     for words in (["show", "o", other], ["show", run, other], ["compare-gradients", "o", other]):
-        assert re.search(r"^lr +0.001|^bp +0.001|^method +lr ", gradlens(*words)[1], re.M), words
+        assert re.search(r"^lr +0\.00|^bp +0\.00|^method +lr ", gradlens(*words)[1], re.M), words
 
 
 def test_a_selection_is_drawn_beside_the_figures_of_all_and_no_format_is_left_stale(gradlens, one_figure):
@@ -414,7 +414,7 @@ def test_epochs_0_is_the_untrained_control(gradlens):
         (["train", "bp", "--momentum", "0.9"], ["adam"]),
         (["train", "bp", "--nesterov", "--optimizer", "sgd"], ["--momentum"]),
         (["train", "bp", "--data", "cifar10", "--data-dir", "nowhere"], ["--download", "nowhere"]),
-        (["train", "bp", "--data", "no/such/folder"], ["no image folder"]),
+        (["train", "bp", "--data", "no/such/folder"], ["does not exist"]),
         (["train", "bp", "--resume"], ["nothing to resume"]),
         (["train", "bp", "--resume", "--overwrite"], ["give one of them"]),
         (["compare-gradients", "runs/typo"], ["runs/typo does not exist"]),
@@ -426,7 +426,7 @@ def test_epochs_0_is_the_untrained_control(gradlens):
         (["train", "bp", "--seeds", "2", "--run-name", "x"], ["--run-name"]),
         (["train", "bp", "--run-name", "../x"], ["--run-name"]),
         (["train", "bp", "--threads", "0"], ["--threads"]),
-        (["train", "bp", "--device", "gpu"], ["unknown device", "cpu"]),
+        (["train", "bp", "--device", "gpu"], ["unknown device", "cuda"]),
         (["train", "bp", "--precision", "fp8"], ["unknown precision", "fp32"]),
         (["compare-gradients", "--lr-grid", "a,b"], ["--lr-grid"]),
         (["compare-gradients", "--run-name", "x"], ["--out"]),

@@ -517,7 +517,7 @@ def test_what_is_no_device_names_three_and_where_all_are(name):
     text = refused(pick_device, name)
     assert f"unknown device {name!r}; nearest: " in text
     assert sum(text.count(f" {known}") for known in ("auto", "cpu", "cuda", "mps")) == (
-        1 if name.strip(":1").lower() in ("cpu", "cuda") else 3
+        1 if name.strip(":1").lower() in ("cpu", "cuda", "gpu") else 3
     )  # another spelling
     assert text.endswith("(of 5; `gradlens train --help` lists all)")
 
