@@ -9,7 +9,7 @@ interleaved run at the end, against bp.
 Claims tested, paired by seed (supported or not where the 95 % interval of the mean difference lies on one side of the bound): final
 training loss bp <= chunked <= overlap <= dgl; sign-symmetric feedback far better than fa; cdni's cosine above dni's; dgl-async
 without slowdown at most a point below dgl. Each rule has its own learning rate, so a training loss speaks of rule and rate together;
-chunked has the chunks block1–block2 and block3–top, so its second block does not hear the global loss, as overlap's does.
+chunked has the chunks block1–block2 and block3–top, so its second block gets no gradient of the global loss, as overlap's does.
 
 Cosines, noise-corrected cosines and nulls are measured at the final weights on the eight batches that would follow; where the batches'
 halves agree too little to tell, there is no noise-corrected one. greedy's are left out: a block's truth is its own stage's loss, and frozen

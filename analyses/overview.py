@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analyses.study import HERE
+from gradlens.cli.listing import family
 from gradlens.methods import METHODS
 from gradlens.reporting.style import LOOK, save_figure
 from gradlens.runtime.errors import InputError
@@ -24,10 +25,10 @@ from gradlens.runtime.errors import InputError
 FIGURES = HERE.parent / "figures"
 LAYER = "block1.conv"
 CONTROL = "shallow"  # trains the top alone
-FAMILIES = {  # folder of gradlens/methods -> what its rules are called, and their colour
-    "": ("backpropagation", "#000000"),
+FAMILIES = {  # as `gradlens list methods` names them -> name and colour
+    "baselines": ("backpropagation", "#000000"),
     "local": ("local losses", "#0072B2"),
-    "synthetic_gradients": ("synthetic gradients", "#D55E00"),
+    "synthetic gradients": ("synthetic gradients", "#D55E00"),
     "feedback": ("feedback matrices", "#009E73"),
 }
 PLACES = {  # where a name stands (cosine, points of accuracy), where beside its marker is no room
@@ -58,12 +59,6 @@ def standings(results: dict[str, Any]) -> list[Standing]:
     return rows
 
 
-def family(method: str) -> str:
-    """The folder of ``gradlens/methods`` in which a rule is."""
-    parts = METHODS[method].__module__.split(".")
-    return parts[2] if len(parts) == 4 else ""
-
-
 @style.context(LOOK)
 def nearness_and_accuracy(rows: Sequence[Standing], setting: str) -> Figure:
     """Draw one marker a rule, coloured by family; the dashed line is a network whose blocks are not trained."""
@@ -73,7 +68,7 @@ def nearness_and_accuracy(rows: Sequence[Standing], setting: str) -> Figure:
     for row in rows:
         if row.method == CONTROL:
             continue
-        x, y, colour = row.cosine, 100 * row.accuracy, FAMILIES[family(row.method)][1]
+        x, y, colour = row.cosine, 100 * row.accuracy, FAMILIES[family(METHODS[row.method])][1]
         ax.plot([x, x], [100 * row.accuracy_low, 100 * row.accuracy_high], color=colour, alpha=0.22, linewidth=2)
         ax.plot(x, y, "o", color=colour, markersize=7, zorder=3)
         if place := PLACES.get(row.method):
@@ -81,7 +76,7 @@ def nearness_and_accuracy(rows: Sequence[Standing], setting: str) -> Figure:
             ax.annotate(row.method, (x, y), place, color=colour, fontsize=10, arrowprops=line, ha="center", va="center")
         else:
             ax.annotate(row.method, (x, y), (7, -3), textcoords="offset points", color=colour, fontsize=10)
-    shown = dict.fromkeys(FAMILIES[family(row.method)] for row in rows if row.method != CONTROL)
+    shown = dict.fromkeys(FAMILIES[family(METHODS[row.method])] for row in rows if row.method != CONTROL)
     handles = [Line2D([], [], marker="o", linestyle="", color=colour, label=name) for name, colour in shown]
     ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 0.02), labelcolor="linecolor", handletextpad=0.1)
     ax.axhline(100 * control.accuracy, color="0.45", linestyle="--", linewidth=1)

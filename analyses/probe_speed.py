@@ -3,7 +3,7 @@
 Fits. The same standardised float32 features, the same objective, one thread each, rounds interleaved: scikit-learn's default
 (``LogisticRegression``, L-BFGS, default tolerance) and :func:`gradlens.fit_logistic_regression`. Digits (64 features), and 5,000 CIFAR-10
 images as block1 of a trained BasicCNN of width 32 gives them, pooled to 2,048 features; several l2 around the one that held-out images
-choose. Objectives are computed in float64 for both, so that nobody is fast by stopping early; on digits features are few and overhead
+choose. Objectives are computed in float64 for both, so that neither is fast by stopping early; on digits features are few and overhead
 counts. At the chosen l2 scikit-learn also gets float64 features, which is what its users often give it.
 
 Cost. Reading all blocks of that network for 10,000 images, pooled, against a plain pass of inference over the same images; and what

@@ -6,7 +6,7 @@ Claims tested, paired by seed (supported or not where the 95 % interval of the m
   decoder on held-out images) and I(h, y) (bits, a head's lower bound) of bp are at least those of dgl. Theirs are ResNets of up to 16
   modules; here there are four, and dgl's heads are its default (one hidden layer).
 - Czarnecki et al. 2017: synthetic gradients lead to drastically different representations. Here: at each block, linear CKA of bp with dni
-  of another seed is at least 0.1 below that of bp with bp of that other seed. The same is told of dgl.
+  of another seed is at least 0.1 below that of bp with bp of that other seed. The same is reported for dgl.
 
 The runs of all_methods (its settings; learning rates as in figures/all_methods/results.json): BasicCNN of width 32, 6,000 CIFAR-10
 images, five epochs, three seeds. Numbers are of test images: 2,000 fit decoder and head, 1,000 are held out.

@@ -207,7 +207,7 @@ def fixed_points(rows: Sequence[Rest]) -> Figure:
                 ax.plot(*at, marker, color=COLOURS[(1, 2, 3)[i]], markersize=5, alpha=0.75, label=said)
     ax.axhline(CRITICAL, color="0.5", linewidth=0.8, linestyle=(0, (4, 2)))
     ax.set(xscale="log", yscale="log", xlabel="L_S, summed over synthesisers, log scale", ylabel="norm of the true gradient, log scale")
-    ax.set_title(f"Fixed points: blocks and synthesisers are told at most 1e-6 · {SEEDS} seeds", loc="left")
+    ax.set_title(f"Fixed points: error signals of blocks and synthesisers are at most 1e-6 · {SEEDS} seeds", loc="left")
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, handlelength=1)
     return figure
 

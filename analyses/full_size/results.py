@@ -70,7 +70,7 @@ def rows_of(run: Run, item: str, data: str, commit: str, begun: str, device: str
         item: the name its rows carry.
         data: what its images are called: ``CIFAR-10`` or ``CIFAR-10 (JPEG copy)``.
         commit: of the code that made the newest epochs.
-        begun: when this run was begun: two runs of one item are told apart by it.
+        begun: when this run was begun: it distinguishes two runs of one item.
         device: the accelerator's name, or ``cpu``.
 
     """

@@ -29,7 +29,7 @@ def _paragraphs(thing: Any) -> list[str]:
     return [part.replace("\n", " ").replace("``", "") for part in (inspect.getdoc(thing) or "").split("\n\n")]
 
 
-def _family(rule: type[Any]) -> str:
+def family(rule: type[Any]) -> str:
     """Return the folder that a rule lies in, or ``baselines`` where it lies in none."""
     inside = rule.__module__.partition("gradlens.methods.")[2].split(".")
     return inside[0].replace("_", " ") if len(inside) > 1 else "baselines"
@@ -38,11 +38,11 @@ def _family(rule: type[Any]) -> str:
 def _methods() -> list[tuple[str, ...]]:
     from gradlens.methods import METHODS
 
-    families = list(dict.fromkeys(map(_family, METHODS.values())))
+    families = list(dict.fromkeys(map(family, METHODS.values())))
     rows: list[tuple[str, ...]] = [("method", "family", "locked", "in a line")]
-    for name, rule in sorted(METHODS.items(), key=lambda item: families.index(_family(item[1]))):
+    for name, rule in sorted(METHODS.items(), key=lambda item: families.index(family(item[1]))):
         locks = " ".join(word for word, locked in zip(("fwd", "upd", "bwd"), rule.locks(), strict=False) if locked)
-        rows.append((name, _family(rule), locks or "no", vars(rule).get("summary") or first_sentence(rule)))
+        rows.append((name, family(rule), locks or "no", vars(rule).get("summary") or first_sentence(rule)))
     return [*rows, (OWN_RULE, "your own", "", "a subclass of gradlens.Method")]
 
 

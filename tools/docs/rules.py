@@ -10,34 +10,24 @@ from typing import Any, Literal, get_args, get_origin
 
 from analyses.method_costs import CARDS, MethodCost
 from gradlens.analysis.rule_structure import RuleStructure, rule_structure
+from gradlens.cli.listing import family, first_sentence
 from gradlens.gradients.locks import DEPENDENCIES
 from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
-from gradlens.reporting.schematic import THEMES, described, schematic
+from gradlens.reporting.schematic import THEMES, described, links, schematic
 from gradlens.reporting.style import save_figure
 from gradlens.runtime.csv_tables import read_csv
 from tools.docs.markdown import docstring, inline, table
 
 DIGITS = (1, 8, 8)  # scikit-learn's, the default data
-FAMILIES = {  # folder of gradlens/methods -> title, in the order of the site
-    "": "Backpropagation and controls",
+FAMILIES = {  # as `gradlens list methods` names them -> title, in the order of the site
+    "baselines": "Backpropagation and controls",
     "local": "Local losses",
-    "synthetic_gradients": "Synthetic gradients",
+    "synthetic gradients": "Synthetic gradients",
     "feedback": "Feedback alignment",
-    "self_supervised": "Without labels",
+    "self supervised": "Without labels",
 }
 PAPER = re.compile(r"([A-Z][\w .,&'’øØåäöéèüÅ–-]*?\d{4})[^()]*\((?:[^()]*?)arXiv[: ]+(\d{4}\.\d{4,5})")
-
-
-def family(rule: type[Method]) -> str:
-    """The folder of ``gradlens/methods`` that a rule lies in, "" for the room itself."""
-    parts = rule.__module__.split(".")
-    return parts[2] if len(parts) == 4 else ""
-
-
-def sentence(rule: type[Method]) -> str:
-    """The first paragraph of a rule's docstring: its equation."""
-    return (inspect.getdoc(rule) or "").split("\n\n")[0].replace("\n", " ")
 
 
 def papers(rule: type[Method]) -> list[tuple[str, str]]:
@@ -53,23 +43,13 @@ def write_rules(docs: Path) -> list[Path]:
     folder, pages = docs / "rules", list[Path]()
     for name, rule in METHODS.items():
         pages.append(folder / f"{name}.md")
-        structure = _observed(name, rule)
+        structure = rule_structure(name, rule)
         for theme in THEMES:
-            save_figure(schematic([structure], theme), _rows(structure), folder / "pictures", f"{name}-{theme}", formats=("svg",))
+            save_figure(schematic([structure], theme), list(links(structure)), folder / "pictures", f"{name}-{theme}", formats=("svg",))
         pages[-1].write_text("\n".join(_page(name, rule, structure)), encoding="utf-8")
     pages.append(folder / "index.md")
     pages[-1].write_text(_index(), encoding="utf-8")
     return pages
-
-
-def _observed(name: str, rule: type[Method]) -> RuleStructure:
-    return rule_structure(name, rule)
-
-
-def _rows(structure: RuleStructure) -> list[Any]:
-    from gradlens.reporting.schematic import links
-
-    return list(links(structure))
 
 
 def _index() -> str:
@@ -77,7 +57,7 @@ def _index() -> str:
     lines = ["# Learning rules", "", f"{len(METHODS)} rules, each compared with its published reference in the tests.", ""]
     for key, title in FAMILIES.items():
         mine = [(name, rule) for name, rule in METHODS.items() if family(rule) == key]
-        rows = [(f"[`{name}`]({name}.md)", inline(sentence(rule)), _linked(papers(rule))) for name, rule in mine]
+        rows = [(f"[`{name}`]({name}.md)", inline(first_sentence(rule)), _linked(papers(rule))) for name, rule in mine]
         lines += [f"## {title}", "", table(("rule", "error signal of block k", "paper"), rows)]
     return "\n".join(lines)
 
