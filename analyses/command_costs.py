@@ -23,6 +23,7 @@ COMMANDS = (  # in the order in which a user would come to them; later ones read
     "list methods",
     "draw bp dgl",
     "check dgl",
+    "compare-gradients",
     f"compare-gradients bp dgl fa --width 32 --out {COMPARISON}",
     "train simclr --width 32",
     "train context-encoder --width 32",
