@@ -1,7 +1,8 @@
 """Test a run's saved networks on every test image, after training: between epochs the scripts test on a few, which costs little.
 
-An epoch on 1,000 images costs 3,000 forward passes, a test on all 10,000 images costs 10,000: tested every epoch, a small run would spend most
-of its time on that. So the weights are kept at some epochs (``keep_checkpoints``) and tested afterwards; what was found stays in the run directory.
+An epoch on 1,000 images costs as much as 3,000 forward passes, a test on all 10,000 images 10,000 of them: tested every epoch, a small run
+would spend most of its time on that. So the weights are kept at some epochs (``keep_checkpoints``) and tested afterwards; what was found
+stays in the run directory.
 """
 
 from __future__ import annotations

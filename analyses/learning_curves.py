@@ -1,37 +1,249 @@
 """What the reference study says of its own learning curves, each sentence tested on a small net and a subset.
 
-BasicCNN of width 16 on 1,000 images of CIFAR-10, batches of 64, 60 epochs (960 updates), learning rate decayed to zero along a cosine; accuracies are
-those of all 10,000 test images, of the weights kept at a quarter, half, three quarters and the end ("best" is the best of these four, "final" the
-last). The reference study has width 128, all 50,000 images, 1,500 epochs, a constant rate and one run of each, so a verdict is one on the sentence
-at this size, not on its numbers. dni and cdni are the published ones (``target=mean zero_bias=false``); gradlens's defaults stand beside them.
+BasicCNN of width 16 on 1,000 images of CIFAR-10, batches of 64, 60 epochs (960 updates), learning rate decayed to zero along a cosine;
+accuracies are those of all 10,000 test images, of the weights kept at a quarter, half, three quarters and the end ("best" is the best of
+these four, "final" the last). The reference study has width 128, all 50,000 images, 1,500 epochs, a constant rate and one run of each, so a
+verdict is one on the sentence at this size, not on its numbers. dni and cdni are the published ones (``target=mean zero_bias=false``);
+gradlens's defaults stand beside them.
 
-Each sentence has one primary test, named before the runs were made (TESTS):
+Each sentence has one primary test, named before the runs were made (``primary_of`` in TESTS):
 
 fit          "Both DGL and the regular model completely overfitted the training data, but DNI didn't, and cDNI almost did it": training
-             accuracy of the last epoch. Completely: 99.5 % or more. DNI didn't: 10 points or more below bp (theirs: 15 to 27). Almost: 95 % or more
-             (theirs: 99.7 % at best, 96 % at the end). "Synthetic gradients don't use the full capacity of the model": training the top alone on
-             untrained blocks (``shallow``) fits as well as dni does.
-accuracy     "DGL slightly outperformed the regular model"; "cDNI 73.7 %, DNI lags behind with 65.6 %": final test accuracy, difference above zero.
-             "DGL causes some sort of regularization" although both reach zero loss: its gap between test and training loss is smaller than bp's.
-augment      "Adding data-augmentations significantly improved performance": above zero for bp (9 points or more: a further test). "Now there is even
-             less difference between DGL and regular back-prop": |dgl − bp| without augmentation minus with it, per seed, is above zero (noise raises
-             both sizes alike). "DGL's train-loss decreased slower": mean training loss over epochs.
-rate         "Increasing the learning-rate helped regular back-prop and harmed DGL training": SGD with momentum 0.9, augmented, 1e-3 (what the study's
-             code had, and low) against 3e-3. Theirs was VGG16. Two tests, one for each half of the sentence.
+             accuracy of the last epoch. Completely: 99.5 % or more. DNI didn't: 10 points or more below bp (theirs: 15 to 27). Almost:
+             95 % or more (theirs: 99.7 % at best, 96 % at the end). "Synthetic gradients don't use the full capacity of the model", a
+             further test: training the top alone on untrained blocks (``shallow``) fits as well as dni does.
+accuracy     "DGL slightly outperformed the regular model"; "cDNI 73.7 %, DNI lags behind with 65.6 %": final test accuracy, difference above
+             zero. "DGL causes some sort of regularization" although both reach zero loss, a further test: its gap between test and training
+             loss is smaller than bp's.
+augment      "Adding data-augmentations significantly improved performance": above zero for bp (9 points or more: a further test). "Now there
+             is even less difference between DGL and regular back-prop": |dgl - bp| without augmentation minus with it, per seed, is above
+             zero (noise raises both sizes alike). "DGL's train-loss decreased slower": mean training loss over epochs.
+rate         "Increasing the learning-rate helped regular back-prop and harmed DGL training": SGD with momentum 0.9, augmented, 1e-3 (what
+             the study's code had, and low) against 3e-3; theirs was VGG16. The sentence says two things: tested is, seed by seed, the
+             smaller of what bp gains and what dgl loses; each alone is a further test.
 normalize    "Data normalization helped a little bit (about 0.5%)": [-1, +1] above [0, 1]. "No significant difference between normalizing to
-             [-1,+1] or to a unit gaussian": within a point of each other.
+             [-1,+1] or to a unit gaussian", a further test: within a point of each other.
 
-Seeds: 10 of bp and dgl, plain and augmented, and of the normalisations; 5 of dni, cdni, shallow and the rates; 3 of the defaults.
-Smallest visible effect (80 % power, two-sided 5 %, before Holm): 1.0 standard deviations of the paired difference with 10 seeds, 1.7 with 5.
+Seeds: 10 of bp and dgl, plain and augmented, and of the normalisations; 5 of dni, cdni, shallow and the rates; 3 of the defaults. Smallest
+visible effect (80 % power, two-sided 5 %, before Holm's correction): 1.0 standard deviations of the paired difference with 10 seeds, 1.7
+with 5. Of test accuracies that is about 1 and 2 points (their paired standard deviation was 1 to 1.5 points on 2,000 test images).
 
-Cost: about 65 core-minutes, in seven stages, each a whole comparison; ``--stages N`` stops after the first N. Not tested, and what it would
-cost in core-minutes of this machine:
+Cost: about 56 core-minutes, in seven stages, each a whole comparison; ``--stages N`` stops after the first N. Not tested, and what it would
+cost in core-minutes of a free core (2,400 images a second of bp):
 
-- "cDNI … later slightly degraded", "DNI … later degraded": a constant rate and some hundred epochs after the peak; 2 rules x 5 seeds x 600
-  epochs: 90 here; at the study's size (width 128, 50,000 images, 1,500 epochs) an accelerator.
-- "Eventually both reached (almost) 0 loss" with augmentation: bp and dgl x 5 seeds x 600 epochs: 50.
-- "VGG in the same ballpark", "VGG16 93.2 %": `python -m analyses.full_size` (priority 5): about 500, minutes on an accelerator.
-- ten seeds of dni, cdni, shallow and the rates: 25.
+- "cDNI ... later slightly degraded", "DNI ... later degraded": a constant rate and some hundred epochs after the peak; 2 rules x 5 seeds x
+  600 epochs: 90; at the study's size (width 128, 50,000 images, 1,500 epochs) an accelerator.
+- "Eventually both reached (almost) 0 loss" with augmentation: bp and dgl x 5 seeds x 600 epochs: 55.
+- "VGG in the same ballpark", "VGG16 93.2 %": `python -m analyses.full_size` (priority 5): 400 to 600, minutes on an accelerator.
+- "Different auxiliary networks may increase DGL's performance": five heads x 10 seeds at this size: 30.
+- ten seeds of dni, cdni, shallow and the rates: 26.
 
     python -m analyses.learning_curves --data cifar10          # interrupted, it goes on
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from analyses.all_test_images import Tested, tested
+from analyses.curve_drawing import labelled_curves
+from analyses.learning_curve_runs import ADAM, GROUPS, MINUTES, SGD, STAGES, Runs, train
+from analyses.study import arguments, data_name, publish, run_context_of
+from analyses.verdicts import Test, report
+from gradlens.reporting.aggregate import CurvePoint
+from gradlens.reporting.statistics import interval
+from gradlens.reporting.style import save_figure, styles
+from gradlens.training.run_directory import Run
+
+FIT, FINAL, BEST = "final training accuracy", "final test accuracy", "best test accuracy"
+LOSS, GAP = "mean training loss", "test loss - training loss"
+APART, BOTH = "|dgl - bp| of final test accuracy", "lower training accuracy of bp and dgl"
+RATE = "the smaller of bp's gain and dgl's loss from a rate three times as high"
+
+TESTS: tuple[Test, ...] = (
+    Test("both-fit", "the lower of bp's and dgl's training accuracy", BOTH, {"both": 1}, "%", at_least=99.5, primary_of="overfits"),
+    Test("dni-under-bp", "training accuracy, bp - dni", FIT, {"bp": 1, "dni": -1}, "points", at_least=10, primary_of="dni-does-not-fit"),
+    Test("cdni-share", "cdni's training accuracy", FIT, {"cdni": 1}, "%", at_least=95, primary_of="cdni-almost-fits"),
+    Test("cdni-not-completely", "training accuracy, bp - cdni", FIT, {"bp": 1, "cdni": -1}, "points", at_least=0.5),
+    Test(
+        "shallow-fits-as-dni", "training accuracy, shallow (the top alone is trained) - dni: the blocks' capacity is not used",
+        FIT, {"shallow": 1, "dni": -1}, "points", at_least=0,
+    ),
+    Test("shallow-fits-as-cdni", "training accuracy, shallow - cdni", FIT, {"shallow": 1, "cdni": -1}, "points", at_least=0),
+    Test(
+        "dni-default-fits-more", "training accuracy, dni with gradlens's defaults - as published",
+        FIT, {"dni default": 1, "dni": -1}, "points", at_least=0,
+    ),
+    Test(
+        "cdni-default-fits-more", "training accuracy, cdni with gradlens's defaults - as published",
+        FIT, {"cdni default": 1, "cdni": -1}, "points", at_least=0,
+    ),
+    Test("dgl-above-bp", "final test accuracy, dgl - bp", FINAL, {"dgl": 1, "bp": -1}, "points", at_least=0, primary_of="dgl-outperforms"),
+    Test("dgl-above-bp-best", "best test accuracy of four, dgl - bp", BEST, {"dgl": 1, "bp": -1}, "points", at_least=0),
+    Test(
+        "dgl-regularises", "test loss - training loss at the end, bp - dgl: dgl over-fits less at the same fit",
+        GAP, {"bp": 1, "dgl": -1}, "nats", at_least=0,
+    ),
+    Test("cdni-above-dni", "final test accuracy, cdni - dni", FINAL, {"cdni": 1, "dni": -1}, "points", at_least=0, primary_of="dni-lags"),
+    Test("bp-above-cdni", "final test accuracy, bp - cdni", FINAL, {"bp": 1, "cdni": -1}, "points", at_least=0),
+    Test(
+        "augmentation-bp", "final test accuracy of bp, augmented - plain",
+        FINAL, {"bp augmented": 1, "bp": -1}, "points", at_least=0, primary_of="augmentation-helps",
+    ),
+    Test("augmentation-bp-9", "the same, 9 points or more", FINAL, {"bp augmented": 1, "bp": -1}, "points", at_least=9),
+    Test(
+        "augmentation-dgl", "final test accuracy of dgl, augmented - plain", FINAL, {"dgl augmented": 1, "dgl": -1}, "points", at_least=0
+    ),
+    Test(
+        "augmentation-less-difference", "distance of dgl's and bp's final test accuracy, plain - augmented",
+        APART, {"plain": 1, "augmented": -1}, "points", at_least=0, primary_of="augmentation-less-difference",
+    ),
+    Test(
+        "augmentation-signed", "final test accuracy, dgl - bp, augmented minus plain",
+        FINAL, {"dgl augmented": 1, "bp augmented": -1, "dgl": -1, "bp": 1}, "points", at_least=0,
+    ),
+    Test(
+        "dgl-slower", "mean training loss over the epochs, augmented, dgl - bp",
+        LOSS, {"dgl augmented": 1, "bp augmented": -1}, "nats", at_least=0, primary_of="dgl-slower",
+    ),
+    Test(
+        "rate-both", "final test accuracy, SGD 1e-3 to 3e-3: the smaller of what bp gains and what dgl loses",
+        RATE, {"both": 1}, "points", at_least=0, primary_of="higher-rate",
+    ),
+    Test(
+        "rate-helps-bp", "final test accuracy of bp, SGD 3e-3 - 1e-3",
+        FINAL, {"bp sgd 0.003": 1, "bp sgd 0.001": -1}, "points", at_least=0,
+    ),
+    Test(
+        "rate-harms-dgl", "final test accuracy of dgl, SGD 1e-3 - 3e-3",
+        FINAL, {"dgl sgd 0.001": 1, "dgl sgd 0.003": -1}, "points", at_least=0,
+    ),
+    Test(
+        "normalising-helps", "final test accuracy of bp, [-1, +1] - [0, 1]",
+        FINAL, {"bp": 1, "bp [0, 1]": -1}, "points", at_least=0, primary_of="normalisations",
+    ),
+    Test(
+        "normalisations-alike", "final test accuracy of bp, [-1, +1] - unit gaussian",
+        FINAL, {"bp": 1, "bp unit gaussian": -1}, "points", within=1,
+    ),
+)  # fmt: skip
+
+
+def training(run: Run, what: str) -> list[float]:
+    """A run's training loss, or accuracy in %, by epoch from the first on: running, in train mode, over the epoch."""
+    return [m.loss if what == "loss" else 100 * m.accuracy for m in run.metrics if m.split == "train" and m.epoch]
+
+
+def values(runs: Runs, scores: Callable[[Run], list[Tested]]) -> dict[str, dict[str, list[float]]]:
+    """quantity -> group -> one value a seed, in the order of seeds.
+
+    Args:
+        runs: group -> its runs.
+        scores: of a run on all test images, at each epoch whose weights were kept.
+
+    """
+    of: dict[str, Callable[[Run], float]] = {
+        FIT: lambda run: training(run, "accuracy")[-1],
+        FINAL: lambda run: scores(run)[-1].accuracy,
+        BEST: lambda run: max(t.accuracy for t in scores(run)),
+        LOSS: lambda run: fmean(training(run, "loss")),
+        GAP: lambda run: scores(run)[-1].loss - training(run, "loss")[-1],
+    }
+    found = {metric: {group: [read(run) for run in mine] for group, mine in runs.items()} for metric, read in of.items()}
+    final = found[FINAL]
+    gains = {m: _less(final, f"{m} sgd 0.003", f"{m} sgd 0.001") for m in ("bp", "dgl")}
+    found[BOTH] = {"both": [min(pair) for pair in zip(found[FIT]["bp"], found[FIT]["dgl"], strict=True)]}
+    found[RATE] = {"both": [min(bp, -dgl) for bp, dgl in zip(gains["bp"], gains["dgl"], strict=True)]}
+    found[APART] = {
+        name: [abs(d) for d in _less(final, f"dgl{added}", f"bp{added}")] for name, added in (("plain", ""), ("augmented", " augmented"))
+    }
+    return found
+
+
+def _less(final: Mapping[str, Sequence[float]], a: str, b: str) -> list[float]:
+    """a - b, paired by seed; nothing where a stage was left out."""
+    return [x - y for x, y in zip(final.get(a, ()), final.get(b, ()), strict=True)]
+
+
+# ------------------------------------------------------------------------------------------------------------ pictures
+
+
+def over_epochs(runs: Runs, groups: Iterable[str], what: str) -> list[CurvePoint]:
+    """Training loss or accuracy (%) of some groups by epoch."""
+    rows = []
+    for group in groups:
+        series = [training(run, what) for run in runs.get(group, [])]
+        rows += [CurvePoint(group, "train", what, epoch, *interval(seeds)) for epoch, seeds in enumerate(zip(*series, strict=True), 1)]
+    return rows
+
+
+def tested_points(runs: Runs, groups: Iterable[str], scores: Callable[[Run], list[Tested]]) -> list[CurvePoint]:
+    """Accuracy (%) on all test images of some groups at the epochs whose weights were kept."""
+    rows = []
+    for group in groups:
+        for at in zip(*(scores(run) for run in runs.get(group, [])), strict=True):
+            rows.append(CurvePoint(group, "test", "accuracy", at[0].epoch, *interval(t.accuracy for t in at)))
+    return rows
+
+
+def last(rows: Iterable[CurvePoint]) -> dict[str, float]:
+    """Each group's mean at its last epoch."""
+    return {p.label: p.mean for p in sorted(rows, key=lambda p: p.epoch)}
+
+
+def listed(ends: Mapping[str, float], unit: str, digits: int = 0) -> str:
+    """The ends of curves in words, highest first."""
+    return ", ".join(f"{label} {value:.{digits}f}{unit}" for label, value in sorted(ends.items(), key=lambda item: -item[1]))
+
+
+FITTING = ("bp", "dgl", "cdni", "dni", "shallow", "cdni default", "dni default")
+AUGMENTING = ("bp", "dgl", "bp augmented", "dgl augmented")
+
+
+def draw(runs: Runs, scores: Callable[[Run], list[Tested]], data: str, folder: Path) -> None:
+    """Write the four pictures with their tables."""
+    net = f"{data}, BasicCNN of width {ADAM['width']}, {ADAM['limit']:,} images, Adam {ADAM['lr']:g} decayed to 0"
+    fit, loss = over_epochs(runs, FITTING, "accuracy"), over_epochs(runs, FITTING, "loss")
+    slower, test = over_epochs(runs, AUGMENTING[2:], "loss"), tested_points(runs, AUGMENTING, scores)
+    messages = {
+        "fit_train_accuracy": (fit, f"Training accuracy at the end: {listed(last(fit), ' %')}", "training accuracy (%)"),
+        "fit_train_loss": (loss, f"Training loss at the end: {listed(last(loss), '', 2)} nats", "training loss (nats)"),
+        "augment_test_accuracy": (
+            test,
+            f"Test accuracy at the end: {listed(last(test), ' %', 1)}",
+            "test accuracy (%, all 10,000 images)",
+        ),
+        "augment_train_loss": (slower, f"Augmented, training loss at the end: {listed(last(slower), '', 2)} nats", "training loss (nats)"),
+    }
+    for name, (rows, message, y_label) in messages.items():
+        groups = list(dict.fromkeys(p.label for p in rows))
+        seeds = sorted({p.seeds for p in rows})
+        many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        notes = [net, f"mean of {many} seeds, band: 95 % t-interval"]
+        figure = labelled_curves(rows, styles(groups), message, notes, y_label, "log" if name == "fit_train_loss" else "linear")
+        save_figure(figure, rows, folder, name)
+
+
+def main() -> None:
+    """Train or read the runs of all stages, decide each test, write figures/learning_curves."""
+    args = arguments(__doc__ or "", numbers={"stages": len(STAGES)})
+    runs = train(args, args.stages)
+    every = {id(run): tested(run, run_context_of(args)) for mine in runs.values() for run in mine}
+
+    def scores(run: Run) -> list[Tested]:
+        return every[id(run)]
+
+    results = {
+        "settings": {"adam": ADAM, "sgd": SGD, "data": Path(args.data).name, "stages": args.stages},
+        "values": values(runs, scores),
+        "minutes": {group: MINUTES[str(GROUPS[group]["method"])] for group in runs},
+    }
+    report(TESTS, results)
+    draw(runs, scores, data_name(args), args.figures / "learning_curves")
+    publish("learning_curves", [run for mine in runs.values() for run in mine], args, results, figures=False)
+
+
+if __name__ == "__main__":
+    main()
