@@ -194,3 +194,14 @@ def test_numbers_are_rounded_once_and_zeros_have_no_sign():
     assert number(None) == number(float("nan")) == "–"
     assert result_tables.half_width((48.15, 45.128, 51.172)) == "48.1 ± 3.0"  # the ends rounded first would give 3.1
     assert result_tables.half_width((0.6044, None, None), 1, 100) == "60.4"
+
+
+def test_readme_and_first_comparison_print_one_table():
+    """Both show the same command; its numbers come from one run."""
+    root = PAGES.parents[1]
+    shown = [
+        text[text.index("final cosine of each layer's") :].split("```")[0]
+        for name in ("README.md", "docs/getting-started/first-comparison.md")
+        for text in [(root / name).read_text(encoding="utf-8")]
+    ]
+    assert shown[0] == shown[1]
