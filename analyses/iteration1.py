@@ -6,8 +6,8 @@ reference study's own curves, one run each. Here: Adam 3e-5, batch 256, inputs i
 
 The primary test is the largest of the six distances between ours and the study's: within 4 points. It is one number of one seed, so it
 decides nothing: neither side has an interval. How much seeds differ was measured elsewhere: ``seed_sd`` in results.json is the standard
-deviation over the seeds of ``analyses.learning_curves`` (width 16, 1,000 images, 60 epochs, a decaying rate, all test images). What would decide
-it: five seeds of each rule, 16 core-hours at this size, minutes on an accelerator (`python -m analyses.full_size`).
+deviation over the seeds of ``analyses.learning_curves`` (width 16, 1,000 images, 60 epochs, a decaying rate, all test images). What would
+decide it: five seeds of each rule, 16 core-hours at this size, minutes on an accelerator (`python -m analyses.full_size`).
 
     python -m analyses.iteration1 --data cifar10          # 196 core-minutes; interrupted, it goes on
     python -m analyses.iteration1 --redraw                # the tests and pictures anew, from the files in figures/iteration1
@@ -25,11 +25,10 @@ from typing import Any
 from analyses.curve_drawing import READING
 from analyses.full_size.readings import EPOCHS as READ_AT
 from analyses.full_size.readings import READINGS
-from analyses.redrawn import Curve, Ends, draw_curves, draw_layers, layer_rows, symlog_panels
+from analyses.redrawn import Curve, Panels, draw_curves, draw_panels, with_unit
 from analyses.study import arguments, data_name, publish, shipped, test_accuracy, trained
 from analyses.verdicts import Test, report
 from gradlens.reporting.aggregate import CurvePoint
-from gradlens.reporting.style import save_figure, styles
 from gradlens.runtime.text_files import read_json, write_text
 
 DOCUMENTS = {"bp": (54.53, 70.80), "dgl": (52.25, 70.97), "dni": (41.60, None), "cdni": (41.16, None)}  # epoch 1, epoch 6
@@ -70,48 +69,45 @@ def readings() -> list[CurvePoint]:
     return rows
 
 
-def _percents(ends: Ends) -> str:
-    return ", ".join(f"{label} {value:.1f} %" for label, value in ends.items())
-
-
-def _nats(ends: Ends) -> str:
-    return ", ".join(f"{label} {value:.2f}" for label, value in ends.items())
-
-
 CURVES = (
-    Curve("test", "accuracy", lambda ends: f"Test accuracy starts as in the reference study; last epoch: {_percents(ends)}"),
-    Curve("test", "loss", lambda ends: f"Test loss of bp and dgl falls alike; last epoch: {_nats(ends)} nats"),
-    Curve("train", "accuracy", lambda ends: f"Training accuracy, last epoch: {_percents(ends)}"),
-    Curve("train", "loss", lambda ends: f"dgl's training loss lies above bp's in every epoch; last epoch: {_nats(ends)} nats"),
+    Curve("test", "accuracy", lambda ends: f"Test accuracy starts as in the reference study; last epoch: {with_unit(ends, ' %')}"),
+    Curve("test", "loss", lambda ends: f"Test loss of bp and dgl falls alike; last epoch, in nats: {with_unit(ends, '', 2)}"),
+    Curve("train", "accuracy", lambda ends: f"Training accuracy, last epoch: {with_unit(ends, ' %')}"),
+    Curve("train", "loss", lambda ends: f"dgl's training loss lies above bp's throughout; last epoch, in nats: {with_unit(ends, '', 2)}"),
 )
+BLOCKS = ("block1.conv", "block2.conv", "block3.conv")
+PANELS = (
+    Panels(
+        "cosine_over_training", "cosine with the true gradient",
+        "dgl's lower blocks point partly along the true gradient, the blocks of dni and cdni at random (top: 1 under every rule)",
+        quantity="cosine", layers=BLOCKS,
+    ),
+    Panels(
+        "norm_ratio_over_training", "length ÷ that of the true\ngradient (log scale)",
+        "The gradients of dni and cdni start thousands of times too long and shrink as training goes on (top: 1 under every rule)",
+        "log", 1, "norm_ratio", BLOCKS,
+    ),
+    Panels(
+        "explained_variance_over_training", "share of the gradient's\nvariance explained (symlog)",
+        "The synthesisers explain less than nothing of the true gradient's variance (1: all, 0: as much as a constant), at worst in block3",
+        "symlog",
+    ),
+)  # fmt: skip
 
 
 def redraw(folder: Path) -> None:
     """Add values to a folder's results file, decide the tests, draw the pictures from the csv files."""
     results = read_json(folder / "results.json")
+    minutes = {run["label"]: run["training_minutes"] for run in results["runs"]}
     results |= {"values": values(results), "seed_sd": seed_sd(folder.parent)}
-    results["minutes"] = {f"{row['method']}, {row['when']}": 0.0 for row in results["table"]}
-    results["minutes"] = {key: run["training_minutes"] for run in results["runs"] for key in results["minutes"] if key.startswith(f"{run['label']},")}
+    results["minutes"] = {f"{row['method']}, {row['when']}": minutes[row["method"]] for row in results["table"]}
+    results["minutes"]["all"] = sum(minutes.values())
     write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     report(TESTS, results)
     about = f"{results['data']}, BasicCNN of width 128, Adam 3e-5, batch 256"
     draw_curves(folder, CURVES, [about, "one seed"], readings())
-    one = f"{about} · one seed"
-    draw_layers(
-        folder, "cosine_over_training", "cosine", "null_cosine",
-        "dgl's lower blocks point partly along the true gradient, the blocks of dni and cdni at random", about,
-    )  # fmt: skip
-    draw_layers(
-        folder, "norm_ratio_over_training", "norm_ratio", "", "The gradients of dni and cdni start thousands of times too long", about
-    )
-    rows = layer_rows(folder, "explained_variance_over_training")
-    lowest, highest = min(p.mean for p in rows), max(p.mean for p in rows)
-    figure = symlog_panels(
-        rows, styles(dict.fromkeys(p.label for p in rows)),
-        f"The synthesisers explain less than nothing: {lowest:,.0f} to {highest:,.2g} of the variance (1: all)", one,
-        "share of the gradient's\nvariance explained (symlog)",
-    )  # fmt: skip
-    save_figure(figure, rows, folder, "explained_variance_over_training")
+    for panels in PANELS:
+        draw_panels(folder, panels, f"{about} · one seed")
 
 
 def compared(args: Namespace) -> None:

@@ -6,24 +6,23 @@ Used where runs took hours: a better picture needs no new run. Figures are pure 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from matplotlib import style
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, SymmetricalLogLocator
+from matplotlib.ticker import EngFormatter, SymmetricalLogLocator
 
-from analyses.curve_drawing import READING, labelled_curves
+from analyses.curve_drawing import LETTERS, READING, labelled_curves
 from gradlens.reporting.aggregate import CurvePoint, LayerPoint
-from gradlens.reporting.axes import layer_panels
-from gradlens.reporting.style import LOOK, Style, save_figure, styles
-from gradlens.reporting.training_figures import over_training
+from gradlens.reporting.axes import label_ends, mean_line
+from gradlens.reporting.style import LOOK, save_figure, styles
 from gradlens.runtime.csv_tables import read_table
 
 Ends = Mapping[str, float]  # label -> the last value of its curve
 Y_LABELS = {"accuracy": "{} accuracy (%)", "loss": "{} loss (nats)"}
-NO_FLIP = 0.1  # explained variances nearer to 0 than this lie on the linear part of the axis
 
 
 class Curve(NamedTuple):
@@ -40,6 +39,11 @@ def curve_rows(folder: Path, curve: Curve) -> list[CurvePoint]:
     if curve.quantity != "accuracy":
         return [row for row in rows if row.split != READING]
     return [row._replace(mean=100 * row.mean, low=100 * row.low, high=100 * row.high) for row in rows if row.split != READING]
+
+
+def with_unit(ends: Ends, unit: str, digits: int = 1) -> str:
+    """Where curves end, in words whose parts stay in one line: ``bp 68.3 %, dgl 70.6 %``."""
+    return ", ".join(f"{label} {value:.{digits}f}{unit}".replace(" ", "\u00a0") for label, value in ends.items())
 
 
 def ends_of(rows: Sequence[CurvePoint]) -> dict[str, float]:
@@ -68,39 +72,63 @@ def draw_curves(folder: Path, curves: Sequence[Curve], notes: Sequence[str], rea
         save_figure(figure, read_table(folder / f"{name}.csv", CurvePoint), folder, name)
 
 
-def layer_rows(folder: Path, name: str) -> list[LayerPoint]:
-    """The saved points of a figure with a panel for each layer."""
-    return read_table(folder / f"{name}.csv", LayerPoint)
+class Panels(NamedTuple):
+    """A picture with a panel for each layer, and what its lines say."""
+
+    name: str  # of its files
+    y_label: str
+    message: str
+    scale: Literal["linear", "log", "symlog"] = "linear"  # symlog: linear within ±1, logarithmic beyond
+    mark: float = 0  # where a reference line lies
+    quantity: str = ""  # of the rows; "": there is one
+    layers: Sequence[str] = ()  # those to draw; (): all
 
 
-def draw_layers(folder: Path, name: str, quantity: str, beside: str, message: str, notes: str) -> None:
-    """Draw a figure of layer panels with what it says as its first line; its csv file stays as it is."""
-    rows = layer_rows(folder, name)
-    figure = over_training(rows, quantity, beside=beside, title=notes)
-    first, *rest = figure.get_suptitle().split("\n")
-    figure.suptitle("\n".join([message, *rest]), x=0.1 / figure.get_figwidth(), y=figure._suptitle.get_position()[1], ha="left", fontsize=10)
-    figure.supylabel(first, x=0.1 / figure.get_figwidth(), ha="left", fontsize=9)
-    save_figure(figure, rows, folder, name)
+def draw_panels(folder: Path, panels: Panels, notes: str) -> None:
+    """Draw a picture of panels from its csv file, which stays as it is; lines are named right of the last panel.
+
+    Args:
+        folder: of the results.
+        panels: which picture.
+        notes: what was run, for under the title.
+
+    """
+    rows = read_table(folder / f"{panels.name}.csv", LayerPoint)
+    save_figure(panel_figure([r for r in rows if panels.quantity in ("", r.quantity)], panels, notes), rows, folder, panels.name)
 
 
 @style.context(LOOK)
-def symlog_panels(rows: Sequence[LayerPoint], look: Mapping[str, Style], title: str, notes: str, y_label: str) -> Figure:
-    """Return a panel for each layer whose axis is linear around 0 and logarithmic beyond: values far below 0 are seen as what they are."""
-    layers = list(dict.fromkeys(p.layer for p in rows))
-    figure, grid = layer_panels(len(layers), list(look), look)
+def panel_figure(rows: Sequence[LayerPoint], panels: Panels, notes: str) -> Figure:
+    """Return a row of panels with common axes, bottom layer first."""
+    layers = [layer for layer in dict.fromkeys(p.layer for p in rows) if layer in panels.layers or not panels.layers]
+    look = styles(dict.fromkeys(p.label for p in rows))
+    figure = Figure(figsize=(8.3, 3.3), layout="constrained")
+    grid = figure.subplots(1, len(layers), sharex=True, sharey=True, squeeze=False)[0]
     for ax, layer in zip(grid, layers, strict=True):
-        ax.set_yscale("symlog", linthresh=1, linscale=0.6)
-        ax.axhline(0, color="0.45", linewidth=0.9, zorder=1)
-        for label, drawn in look.items():
+        if panels.scale == "symlog":
+            ax.set_yscale("symlog", linthresh=1, linscale=0.6)
+        else:
+            ax.set_yscale(panels.scale)
+        ax.axhline(panels.mark, color="0.45", linewidth=0.9, zorder=1)
+        for label in look:
             mine = sorted((p for p in rows if (p.label, p.layer) == (label, layer) and math.isfinite(p.mean)), key=lambda p: p.step)
-            ax.plot([p.step for p in mine], [p.mean for p in mine], color=drawn.colour, ls=drawn.dash, marker=drawn.marker, ms=4, lw=1.4)
+            mean_line(ax, [p.step + 1 for p in mine], mine, look[label], label)
         ax.set_title(layer, loc="left", pad=3)
-    lowest = min(p.mean for p in rows if math.isfinite(p.mean))
-    grid[0].set_ylim(min(-1.5, 1.6 * lowest), 1.5)
-    grid[0].yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1))
-    grid[0].yaxis.set_major_formatter(EngFormatter(sep=""))
-    grid[0].xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
-    width, height = figure.get_size_inches()
-    figure.suptitle(f"{title}\n{notes}", x=0.1 / width, y=1 - 0.08 / height, ha="left", fontsize=10)
-    figure.supylabel(y_label, x=0.1 / width, ha="left", fontsize=9)
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+        ax.set_xlabel("update")
+    grid[0].set_ylabel(panels.y_label)
+    if panels.scale == "symlog":
+        grid[0].set_ylim(1.6 * min(p.mean for p in rows), 1.5)
+        grid[0].yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1))
+    if panels.scale != "linear":
+        grid[0].yaxis.set_major_formatter(EngFormatter(sep=""))
+    figure.suptitle("\n".join([*textwrap.wrap(panels.message, LETTERS), notes]), x=0.01, ha="left", fontsize=10)
+    figure.draw_without_rendering()  # the labels need the final limits
+    ends = {}
+    for label in look:
+        if mine := [p for p in rows if (p.label, p.layer) == (label, layers[-1]) and math.isfinite(p.mean)]:
+            end = max(mine, key=lambda p: p.step)
+            ends[label] = (end.step + 1, end.mean, look[label].colour)
+    label_ends(grid[-1], ends)
     return figure
