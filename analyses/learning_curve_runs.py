@@ -40,14 +40,19 @@ class Stage(NamedTuple):
     seeds: range
 
 
-STAGES = (  # stopped after any of them, what was made compares whole groups
-    Stage(("bp", "dgl", "dni", "cdni", "shallow"), range(5)),
-    Stage(("bp augmented", "dgl augmented"), range(5)),
-    Stage(("bp sgd 0.001", "bp sgd 0.003", "dgl sgd 0.001", "dgl sgd 0.003"), range(5)),
-    Stage(("bp", "dgl", "bp augmented", "dgl augmented"), range(5, 10)),
-    Stage(("bp unit gaussian", "bp [0, 1]"), range(5)),
-    Stage(("dni default", "cdni default"), range(3)),
-    Stage(("bp unit gaussian", "bp [0, 1]"), range(5, 10)),
+FITTING, AUGMENTED = ("bp", "dgl", "dni", "cdni"), ("bp augmented", "dgl augmented")
+RATES = ("bp sgd 0.001", "bp sgd 0.003", "dgl sgd 0.001", "dgl sgd 0.003")
+NORMALISED, DEFAULTS = ("bp unit gaussian", "bp [0, 1]"), ("dni default", "cdni default")
+STAGES = (  # in the order of what they decide a minute; stopped after any of them, groups that are compared have the same seeds
+    Stage((*FITTING, *AUGMENTED), range(3)),
+    Stage(RATES, range(3)),
+    Stage(("shallow",), range(3)),
+    Stage((*FITTING, *AUGMENTED), range(3, 5)),
+    Stage((*RATES, "shallow"), range(3, 5)),
+    Stage(NORMALISED, range(5)),
+    Stage(DEFAULTS, range(3)),
+    Stage(("bp", "dgl", *AUGMENTED), range(5, 10)),
+    Stage(NORMALISED, range(5, 10)),
 )
 Runs = dict[str, list[Run]]  # group -> its runs in the order of seeds
 
