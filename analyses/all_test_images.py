@@ -20,7 +20,7 @@ from gradlens.training.run_directory import Run, load_result, save_result
 NAME = "all-test-images"  # of the file in a run directory
 
 
-class Tested(NamedTuple):
+class FullScore(NamedTuple):
     """A run's network after some updates, on all test images in eval mode."""
 
     step: int  # updates
@@ -41,7 +41,7 @@ def _scores(frozen: FrozenModel, split: Split) -> tuple[float, float]:
     return 100 * hits / len(split), losses / len(split)
 
 
-def tested(run: Run, context: RunContext) -> list[Tested]:
+def full_scores(run: Run, context: RunContext) -> list[FullScore]:
     """Return the scores of a finished run at each epoch whose weights it kept, the last one included; computed where they are missing."""
     kept = load_result(run.path, NAME)
     if kept is None:
@@ -51,4 +51,4 @@ def tested(run: Run, context: RunContext) -> list[Tested]:
             rows = [(f.step, round(f.step * last), *_scores(f, split)) for f in load_snapshots(run, context, "all")]
         kept = {"images": len(split), "rows": rows}
         save_result(run.path, NAME, kept)
-    return [Tested(*row) for row in kept["rows"]]
+    return [FullScore(*row) for row in kept["rows"]]

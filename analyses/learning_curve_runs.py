@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from analyses.all_test_images import tested
+from analyses.all_test_images import full_scores
 from analyses.study import run_context_of, trained
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
@@ -75,6 +75,6 @@ def train(args: Namespace, stages: int = len(STAGES)) -> Runs:
     for stage in STAGES[:stages]:
         for seed in stage.seeds:
             for group, run in zip(stage.groups, trained([config(g, seed, args.data) for g in stage.groups], args), strict=True):
-                tested(run, run_context_of(args))
+                full_scores(run, run_context_of(args))
                 found.setdefault(group, []).append(run)
     return found

@@ -47,7 +47,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from analyses.all_test_images import Tested, tested
+from analyses.all_test_images import FullScore, full_scores
 from analyses.curve_drawing import labelled_curves
 from analyses.learning_curve_runs import ADAM, GROUPS, MINUTES, SGD, STAGES, Runs, train
 from analyses.study import arguments, data_name, publish, run_context_of
@@ -136,7 +136,7 @@ def training(run: Run, what: str) -> list[float]:
     return [m.loss if what == "loss" else 100 * m.accuracy for m in run.metrics if m.split == "train" and m.epoch]
 
 
-def values(runs: Runs, scores: Callable[[Run], list[Tested]]) -> dict[str, dict[str, list[float]]]:
+def values(runs: Runs, scores: Callable[[Run], list[FullScore]]) -> dict[str, dict[str, list[float]]]:
     """quantity -> group -> one value a seed, in the order of seeds.
 
     Args:
@@ -180,7 +180,7 @@ def over_epochs(runs: Runs, groups: Iterable[str], what: str) -> list[CurvePoint
     return rows
 
 
-def tested_points(runs: Runs, groups: Iterable[str], scores: Callable[[Run], list[Tested]]) -> list[CurvePoint]:
+def tested_points(runs: Runs, groups: Iterable[str], scores: Callable[[Run], list[FullScore]]) -> list[CurvePoint]:
     """Accuracy (%) on all test images of some groups at the epochs whose weights were kept."""
     rows = []
     for group in groups:
@@ -203,7 +203,7 @@ FITTING = ("bp", "dgl", "cdni", "dni", "shallow", "cdni default", "dni default")
 AUGMENTING = ("bp", "dgl", "bp augmented", "dgl augmented")
 
 
-def draw(runs: Runs, scores: Callable[[Run], list[Tested]], data: str, folder: Path) -> None:
+def draw(runs: Runs, scores: Callable[[Run], list[FullScore]], data: str, folder: Path) -> None:
     """Write the four pictures with their tables."""
     net = f"{data}, BasicCNN of width {ADAM['width']}, {ADAM['limit']:,} images, Adam {ADAM['lr']:g} decayed to 0"
     fit, loss = over_epochs(runs, FITTING, "accuracy"), over_epochs(runs, FITTING, "loss")
@@ -231,9 +231,9 @@ def main() -> None:
     """Train or read the runs of all stages, decide each test, write figures/learning_curves."""
     args = arguments(__doc__ or "", numbers={"stages": len(STAGES)})
     runs = train(args, args.stages)
-    every = {id(run): tested(run, run_context_of(args)) for mine in runs.values() for run in mine}
+    every = {id(run): full_scores(run, run_context_of(args)) for mine in runs.values() for run in mine}
 
-    def scores(run: Run) -> list[Tested]:
+    def scores(run: Run) -> list[FullScore]:
         return every[id(run)]
 
     results = {
