@@ -459,7 +459,11 @@ def test_figures_say_what_the_rows_say(listed, machine):
     drawn_layers, exact = figures._informative(figures.points(family))
     assert exact == ["block3.linear", "top.out"]  # dgl's last block and the top form one unit with the loss itself
     assert len(grid.axes) == 2 * len(drawn_layers) == 4
-    assert "best test accuracy" in figures.message(family)
+    assert figures.message(family).startswith("Best test accuracy: ")
+    long = {f"{label} with a long name {i}": rows for i in range(3) for label, rows in family.items()}
+    for figure in (figures.learning("tiny", long), figures.alignment(long)):
+        figure.draw_without_rendering()
+        assert all(text.get_window_extent().x1 <= figure.bbox.x1 for text in figure.texts)
 
 
 def test_the_tables_of_the_docs_are_those_of_the_csv_files():
