@@ -19,6 +19,7 @@ from gradlens.training.config import make_config
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Metric
 from gradlens.training.runs.train_run import train_or_reuse
+from tools.docs.verdict_tables import verdict_table
 
 TESTS = {test.name: test for test in (*learning_curves.TESTS, *iteration1.TESTS)}
 
@@ -94,6 +95,16 @@ def test_stages_that_were_left_out_leave_tests_without_values(found):
     assert decided["shallow-fits-as-dni"].seeds == 0
     assert decided["shallow-fits-as-dni"].verdict == "undecided"
     assert decided["dni-under-bp"].seeds == 2
+
+
+def test_the_pages_table_has_a_row_for_each_test_with_values(found):
+    lines = verdict_table("learning_curves", {"values": found}).splitlines()
+    assert len(lines) == 2 + sum(d.seeds > 0 for d in decide(learning_curves.TESTS, {"values": found}))
+    assert not any("shallow" in line for line in lines)
+    (signed,) = (line for line in lines if "augmented minus plain" in line)
+    assert signed.split(" | ")[1].startswith("1 [")
+    assert signed.split(" | ")[2] == "2"
+    assert sum("**" in line for line in lines) == 9  # the primary tests but that of the normalisations
 
 
 def test_saved_weights_are_tested_on_all_images_once(tmp_path, monkeypatch):
