@@ -29,7 +29,7 @@ Tests (chosen before looking; the smallest visible effect of ten seeds at a pair
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -37,10 +37,9 @@ from typing import Any, NamedTuple
 import torch
 
 from analyses.study import arguments, publish
-from analyses.tuned_arms import Arm, Bench, Tuned
+from analyses.tuned_arms import Arm, Bench, Tuned, accuracy_values
 from gradlens.data.datasets import load
 from gradlens.training.config import make_config
-from gradlens.training.run_files import write
 from gradlens.training.runs.build_state import build_state
 
 SEEDS = 10
@@ -174,14 +173,6 @@ def trained(bench: Bench) -> dict[str, Tuned]:
         rate = found[f"MLP, N = {SMALL}: {arm.name}"].rate
         found[f"{longer}: {arm.name}"] = bench.tuned(arm, range(SEEDS), rate, **MLP, batch_size=SMALL, steps=LONGER)
     return found
-
-
-def accuracy_values(found: Mapping[str, Tuned]) -> dict[str, dict[str, list[float]]]:
-    """Final and best test accuracy, one a seed."""
-    return {
-        "final test accuracy": {group: [run.final for run in arm.runs] for group, arm in found.items()},
-        "best test accuracy": {group: [run.best for run in arm.runs] for group, arm in found.items()},
-    }
 
 
 def main() -> None:

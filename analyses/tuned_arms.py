@@ -74,6 +74,14 @@ def beyond(rates: Sequence[float], best: float) -> float | None:
     return rate if LEAST <= rate <= MOST else None
 
 
+def accuracy_values(found: Mapping[str, Tuned]) -> dict[str, dict[str, list[float]]]:
+    """Final and best test accuracy, one a seed."""
+    return {
+        "final test accuracy": {group: [run.final for run in arm.runs] for group, arm in found.items()},
+        "best test accuracy": {group: [run.best for run in arm.runs] for group, arm in found.items()},
+    }
+
+
 @dataclass
 class Bench:
     """Trains arms, or reads what they gave before.
