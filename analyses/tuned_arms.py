@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -74,6 +74,18 @@ def beyond(rates: Sequence[float], best: float) -> float | None:
     return rate if LEAST <= rate <= MOST else None
 
 
+def best_rate(score: Callable[[float], float]) -> tuple[float, dict[str, float]]:
+    """The rate with the highest score, on a grid that grows until it is no end of it; and the scores of all rates tried."""
+    tried: dict[float, float] = {}
+    todo: list[float] = list(RATES)
+    while todo:
+        tried |= {rate: score(rate) for rate in todo}
+        best = max(tried, key=lambda rate: (tried[rate], -rate))
+        further = beyond(list(tried), best)
+        todo = [] if further is None else [further]
+    return best, {f"{rate:g}": tried[rate] for rate in sorted(tried)}
+
+
 def accuracy_values(found: Mapping[str, Tuned]) -> dict[str, dict[str, list[float]]]:
     """Final and best test accuracy, one a seed."""
     return {
@@ -117,17 +129,12 @@ class Bench:
 
     def chosen_rate(self, arm: Arm, **more: Any) -> tuple[float, dict[str, float]]:
         """The rate with the highest accuracy on held-out images, and that of all rates tried."""
-        tried: dict[float, float] = {}
-        todo: list[float] = list(RATES)
-        while todo:
-            for rate in todo:
-                configs = [self.config(arm, lr=rate, seed=seed, validation=HELD_OUT, **more) for seed in CHOOSING_SEEDS]
-                scores = [self.run(config).final for config in configs]
-                tried[rate] = -1.0 if any(math.isnan(s) for s in scores) else fmean(scores)  # a rate at which one run diverges is no rate
-            best = max(tried, key=lambda rate: (tried[rate], -rate))
-            further = beyond(list(tried), best)
-            todo = [] if further is None else [further]
-        return best, {f"{rate:g}": tried[rate] for rate in sorted(tried)}
+
+        def score(rate: float) -> float:
+            finals = [self.run(self.config(arm, lr=rate, seed=seed, validation=HELD_OUT, **more)).final for seed in CHOOSING_SEEDS]
+            return -1.0 if any(map(math.isnan, finals)) else fmean(finals)  # a rate at which one run diverges is no rate
+
+        return best_rate(score)
 
     def tuned(self, arm: Arm, seeds: Iterable[int], rate: float | None = None, **more: Any) -> Tuned:
         """An arm at the rate that suits it (or a given one), all seeds."""
