@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from analyses.study import arguments
-from analyses.tuned_arms import HELD_OUT, RATES, beyond
+from analyses.tuned_arms import HELD_OUT, best_rate
 from gradlens.analysis.activations import collect_activations, freeze_module
 from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
 from gradlens.analysis.representation_similarity import rdm, rdm_correlation
@@ -99,20 +99,16 @@ def chosen_rate(net: str) -> tuple[float, dict[str, float]]:
     """The rate at which a net answers best on a fifth of the training images, held out, in the pilot's seeds; and what all rates gave."""
     x, y, *_ = digits()
     inside = len(x) - round(HELD_OUT * len(x))
-    tried: dict[float, float] = {}
-    todo: list[float] = list(RATES)
-    while todo:
-        for rate in todo:
-            right = 0.0
-            for seed in PILOT:
-                network = deep_net(net, seed)
-                train(network, x[:inside], y[:inside], seed, rate)
-                right += float((network.model.eval()(x[inside:]).argmax(1) == y[inside:]).float().mean())
-            tried[rate] = 100 * right / len(PILOT)
-        best = max(tried, key=lambda rate: (tried[rate], -rate))
-        further = beyond(list(tried), best)
-        todo = [] if further is None else [further]
-    return best, {f"{rate:g}": tried[rate] for rate in sorted(tried)}
+
+    def score(rate: float) -> float:
+        right = []
+        for seed in PILOT:
+            network = deep_net(net, seed)
+            train(network, x[:inside], y[:inside], seed, rate)
+            right.append(float((network.model.eval()(x[inside:]).argmax(1) == y[inside:]).float().mean()))
+        return 100 * fmean(right)
+
+    return best_rate(score)
 
 
 def deep_run(net: str, seed: int, rate: float) -> Seen:
