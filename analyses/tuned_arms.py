@@ -33,7 +33,7 @@ RATES = (1e-3, 3e-3, 1e-2)  # where the grid begins
 HELD_OUT = 0.2
 CHOOSING_SEEDS = (100, 101)
 LOOKS = 10  # at the test images along a run
-LEAST, MOST = 1e-6, 1.0  # further the grid does not grow
+LEAST, MOST = 1e-6, 100.0  # further the grid does not grow
 
 
 class Arm(NamedTuple):
