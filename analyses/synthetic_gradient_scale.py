@@ -23,7 +23,7 @@ Tests (chosen before looking; the smallest visible effect of ten seeds at a pair
 - gap-grows-with-batch: the published cdni's gap to bp is larger at N = 256 than at 32, at equal updates.
 - law-batch, law-width, law-constant: the exponents 1 and 0, and the constant within a fifth.
 
-    python -m analyses.synthetic_gradient_scale          # about 20 core-minutes; interrupted, it goes on
+    python -m analyses.synthetic_gradient_scale          # about 30 core-minutes; interrupted, it goes on
 """
 
 from __future__ import annotations
@@ -150,38 +150,41 @@ def law_values(rows: Sequence[Length]) -> dict[str, dict[str, list[float]]]:
     return found
 
 
+COMPARISONS: tuple[tuple[str, dict[str, Any], tuple[str, ...], dict[str, Any]], ...] = (  # name, network, variants, other settings
+    (f"MLP, N = {LARGE}", MLP, (PUBLISHED, OURS), {"batch_size": LARGE}),
+    (f"MLP, N = {SMALL}", MLP, (PUBLISHED, OURS), {"batch_size": SMALL}),
+    (f"MLP, N = {LARGE}", MLP, ("zero start", "N·δ"), {"batch_size": LARGE}),
+    (f"MLP, N = {SMALL}, {LONGER:,} updates", MLP, (OURS,), {"batch_size": SMALL, "steps": LONGER}),
+    (f"CNN, N = {CNN_BATCH}", CNN, (PUBLISHED, OURS), {"batch_size": CNN_BATCH}),
+)
+
+
 def arms(variants: Sequence[str] = tuple(VARIANTS)) -> list[Arm]:
     """Bp, the control, and the variants of both rules."""
     found = [Arm("bp", "bp", {}), Arm(UNTRAINED, "shallow", {})]
     return found + [Arm(f"{rule}, {v}", rule, VARIANTS[v]) for v, rule in product(variants, RULES)]
 
 
-def trained(bench: Bench) -> dict[str, Tuned]:
-    """All arms: group -> its runs. Whole comparisons one after the other."""
+def trained(bench: Bench, comparisons: int) -> dict[str, Tuned]:
+    """The first so many comparisons' arms: group -> its runs. Longer runs take the rate of the short ones."""
     found: dict[str, Tuned] = {}
-    for name, net, batch, variants in (
-        (f"MLP, N = {LARGE}", MLP, LARGE, tuple(VARIANTS)),
-        (f"MLP, N = {SMALL}", MLP, SMALL, tuple(VARIANTS)),
-        (f"CNN, N = {CNN_BATCH}", CNN, CNN_BATCH, (PUBLISHED, OURS)),
-    ):
+    for name, net, variants, more in COMPARISONS[:comparisons]:
         print(name, flush=True)
         for arm in arms(variants):
-            found[f"{name}: {arm.name}"] = bench.tuned(arm, range(SEEDS), **net, batch_size=batch)
-    longer = f"MLP, N = {SMALL}, {LONGER:,} updates"
-    print(longer, flush=True)
-    for arm in (a for a in arms((OURS,)) if a.name != UNTRAINED):
-        rate = found[f"MLP, N = {SMALL}: {arm.name}"].rate
-        found[f"{longer}: {arm.name}"] = bench.tuned(arm, range(SEEDS), rate, **MLP, batch_size=SMALL, steps=LONGER)
+            short = found.get(f"MLP, N = {SMALL}: {arm.name}")
+            rate = short.rate if short and more.get("steps") else None
+            if f"{name}: {arm.name}" not in found:
+                found[f"{name}: {arm.name}"] = bench.tuned(arm, range(SEEDS), rate, **net, **more)
     return found
 
 
 def main() -> None:
     """Measure the lengths, train the arms, write figures/synthetic_gradient_scale."""
-    args = arguments(__doc__ or "", data="digits")
-    print("about 20 core-minutes: lengths 2, MLP 12, CNN 5, longer runs 2", flush=True)
+    args = arguments(__doc__ or "", data="digits", numbers={"comparisons": len(COMPARISONS)})
+    print("about 30 core-minutes: lengths 1, then the comparisons: 6, 5, 5, 4 and 9", flush=True)
     rows = list(measured())
     bench = Bench({**SHARED, "data": args.data}, args.out / "synthetic_gradient_scale")
-    found = trained(bench)
+    found = trained(bench, args.comparisons)
     results = {
         "settings": {"shared": SHARED, "mlp": MLP, "cnn": CNN, "longer": LONGER, "seeds": SEEDS, "first_rate": FIRST_RATE},
         "values": {**law_values(rows), **accuracy_values(found)},

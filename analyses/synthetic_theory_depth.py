@@ -38,7 +38,7 @@ from gradlens.training.run_files import write
 from gradlens.training.step import training_step
 
 DEPTH, WIDTH, EPOCHS, BATCH = 10, 64, 40, 128
-PILOT = (0, 1, 2)  # the seeds that the rates are chosen with; the bounds of the tests were set after an earlier look at them
+PILOT = (0, 1)  # the seeds that the rates are chosen with; the bounds of the tests were set after an earlier look at them
 SEEDS = tuple(range(3, 13))
 EVERY = "cdni everywhere"
 NETS: dict[str, tuple[str, dict[str, Any]]] = {
