@@ -35,8 +35,8 @@ from gradlens.runtime.batch_shard import global_count
 
 SEEDS = 10
 SHARED: dict[str, Any] = {"data": "digits", "epochs": 400, "steps": 400, "batch_size": 64}
-MLP = {"model": "mlp", "width": 64, "depth": 3}
-CNN = {"model": "basic-cnn", "width": 8}
+MLP: dict[str, Any] = {"model": "mlp", "width": 64, "depth": 3}
+CNN: dict[str, Any] = {"model": "basic-cnn", "width": 8}
 VARIANT = f"{Path(__file__).resolve()}:TrainedAtSyntheticInput"
 REAL, SYNTHETIC = "unlocked, trained at the real output", "unlocked, trained at the synthetic input"
 UNTRAINED, LABELS = "untrained blocks", " and label"

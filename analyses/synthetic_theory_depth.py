@@ -28,8 +28,8 @@ from gradlens.analysis.representation_similarity import rdm, rdm_correlation
 from gradlens.data.datasets import load
 from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
-from gradlens.reporting.aggregate import interval
 from gradlens.reporting.representations import RdmRow
+from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import COLOURS, LOOK, band, head
 from gradlens.runtime.rng import generator, seeded
 from gradlens.runtime.text_files import read_json
