@@ -41,10 +41,10 @@ from analyses.study import arguments, publish
 from analyses.synthetic_theory_depth import DEPTH, EVERY, NETS, UNTRAINED
 from analyses.synthetic_theory_linear import FULL, LESS, hidden_layers
 from analyses.synthetic_theory_plane import FIRST, LAST, MIDDLE, PLANE_NETS
+from analyses.tuned_arms import stored
 from analyses.verdicts import Test, report
 from gradlens.reporting import representations
 from gradlens.reporting.style import save_figure
-from gradlens.training.run_directory import plain
 
 REST, ABOVE, CLOSED, GAP = "true gradient at rest", "loss above least squares", "distance from the closed form", "implied loss: gap"
 PROBE, LIKENESS = f"linear probe at layer {DEPTH}", f"likeness to bp of another seed, layers {DEPTH // 2 + 1} to {DEPTH}"
@@ -131,12 +131,12 @@ def toys(folder: Path, processes: int) -> tuple[tuple[Any, Any, Any], tuple[Any,
         with ProcessPoolExecutor(processes, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             rest, losses, closed = linear.linear_part(pool.map)
             found = [[row._asdict() for row in part] for part in (rest, losses, *plane.plane_part(pool.map))]
-        return {"rows": plain(found), "closed": closed}
+        return {"rows": found, "closed": closed}
 
     def rows(kind: Any, part: list[dict[str, Any]]) -> list[Any]:
         return [kind(**{name: math.nan if value is None else value for name, value in row.items()}) for row in part]
 
-    found = depth.stored(folder / "toys.json", compute)
+    found = stored(folder / "toys.json", compute)
     kinds = linear.Rest, linear.LossPoint, plane.PlanePoint, plane.ImpliedPoint, plane.Looked
     rest, losses, planes, curves, looks = (rows(kind, part) for kind, part in zip(kinds, found["rows"], strict=True))
     return (rest, losses, found["closed"]), (planes, curves, looks)

@@ -5,11 +5,9 @@ python -m analyses.synthetic_theory_depth          # trains the nets only: 10 co
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -21,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from analyses.study import arguments
-from analyses.tuned_arms import HELD_OUT, best_rate
+from analyses.tuned_arms import HELD_OUT, best_rate, stored
 from gradlens.analysis.activations import collect_activations, freeze_module
 from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
 from gradlens.analysis.representation_similarity import rdm, rdm_correlation
@@ -32,9 +30,7 @@ from gradlens.reporting.representations import RdmRow
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import COLOURS, LOOK, band, head
 from gradlens.runtime.rng import generator, seeded
-from gradlens.runtime.text_files import read_json
 from gradlens.training.build import ModelAndMethod, make_network_info
-from gradlens.training.run_files import write
 from gradlens.training.step import training_step
 
 DEPTH, WIDTH, EPOCHS, BATCH = 10, 64, 40, 128
@@ -127,17 +123,6 @@ def deep_run(net: str, seed: int, rate: float) -> Seen:
     train_accuracy, test = (float((h["top"].argmax(1) == labels).float().mean()) for h, labels in ((inside, y), (held, w)))
     rdms = torch.stack([rdm(held[name][:COMPARED], w[:COMPARED]) for name in names])
     return Seen(net, seed, train_accuracy, test, probes, rdms.float())
-
-
-def stored(file: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was found before, or is computed now and stored."""
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        began = time.process_time()
-        found = compute()
-        write(file, json.dumps({**found, "seconds": time.process_time() - began}).encode())
-    content: dict[str, Any] = read_json(file)
-    return content
 
 
 def stored_run(folder: Path, net: str, seed: int, rate: float) -> tuple[Seen, float]:

@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -86,6 +86,17 @@ def best_rate(score: Callable[[float], float]) -> tuple[float, dict[str, float]]
     return best, {f"{rate:g}": tried[rate] for rate in sorted(tried)}
 
 
+def stored(file: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was found before, or is computed now and stored."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        began = time.process_time()
+        found = compute()
+        write(file, json.dumps(plain({"seconds": time.process_time() - began, **found}), default=str).encode())
+    content: dict[str, Any] = read_json(file)
+    return content
+
+
 def accuracy_values(found: Mapping[str, Tuned]) -> dict[str, dict[str, list[float]]]:
     """Final and best test accuracy, one a seed."""
     return {
@@ -101,13 +112,11 @@ class Bench:
     Attributes:
         shared: settings of every run.
         folder: where the numbers of runs lie.
-        trained: runs that were trained, not read.
 
     """
 
     shared: Mapping[str, Any]
     folder: Path
-    trained: int = field(default=0)
 
     def config(self, arm: Arm, **more: Any) -> Config:
         """The settings of one run."""
@@ -117,15 +126,13 @@ class Bench:
 
     def run(self, config: Config) -> Ended:
         """One run's numbers."""
-        digest = hashlib.sha256(json.dumps(config.as_dict(), sort_keys=True, default=str).encode()).hexdigest()[:16]
+        settings = config.as_dict()
+        if settings.get("own"):
+            settings["own"] = config.method  # wherever its file lies, and whatever else stands in it
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
         file = self.folder / f"{digest}.json"
-        if not file.exists():
-            ended = _trained(config)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write(file, json.dumps(plain({**ended._asdict(), "config": config.as_dict()}), default=str).encode())
-            self.trained += 1
-        stored = read_json(file)
-        return Ended(*(math.nan if stored[name] is None else float(stored[name]) for name in Ended._fields))
+        found = stored(file, lambda: {**_trained(config)._asdict(), "config": config.as_dict()})
+        return Ended(*(math.nan if found[name] is None else float(found[name]) for name in Ended._fields))
 
     def chosen_rate(self, arm: Arm, **more: Any) -> tuple[float, dict[str, float]]:
         """The rate with the highest accuracy on held-out images, and that of all rates tried."""
