@@ -35,6 +35,7 @@ import torch
 
 from analyses.study import arguments, environment
 from gradlens.data.datasets import source_of
+from gradlens.data.image_folder import ImageFolder
 from gradlens.data.split import Source, Split
 from gradlens.data.subsets import choose
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
@@ -104,7 +105,7 @@ def config_of(part: Part, rule: str, depth: int, seed: int, lr: float, validatio
 class Table:
     """The runs of one data set, trained here or read from where they were stored."""
 
-    def __init__(self, part: Part, source: Source, out: Path) -> None:
+    def __init__(self, part: Part, source: Source | ImageFolder, out: Path) -> None:
         self.part, self.source, self.out = part, source, out / "feedback_tables"
 
     def run(self, config: Config) -> Trained:
@@ -119,7 +120,8 @@ class Table:
     def train(self, config: Config) -> Trained:
         """Train a config by gradlens's loop; nothing is written."""
         data = choose(self.source, config.data.limit, validation=config.data.validation, seed=config.seed)
-        began, evaluated, cosines = time.process_time(), [], {}
+        began, evaluated = time.process_time(), []
+        cosines: dict[str, list[float]] = {}
         state = build_state(config, data, torch.device("cpu"))
 
         def watch(event: str, found: dict[str, Any]) -> None:
