@@ -299,7 +299,8 @@ def main() -> None:
     say(found, readings)
     rows = [row for name, one in seen.items() for row in angle_rows(name, one)]
     save_figure(race_figure(points), points, folder, "loss")
-    save_figure(angle_figure(rows, readings), rows, folder, "angles")
+    words = {name: f"{name}: W0 in ±w, W in ±{s.ratio:g}w, lr {s.lr:g}".replace("±1w", "±w") for name, s in SETTINGS.items()}
+    save_figure(angle_figure(rows, readings, words), rows, folder, "angles")
     results = {
         "seeds": SEEDS,
         "race": {"w": SMALL, "examples": RACE, "lr_grids": GRID, "lr_chosen_on_seeds": TRIAL_SEEDS, "found": found},

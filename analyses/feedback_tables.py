@@ -33,11 +33,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from analyses.feedback_figures import DepthPoint, depth_figure
 from analyses.study import arguments, environment
+from analyses.verdicts import Test, report
 from gradlens.data.datasets import source_of
 from gradlens.data.image_folder import ImageFolder
 from gradlens.data.split import Source, Split
 from gradlens.data.subsets import choose
+from gradlens.reporting.statistics import interval
+from gradlens.reporting.style import save_figure
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.text_files import read_json, write_text
 from gradlens.training.config import Config, make_config
@@ -50,9 +54,11 @@ NET: dict[str, Any] = {
     "model": "mlp", "width": 240, "activation": "tanh", "loss": "bce", "optimizer": "rmsprop", "batch_size": 64,
     "lr_schedule": "cosine", "record_every": 100, "diagnose_every": 0,
 }  # fmt: skip
+NEAR = 0.8  # points behind bp
 RATES = tuple(float(f"{digit}e{power}") for power in range(-7, 1) for digit in (1, 3))
 FIRST_RATES = (3e-4, 1e-3, 3e-3)  # of every grid
 HELD_OUT = 0.2
+TITLE = "Test error of feedback rules on tanh MLPs by depth"
 
 
 class Part(NamedTuple):
@@ -68,6 +74,30 @@ class Part(NamedTuple):
 
 DIGITS = Part("digits", (1, 2, 4, 7), None, 25, (100, 101), {1: 3.5, 2: 5.2, 4: 8.5, 7: 9.0})
 MNIST = Part("mnist", (1, 7), 8_000, 5, (100,), {1: 4.0, 7: 10.0})
+
+
+def _difference(part: Part, depth: int, better: str, worse: str, at_least: float) -> Test:
+    """The test of one rule's accuracy less another's."""
+    says = f"test accuracy on {part.data}, {depth} hidden layer{'s' * (depth > 1)}: {better} − {worse}"
+    contrast = {group(better, depth): 1, group(worse, depth): -1}
+    return Test(f"{part.data}-{depth}-{better}-{worse}", says, f"final {part.data}", contrast, "points", at_least=at_least)
+
+
+def _tests(part: Part) -> Iterator[Test]:
+    """The tests on one data set."""
+    for depth in part.depths:
+        yield from (_difference(part, depth, rule, "bp", -NEAR) for rule in ("fa", "dfa", "usf"))
+        far = 5.0 if (part.data, depth) == ("mnist", 1) else 0.0
+        yield from (_difference(part, depth, rule, "shallow", far) for rule in ("fa", "dfa"))
+        yield _difference(part, depth, "usf", "fa", 0.7)
+
+
+def group(rule: str, depth: int) -> str:
+    """The name of a rule at a depth."""
+    return f"{rule} {depth}"
+
+
+TESTS = (*_tests(DIGITS), *_tests(MNIST))
 
 
 class Trained(NamedTuple):
@@ -199,9 +229,9 @@ def as_values(found: Sequence[Mapping[str, Any]]) -> tuple[dict[str, dict[str, l
     return values, {f"{group(cell['rule'], cell['depth'])}": cell["minutes"] for cell in found}
 
 
-def group(rule: str, depth: int) -> str:
-    """The name of a rule at a depth."""
-    return f"{rule} {depth}"
+def depth_points(found: Sequence[Mapping[str, Any]]) -> list[DepthPoint]:
+    """Each cell's test error after the last epoch."""
+    return [DepthPoint(c["data"], c["rule"], c["depth"], *interval([100 - a for a in c["final"]])) for c in found]
 
 
 def cost(parts: Sequence[Part], seeds: int) -> float:
@@ -232,6 +262,11 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     parts = [{**table.part._asdict(), "network": NET} for table in tables]
     results = {"parts": parts, "seeds": args.seeds, "cells": found, "values": values, "minutes": minutes, **environment()}
+    tested = {part.data for part in (table.part for table in tables)}
+    report([test for test in TESTS if test.metric.removeprefix("final ") in tested], results)
+    points = depth_points(found)
+    beside = f"MLPs of {NET['width']} tanh units a layer, sigmoid cross-entropy, RMSprop, each rule's own learning rate at each depth"
+    save_figure(depth_figure(points, TITLE, beside), points, folder, "depth")
     write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     print(f"wrote {folder}")
 
