@@ -17,7 +17,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from analyses.study import arguments, data_name, publish, trained, verdict
-from gradlens.reporting.aggregate import interval
+from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import COLOURS, LOOK, MARKERS, save_figure
 from gradlens.training.config import make_config
 from gradlens.training.run_directory import Run
