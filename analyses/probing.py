@@ -1,0 +1,60 @@
+"""Linear probes of finished runs on all test images of their data, however few each epoch of the run was tested on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from analyses.study import run_context_of
+from gradlens.analysis.activations import checkpoint_digest, load_snapshots
+from gradlens.analysis.linear_probe import probe_network, probe_pixels
+from gradlens.analysis.of_runs.options import FULL_PROBE, ProbeOptions
+from gradlens.data.split import Split
+from gradlens.runtime.rng import generator
+from gradlens.runtime.text_files import read_json, write_text
+from gradlens.training.context import load_data
+from gradlens.training.run_directory import Run
+
+TRAINED, UNTRAINED, PIXELS = "trained", "untrained", "pixels"
+OPTIONS = replace(FULL_PROBE, features=512, controls=False, separability=0)
+
+
+def probe_accuracies(run: Run, blocks: Sequence[str], args: argparse.Namespace, network: str = TRAINED) -> dict[str, float]:
+    """Block -> test accuracy in % of the run's network, at the end or before training; of raw pixels under the name ``pixels``.
+
+    The probe is fitted to the run's training images (a fifth of them chooses l2) and tested on all test images of the data set. What was
+    measured of the same weights is kept beside the run.
+    """
+    kept = run.path / "probe_all_test.json"
+    known = dict(read_json(kept)) if kept.exists() else {}
+    if known.get("weights") != (weights := checkpoint_digest(run)):
+        known = {"weights": weights}
+    found = known.setdefault(network, {})
+    wanted = [PIXELS] if network == PIXELS else list(blocks)
+    if missing := [name for name in wanted if name not in found]:
+        found |= _measured(run, missing, args, network)
+        write_text(kept, json.dumps(known) + "\n")
+    return {name: found[name] for name in wanted}
+
+
+def _measured(run: Run, blocks: Sequence[str], args: argparse.Namespace, network: str) -> dict[str, float]:
+    context = run_context_of(args)
+    data = load_data(run.config.replace(limit_test=None), context)
+    train = _shuffled(data.train, run.config.seed)
+    classes = len(data.classes)
+    if network == PIXELS:
+        results = [probe_pixels(train, data.test, classes, OPTIONS, run.config.seed)]
+    else:
+        frozen = next(load_snapshots(run, context, "last" if network == TRAINED else UNTRAINED))
+        options: ProbeOptions = replace(OPTIONS, blocks=tuple(blocks))
+        results = list(probe_network(frozen, train, data.test, classes, options, run.config.seed))
+    return {row["block"]: 100 * float(row["test"]) for result in results for row in result.rows}
+
+
+def _shuffled(split: Split, seed: int) -> Split:
+    """In the order in which ``gradlens probe`` reads them, so that the same fifth chooses l2."""
+    return split.take(torch.randperm(len(split), generator=generator(seed, "probe train")))
