@@ -19,13 +19,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from analyses.drawing import Cell, dots
-from analyses.self_supervised import FRACTIONS
 from analyses.study import arguments, data_name, judged, publish, say, test_accuracy, trained
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
+FRACTIONS: dict[float, dict[str, Any]] = {  # share of the labels -> batches and epochs
+    0.01: {"batch_size": 10, "epochs": 30},
+    0.1: {"batch_size": 32, "epochs": 15},
+    1.0: {"batch_size": 128, "epochs": 6},
+}
 SEEDS = 3
 WIDTHS = (8, 16, 32)
 SHARED: dict[str, Any] = {"model": "basic-cnn", "limit": 3_000, "limit_test": 1_000, "lr": 1e-3, "record_every": 0}

@@ -4,8 +4,8 @@ Sentence (the reference study, of van den Oord et al. 2018): representations tha
 what is said and who says it. The 3,000 recordings of the Free Spoken Digit Dataset (``analyses.recordings``: 64 frames by 16 mel bands;
 the paper reads the waveform of LibriSpeech, 100 hours). `cpc` cuts a recording into 13 windows of 16 frames, 4 apart, each through an
 MLP of three layers of 128 (no BatchNorm, through which windows could tell of each other); two gated layers over the windows so far
-predict the fourth to seventh window further on, the first that share no frame with the last one seen. 60 epochs in batches of 64, Adam
-1e-3 decayed to zero.
+predict the fourth to seventh window further on, the first that share no frame with the last one seen. 24 epochs in batches of 64, Adam
+1e-3 decayed to zero; chosen by a run with a thirteenth seed, 100, that counts nowhere else.
 
 What is held out: seed s trains on five of the six speakers (s mod 6 is left out) and on 45 of their 50 takes of each digit, 2,250
 recordings. Read are the digit and the speaker of the other 5 takes (250 recordings), and the digit of the speaker never heard (500). The
@@ -13,17 +13,19 @@ classifier (logistic regression, its l2 chosen on a fifth of the training record
 same is read from the network before training, from the spectrogram itself, and from the last layer of an MLP of the same width trained
 by backprop on whole spectrograms with the digits. Twelve seeds: each speaker is left out twice.
 
-Primary test: the digit of unheard takes, cpc − untrained, above 0. The paired difference of twelve seeds shows effects of 0.9 of its
-standard deviation with 80 % power: about 1 point where that is 1.1. Further tests: the digit of an unheard speaker (its twelve values are
-of six speakers, each twice), the speaker, and cpc − spectrogram.
+Primary tests. "It learns useful representations of speech": the digit of unheard takes, cpc − untrained, above 0. "Optimising InfoNCE
+maximises a lower bound on mutual information": log(negatives + 1) less the loss on unheard takes is higher after training than before.
+Twelve seeds show a paired difference of 0.9 of its standard deviation with 80 % power. Further tests: the digit of an unheard speaker
+(its twelve values are of six speakers, each twice), the speaker, cpc − spectrogram.
 
-    python -m analyses.spoken_digits --data recordings.tar.xz          # 18 core-minutes; interrupted, it goes on
+    python -m analyses.spoken_digits --data recordings.tar.xz          # 19 core-minutes; interrupted, it goes on
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -34,6 +36,7 @@ from torch import Tensor
 
 from analyses.recordings import Recordings, read_recordings
 from analyses.study import arguments, publish, run_context_of, trained
+from analyses.verdicts import Test, report
 from gradlens.analysis.activations import FrozenModel, collect_activations, load_snapshots
 from gradlens.analysis.logistic_regression import LogisticProbe, Standard, fit_logistic_regression
 from gradlens.analysis.probe_block import HELD_OUT, choose_l2
@@ -48,10 +51,29 @@ from gradlens.training.run_directory import Run
 TAKES = 5  # of each speaker and digit, that are held out
 SHARED: dict[str, Any] = {"model": "mlp", "width": 128, "depth": 3, "batch_size": 64, "lr": 1e-3, "lr_schedule": "cosine"}
 CPC: dict[str, Any] = {"patch": 16, "stride": 4, "skip": 3, "steps": 4, "layers": 2, "flip": False}
-GRID = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # of l2
+GRID = (0.1, 0.03, 0.01, 0.003, 0.001)  # of l2
 NETWORKS = ("cpc", "untrained", "spectrogram", "supervised")
 READ = ("digit", "digit of a new speaker", "speaker")
-MINUTES = 1.5  # of one core, a seed
+BOUND = "lower bound on the information of context and unheard future"
+MINUTES = 1.6  # of one core, a seed
+
+
+def _read_above(what: str, control: str, name: str, primary_of: str = "") -> Test:
+    said = f"test accuracy of the {what}: cpc − {control}"
+    return Test(name, said, what, {"cpc": 1.0, control: -1.0}, "points", at_least=0.0, primary_of=primary_of)
+
+
+TESTS: tuple[Test, ...] = (
+    _read_above("digit", "untrained", "cpc-speech-digit", "cpc-speech"),
+    Test(
+        "cpc-speech-bound", "bound on mutual information, on unheard takes: after training − before", BOUND,
+        {"cpc": 1.0, "before training": -1.0}, "nats", at_least=0.0, primary_of="cpc-bound",
+    ),
+    _read_above("digit of a new speaker", "untrained", "cpc-speech-new-speaker"),
+    _read_above("speaker", "untrained", "cpc-speech-speaker"),
+    _read_above("digit", "spectrogram", "cpc-speech-spectrogram"),
+    _read_above("digit", "supervised", "cpc-speech-supervised"),
+)  # fmt: skip
 
 
 class Fold(NamedTuple):
@@ -86,11 +108,11 @@ def write_fold(recordings: Recordings, seed: int, folder: Path) -> Path:
 
 
 def configs(data: Path, seed: int, epochs: int) -> list[Config]:
-    """The two runs of a seed: cpc, and backprop with the digits for a third of the epochs."""
+    """The two runs of a seed: cpc, and backprop with the digits."""
     settings = {**SHARED, "data": str(data), "seed": seed}
     return [
         make_config(method="cpc", options=CPC, epochs=epochs, record_every=0, **settings),
-        make_config(method="bp", epochs=-(-epochs // 3), record_every=0, **settings),
+        make_config(method="bp", epochs=epochs, record_every=0, **settings),
     ]
 
 
@@ -143,9 +165,16 @@ def probed(runs: Sequence[Run], recordings: Recordings, seed: int, context: RunC
     return found
 
 
+def bound(run: Run) -> tuple[float, float]:
+    """The bound in nats on unheard takes, before training and after it."""
+    loss = {m.epoch: m.loss for m in run.metrics if m.split == "test"}
+    most = math.log(run.config.options.get("negatives", 16) + 1)
+    return most - loss[min(loss)], most - loss[max(loss)]
+
+
 def main() -> None:
     """Read the recordings, train and probe twelve seeds, write figures/spoken_digits."""
-    args: argparse.Namespace = arguments(__doc__ or "", data="recordings.tar.xz", numbers={"epochs": 60, "seeds": 12})
+    args: argparse.Namespace = arguments(__doc__ or "", data="recordings.tar.xz", numbers={"epochs": 24, "seeds": 12})
     print(f"about {MINUTES * args.seeds:.0f} core-minutes")
     recordings = read_recordings(Path(args.data))
     context = run_context_of(args)
@@ -160,8 +189,12 @@ def main() -> None:
     for what in READ:
         print(what, {name: round(fmean(values[what][name]), 1) for name in NETWORKS})
     minutes = {name: fmean(sum(t.seconds for t in run.timing) / 60 for run in runs[i::2]) for i, name in enumerate(("cpc", "supervised"))}
-    minutes |= {"untrained": 0.0, "spectrogram": 0.0}
-    publish("spoken_digits", runs, args, {"values": values, "minutes": minutes}, figures=False)
+    minutes |= dict.fromkeys(("untrained", "spectrogram", "before training"), 0.0)
+    bounds = [bound(run) for run in runs[::2]]
+    values[BOUND] = {"before training": [before for before, _ in bounds], "cpc": [after for _, after in bounds]}
+    results = {"values": values, "minutes": minutes}
+    report(TESTS, results)
+    publish("spoken_digits", runs, args, results, figures=False)
 
 
 if __name__ == "__main__":
