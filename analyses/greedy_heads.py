@@ -10,22 +10,25 @@ head is the network's own top in all three.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from analyses.study import arguments, data_name, publish, trained, verdict
+from analyses.study import arguments, data_name, probed, publish, trained, verdict
+from gradlens.analysis.of_runs.options import FULL_PROBE
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.style import COLOURS, LOOK, MARKERS, save_figure
 from gradlens.training.config import make_config
 from gradlens.training.run_directory import Run
 
-SEEDS, STAGES, STAGE_EPOCHS, HIDDEN = 3, 3, 4, (1, 2, 3)
+SEEDS, STAGES, STAGE_EPOCHS, HIDDEN = 10, 3, 4, (1, 2, 3)
 SHARED: dict[str, Any] = {
-    "limit": 5_000, "width": 16, "batch_size": 100, "lr": 1e-3, "epochs": STAGES * STAGE_EPOCHS, "record_every": 40, "diagnose_every": 0,
+    "limit": 5_000, "width": 16, "batch_size": 100, "lr": 1e-3, "lr_schedule": "cosine", "epochs": STAGES * STAGE_EPOCHS, "record_every": 0,
 }  # fmt: skip
+OPTIONS = replace(FULL_PROBE, blocks=("block1", "block2"), features=512, train_images=3_000, separability=0, controls=False)
 
 
 class Point(NamedTuple):
@@ -66,8 +69,9 @@ def drawing(points: Sequence[Point], data: str) -> Figure:
 def main() -> None:
     """Train or read nine runs, print accuracy by stage and what the claim comes to, write figures/greedy_heads."""
     args = arguments(__doc__ or "")
-    configs = [make_config(method="greedy", options={"hidden": h}, data=args.data, seed=s, **SHARED) for h in HIDDEN for s in range(SEEDS)]
+    configs = [make_config(method="greedy", options={"hidden": h}, data=args.data, seed=s, **SHARED) for s in range(SEEDS) for h in HIDDEN]
     runs = trained(configs, args)
+    probed(runs, args, OPTIONS)
     found = {h: [after_stages(r) for r in runs if r.config.options["hidden"] == h] for h in HIDDEN}
     points = [Point(h, s + 1, *interval(a[s] for a in group)) for h, group in found.items() for s in range(STAGES)]
     for p in points:
