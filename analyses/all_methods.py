@@ -36,7 +36,8 @@ from gradlens.gradients.diagnostics import SPARSE, sparse_rows
 from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import preserve_buffers_and_rng, true_gradients
 from gradlens.methods import METHODS
-from gradlens.reporting.aggregate import interval, scores, without_noise
+from gradlens.reporting.aggregate import scores, without_noise
+from gradlens.reporting.statistics import interval
 from gradlens.runtime.rng import seeded
 from gradlens.runtime.text_files import read_json, write_text
 from gradlens.training.comparison import ChosenRate

@@ -20,7 +20,8 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from analyses.study import arguments, data_name, publish, trained
-from gradlens.reporting.aggregate import final_values, interval
+from gradlens.reporting.aggregate import final_values
+from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import COLOURS, LOOK, MARKERS, PATTERNS, save_figure
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run

@@ -17,7 +17,7 @@ from analyses.study import arguments, environment
 from gradlens.data.datasets import load
 from gradlens.gradients.alignment import cosine
 from gradlens.models.zoo import layers
-from gradlens.reporting.aggregate import interval
+from gradlens.reporting.statistics import interval
 from gradlens.runtime.text_files import write_text
 from gradlens.training.config import make_config
 from gradlens.training.context import pick_device

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from analyses.study import HERE, told, weighed
-from gradlens.reporting.aggregate import Interval
+from gradlens.reporting.statistics import Interval
 from gradlens.runtime.text_files import read_json, write_text
 
 Results = Mapping[str, Any]  # a results.json

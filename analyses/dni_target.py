@@ -17,7 +17,8 @@ from statistics import fmean
 from typing import Any
 
 from analyses.study import arguments, publish, trained
-from gradlens.reporting.aggregate import final_values, interval, scores
+from gradlens.reporting.aggregate import final_values, scores
+from gradlens.reporting.statistics import interval
 from gradlens.training.config import make_config
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import run_labels

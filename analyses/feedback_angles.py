@@ -29,7 +29,7 @@ from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
 from analyses.study import arguments, environment
-from gradlens.reporting.aggregate import interval
+from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import LOOK, save_figure, styles
 from gradlens.runtime.rng import generator
 from gradlens.runtime.text_files import write_text

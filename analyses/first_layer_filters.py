@@ -28,10 +28,10 @@ from analyses.study import arguments, data_name, judged, publish, run_context_of
 from gradlens.analysis.of_runs.filters import FilterOptions, Filters
 from gradlens.analysis.of_runs.interface import Session
 from gradlens.cli.progress import Display
-from gradlens.reporting.aggregate import Interval, interval
 from gradlens.reporting.analysis_report import save_figures
 from gradlens.reporting.filters import FILTER_NUMBERS, filter_figures, filter_table
 from gradlens.reporting.numbers import number_text
+from gradlens.reporting.statistics import Interval, interval
 from gradlens.runtime.progress import no_progress
 from gradlens.runtime.terminal import print_table
 from gradlens.training.config import Config, make_config

@@ -24,7 +24,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from analyses.study import arguments, data_name, publish, trained
-from gradlens.reporting.aggregate import final_values, interval
+from gradlens.reporting.aggregate import final_values
+from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import LOOK, save_figure, styles
 from gradlens.training.config import make_config
 from gradlens.training.run_directory import Run

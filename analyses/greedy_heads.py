@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from analyses.study import arguments, data_name, probed, publish, trained, verdict
 from gradlens.analysis.of_runs.options import FULL_PROBE
-from gradlens.reporting.aggregate import interval
+from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import COLOURS, LOOK, MARKERS, save_figure
 from gradlens.training.config import make_config
 from gradlens.training.run_directory import Run

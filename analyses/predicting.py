@@ -46,7 +46,7 @@ from gradlens.analysis.theory.conditional_dependence import (
     principal,
 )
 from gradlens.cli.progress import Display
-from gradlens.reporting.aggregate import interval
+from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import COLOURS, LOOK, MARKERS, PATTERNS, save_figure
 
 RAW, PSI, TOP, EXACT, ORACLE = "X1", "ψ", "ψ, k − 1 components", "ψ from endless pairs", "oracle E^L[Y | X1]"

@@ -41,8 +41,8 @@ from gradlens.cli.progress import Display
 from gradlens.data.datasets import load
 from gradlens.data.hierarchical_digits import LEVELS, Drawn, draw
 from gradlens.data.split import Data, Split
-from gradlens.reporting.aggregate import interval
 from gradlens.reporting.numbers import number_text
+from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import save_figure
 from gradlens.runtime.rng import generator
 from gradlens.runtime.terminal import print_table

@@ -27,8 +27,8 @@ from analyses.study import arguments, data_name, judged, publish, run_context_of
 from gradlens.analysis.of_runs.memorization import Memorization
 from gradlens.cli.progress import Display
 from gradlens.reporting import memorization as reporting_memorization
-from gradlens.reporting.aggregate import interval
 from gradlens.reporting.analysis_report import save_figures
+from gradlens.reporting.statistics import interval
 from gradlens.runtime.terminal import print_table
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run

@@ -31,7 +31,8 @@ from typing import Any
 from analyses.drawing import Cell, dots
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, test_accuracy, trained
 from gradlens.analysis.of_runs.options import FULL_PROBE
-from gradlens.reporting.aggregate import final_values, interval
+from gradlens.reporting.aggregate import final_values
+from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run

@@ -18,8 +18,8 @@ from gradlens.analysis.of_runs.options import ProbeOptions
 from gradlens.analysis.of_runs.probe import Probe
 from gradlens.cli.progress import Display
 from gradlens.data.datasets import DATASETS
-from gradlens.reporting.aggregate import Interval, interval
 from gradlens.reporting.analysis_report import save_figures
+from gradlens.reporting.statistics import Interval, interval
 from gradlens.reporting.training_figures import figure_set
 from gradlens.runtime.errors import INTERRUPTED, Stopped
 from gradlens.runtime.text_files import write_text

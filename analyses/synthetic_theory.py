@@ -44,8 +44,8 @@ from gradlens.data.datasets import load
 from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
 from gradlens.reporting import representations
-from gradlens.reporting.aggregate import interval
 from gradlens.reporting.representations import DepthPoint, RdmRow
+from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import COLOURS, LOOK, save_figure
 from gradlens.runtime.rng import generator, seeded
 from gradlens.training.build import ModelAndMethod, make_network_info

@@ -8,14 +8,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
-from scipy.special import stdtrit  # the quantile behind scipy.stats.t.ppf, at a quarter of scipy.stats' import time
-
 from gradlens.gradients.layer_names import is_norm
+from gradlens.reporting.statistics import interval
 from gradlens.runtime.errors import InputError
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL, best_epoch
 from gradlens.training.run_groups import group_runs
@@ -24,17 +22,6 @@ from gradlens.training.run_progress import recorded_only_untrained
 if TYPE_CHECKING:  # these modules import torch
     from gradlens.training.config import Config
     from gradlens.training.run_directory import Run
-
-CONFIDENCE = 0.95
-
-
-class Interval(NamedTuple):
-    """A mean over seeds with its t-interval."""
-
-    mean: float  # NaN without a finite value
-    low: float  # NaN below two values
-    high: float
-    n: int  # finite values
 
 
 class CurvePoint(NamedTuple):
@@ -119,7 +106,7 @@ def recorded_untrained(runs: Sequence[Run]) -> list[str]:
     return [label for label, group in group_runs(runs).items() if any(map(recorded_only_untrained, group))]
 
 
-# -------------------------------------------------------------------------------------------------------- statistics
+# ----------------------------------------------------------------------------------------------------------- titles
 
 
 def runs_title(runs: Sequence[Run]) -> str:
@@ -131,26 +118,6 @@ def configs_title(configs: Sequence[Config]) -> str:
     """Return data and model of configs, for a figure's title; several are all named, so that no one compares them by mistake."""
     data = dict.fromkeys(Path(config.data.name).name for config in configs)
     return f"{' / '.join(data)} · {' / '.join(dict.fromkeys(config.model.name for config in configs))}"
-
-
-@cache
-def _t_quantile(n: int) -> float:
-    return float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2))
-
-
-def interval(values: Iterable[float]) -> Interval:
-    """Return mean and 95 % t-interval, mean ± t(n − 1) · s / √n; NaN and infinite values are left out.
-
-    >>> [round(v, 2) for v in interval([1.0, 2.0, 3.0])]
-    [2.0, -0.48, 4.48, 3]
-    """
-    finite = [float(v) for v in values if math.isfinite(v)]
-    n = len(finite)
-    if n < 2:
-        return Interval(finite[0] if finite else math.nan, math.nan, math.nan, n)
-    mean = fmean(finite)
-    half = _t_quantile(n) * math.sqrt(math.fsum((v - mean) ** 2 for v in finite) / (n - 1) / n)
-    return Interval(mean, mean - half, mean + half, n)
 
 
 # ------------------------------------------------------------------------------------------------------------ tables

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from gradlens.analysis.first_layer_filters import DECIDES
 from gradlens.methods import BY_REACH, SHIPPED
-from gradlens.reporting.aggregate import interval
 from gradlens.reporting.analysis_report import Figures, Results, results_by_label
 from gradlens.reporting.numbers import mean_cell, number_cell, short_number
+from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import GREY, LOOK, head, joined, over_seeds, panels, styles
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.tables import Cell, Table

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gradlens.analysis.inpainting import unpacked
-from gradlens.reporting.aggregate import interval
 from gradlens.reporting.analysis_report import Figures, Results, results_by_label
 from gradlens.reporting.numbers import mean_cell, number_cell
+from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import LOOK, head
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.tables import Table

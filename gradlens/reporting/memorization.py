@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from gradlens.reporting.aggregate import CurvePoint, curve_points, interval
+from gradlens.reporting.aggregate import CurvePoint, curve_points
 from gradlens.reporting.analysis_report import Figures, Results, results_by_label
 from gradlens.reporting.numbers import count_cell, mean_cell, short_number, with_thousands
+from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, styles
 from gradlens.reporting.training_figures import curve_figure
 from gradlens.runtime.errors import InputError

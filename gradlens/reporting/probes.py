@@ -13,9 +13,9 @@ from matplotlib.lines import Line2D
 from gradlens.analysis.linear_probe import PIXELS, TRAINED, UNTRAINED
 from gradlens.analysis.linear_separability import SEPARABLE, UNDECIDED
 from gradlens.analysis.probe_block import PERMUTED, TRUE, ProbeRecord
-from gradlens.reporting.aggregate import interval
 from gradlens.reporting.analysis_report import Figures, Results, results_by_label
 from gradlens.reporting.numbers import DASH, NONE, mean_cell, number_cell
+from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, panels, styles
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.tables import Cell, Table

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 
 from gradlens.analysis.of_runs.representations import Representations
 from gradlens.analysis.representations import TRAINED, UNTRAINED, RepresentationRecord
-from gradlens.reporting.aggregate import LayerPoint, interval
+from gradlens.reporting.aggregate import LayerPoint
 from gradlens.reporting.analysis_report import Figures, Results
 from gradlens.reporting.numbers import NONE, mean_cell, short_number
+from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import LOOK, Style, band, head, joined, line_handles, over_seeds, panels, styles
 from gradlens.reporting.training_figures import over_training
 from gradlens.runtime.errors import InputError

@@ -3,71 +3,16 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-from scipy import stats
-
 from gradlens.reporting.aggregate import final_values
 from gradlens.reporting.numbers import DASH, with_ends
-from gradlens.runtime.rng import key
+from gradlens.reporting.statistics import bootstrap_mean, holm, paired_p
 from gradlens.runtime.tables import Cell, Table
 from gradlens.training.run_directory import Run
 from gradlens.training.sweep.study import StudyPoint
 from gradlens.training.sweep.study_file import Study
-
-RESAMPLES = 9999
-
-
-class BootstrapMean(NamedTuple):
-    """A mean over seeds."""
-
-    mean: float
-    low: float  # NaN with one seed
-    high: float
-    n: int
-
-
-def bootstrap_mean(values: Sequence[float], name: str) -> BootstrapMean:
-    """Return the mean of some seeds' values and its 95 % percentile bootstrap interval; values that are not finite are left out.
-
-    With few seeds such an interval is too short; the t-intervals of the other tables are wider (by how much: docs/how-to/studies.md).
-
-    Args:
-        values: one a seed.
-        name: names the draws, so that the interval is the same again.
-
-    """
-    x = np.array([v for v in values if math.isfinite(v)])
-    if len(x) < 2:
-        return BootstrapMean(float(x[0]) if len(x) else math.nan, math.nan, math.nan, len(x))
-    rng = np.random.default_rng(key(0, name))
-    drawn = stats.bootstrap((x,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng).confidence_interval
-    return BootstrapMean(float(x.mean()), float(drawn.low), float(drawn.high), len(x))
-
-
-def paired_p(differences: Sequence[float]) -> float:
-    """Return two-sided p of the paired t-test that the mean difference is 0; NaN below two pairs, 1 where all are 0."""
-    d = np.array([v for v in differences if math.isfinite(v)])
-    if len(d) < 2:
-        return math.nan
-    if not d.any():
-        return 1.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # all differences the same: p is 0
-        return float(stats.ttest_1samp(d, 0.0).pvalue)
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """Correct p-values for their number (Holm 1979): the running maximum of (m − i) p_(i), i from 0; NaN stay and do not count."""
-    order = sorted((i for i, p in enumerate(ps) if math.isfinite(p)), key=lambda i: ps[i])
-    corrected, largest = [math.nan] * len(ps), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * ps[i]))
-        corrected[i] = largest
-    return corrected
 
 
 class SummaryLine(NamedTuple):

@@ -10,7 +10,8 @@ import pytest
 from analyses import claims, random_labels, synthetic_theory
 from analyses.all_methods import corrected, shown
 from analyses.study import data_name, judged, told, verdict, verdict_within
-from gradlens.reporting.aggregate import Interval, without_noise
+from gradlens.reporting.aggregate import without_noise
+from gradlens.reporting.statistics import Interval
 from gradlens.training.run_directory import plain
 
 

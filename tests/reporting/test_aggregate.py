@@ -11,7 +11,8 @@ from scipy import stats
 
 from gradlens.gradients.rows import Measurement
 from gradlens.reporting import aggregate
-from gradlens.reporting.aggregate import CurvePoint, FinalValue, LayerPoint, Score, interval, truths
+from gradlens.reporting.aggregate import CurvePoint, FinalValue, LayerPoint, Score, truths
+from gradlens.reporting.statistics import interval
 from gradlens.runtime.csv_tables import read_csv, write_csv
 from gradlens.runtime.errors import InputError
 from gradlens.training import run_groups

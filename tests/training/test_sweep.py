@@ -18,7 +18,8 @@ from processes import ROOT, Program, wait_for
 from scipy import stats
 
 from gradlens.cli.sweep import sweep
-from gradlens.reporting.study_summary import Merged, SummaryLine, bootstrap_mean, grid_text, holm, paired_p
+from gradlens.reporting.statistics import bootstrap_mean, holm, paired_p
+from gradlens.reporting.study_summary import Merged, SummaryLine, grid_text
 from gradlens.runtime.csv_tables import read_csv
 from gradlens.runtime.errors import InputError
 from gradlens.training.comparison import load, write_comparison

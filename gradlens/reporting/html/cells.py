@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from gradlens.reporting.aggregate import Interval, interval
 from gradlens.reporting.html.charts import compact
 from gradlens.reporting.html.parts import ReportContext, Table, TableCell, mean_cell
 from gradlens.reporting.html.stored import Result
 from gradlens.reporting.numbers import DASH
+from gradlens.reporting.statistics import Interval, interval
 
 Cells = dict[tuple[str, Any], list[float]]  # (label, block or step or other place) -> one value a seed
 

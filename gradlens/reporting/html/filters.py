@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from PIL import Image
 
-from gradlens.reporting.aggregate import interval
 from gradlens.reporting.html.parts import Picture, ReportContext, ReportSection, Table, TableCell, mean_cell
 from gradlens.reporting.html.stored import Result, protocol, stored, value
+from gradlens.reporting.statistics import interval
 
 
 def section(held: ReportContext) -> ReportSection:

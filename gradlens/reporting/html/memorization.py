@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from gradlens.reporting.aggregate import interval
 from gradlens.reporting.html.cells import control_line, gathered, lines_of
 from gradlens.reporting.html.charts import compact, line_chart
 from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, mean_cell
 from gradlens.reporting.html.stored import protocol, rows_of, stored, value
 from gradlens.reporting.html.wording import listed
 from gradlens.reporting.numbers import short_number, with_thousands
+from gradlens.reporting.statistics import interval
 
 
 def section(held: ReportContext) -> ReportSection:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gradlens.reporting.aggregate import interval
 from gradlens.reporting.html.cells import Cells, gathered, lines_of
 from gradlens.reporting.html.charts import line_chart
 from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, mean_cell
 from gradlens.reporting.html.stored import Result, rows_of, stored, value
 from gradlens.reporting.numbers import with_thousands
+from gradlens.reporting.statistics import interval
 from gradlens.training.run_directory import Run
 
 

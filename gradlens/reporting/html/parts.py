@@ -9,11 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from gradlens.reporting.aggregate import Interval, LayerPoint, layer_points
+from gradlens.reporting.aggregate import LayerPoint, layer_points
 from gradlens.reporting.html.charts import Chart, compact
 from gradlens.reporting.html.standings import MethodSummary
 from gradlens.reporting.html.wording import listed
 from gradlens.reporting.numbers import number_text, short_number
+from gradlens.reporting.statistics import Interval
 from gradlens.reporting.style import Style
 from gradlens.training.run_directory import Run
 

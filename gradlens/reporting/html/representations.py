@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from gradlens.reporting.aggregate import interval
 from gradlens.reporting.html.cells import Cells, block_cells_table, control_line, gathered, lines_of
 from gradlens.reporting.html.charts import line_chart, matrix_chart
 from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, number_cell
 from gradlens.reporting.html.stored import Result, last, protocol, result_of, rows_of, stored, value
 from gradlens.reporting.numbers import short_number
+from gradlens.reporting.statistics import interval
 from gradlens.training.run_directory import Run
 
 MATRICES = 12  # CKA matrices on the page at most

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from gradlens.methods import BASELINE
-from gradlens.reporting.aggregate import Interval, LayerPoint, alignment_values, curve_points, final_values, interval, layer_points, truths
+from gradlens.reporting.aggregate import LayerPoint, alignment_values, curve_points, final_values, layer_points, truths
 from gradlens.reporting.html.charts import by_layer, compact, cosine_bin, curve_chart, method_band
 from gradlens.reporting.html.notices import Difference, differences
 from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, mean_cell, ratio_cell
@@ -19,6 +19,7 @@ from gradlens.reporting.html.standings import MethodSummary
 from gradlens.reporting.html.verdict import SAME_TO
 from gradlens.reporting.html.wording import in_words, listed
 from gradlens.reporting.numbers import number_text, short_number, with_thousands
+from gradlens.reporting.statistics import Interval, interval
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 from gradlens.training.run_directory import Run
 

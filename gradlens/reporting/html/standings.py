@@ -8,8 +8,9 @@ from statistics import fmean, median, quantiles
 from typing import TYPE_CHECKING, NamedTuple
 
 from gradlens.methods import BASELINE
-from gradlens.reporting.aggregate import FinalValue, Interval, alignment_values, final_values, interval
+from gradlens.reporting.aggregate import FinalValue, alignment_values, final_values
 from gradlens.reporting.html.wording import in_words
+from gradlens.reporting.statistics import Interval, interval
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 from gradlens.training.run_groups import alike, pairs_by_seed
 

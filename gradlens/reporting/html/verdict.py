@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gradlens.methods import BASELINE
-from gradlens.reporting.aggregate import Interval, interval
 from gradlens.reporting.html.notices import Notice
 from gradlens.reporting.html.standings import MethodSummary, below_top, chance_limit
 from gradlens.reporting.html.wording import listed
 from gradlens.reporting.numbers import number_text, short_number, with_thousands
+from gradlens.reporting.statistics import Interval, interval
 from gradlens.runtime.terminal import shell_word
 
 SAME_TO = 0.995  # cosines from here on are written 1.00
