@@ -38,8 +38,8 @@ from statistics import fmean
 from typing import Any
 
 from analyses.rule_figures import draw
-from analyses.study import arguments, data_name, minutes_of, publish, run_context_of, trained
-from analyses.verdicts import Test, report
+from analyses.study import arguments, data_name, listed, minutes_of, publish, run_context_of, trained
+from analyses.verdicts import Test, by_seed, report
 from gradlens.cli.progress import Display
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.diagnostics import SPARSE, sparse_rows
@@ -154,11 +154,10 @@ def table(groups: dict[str, list[Run]], means: dict[str, list[Means]]) -> list[d
 # ------------------------------------------------------------------------------------------------------------- tests
 
 LOSS, FINAL, BEST, COSINE = "training loss", "final accuracy", "best accuracy", "cosine of the blocks"
-METRICS: dict[str, Callable[[Run], float]] = {
-    LOSS: lambda run: [m.loss for m in run.metrics if m.split == "train"][-1],  # mean over the last epoch
-    FINAL: lambda run: 100 * float(run.summary["test"]["final_accuracy"]),
-    BEST: lambda run: 100 * float(run.summary["test"]["best_accuracy"]),
-    COSINE: lambda run: blocks_cosine(run),
+METRICS: dict[str, Callable[[Mapping[str, Any]], float]] = {  # of what a results file says of a run
+    LOSS: lambda run: float(run["train"]["final_loss"]),  # mean over the last epoch
+    FINAL: lambda run: 100 * float(run["test"]["final_accuracy"]),
+    BEST: lambda run: 100 * float(run["test"]["best_accuracy"]),
 }
 
 
@@ -213,15 +212,16 @@ TESTS: tuple[Test, ...] = (
 )
 
 
-def values_of(groups: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, list[float]]]:
-    """quantity -> rule -> one value a seed."""
-    return {metric: {name: [of(run) for run in runs] for name, runs in groups.items()} for metric, of in METRICS.items()}
+def values_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """quantity -> rule -> one value a seed, of what a results file says of its runs (:func:`analyses.study.listed`)."""
+    in_order = sorted(runs, key=lambda run: run["seed"])
+    return {metric: by_seed((run["label"], of(run)) for run in in_order) for metric, of in METRICS.items()}
 
 
 # -------------------------------------------------------------------------------------------------------------- main
 
 
-def by_seed(groups: Mapping[str, Sequence[Config]]) -> list[Config]:
+def seed_after_seed(groups: Mapping[str, Sequence[Config]]) -> list[Config]:
     """All configs, all rules of a seed before the next seed: stopped early, it leaves whole comparisons."""
     return sorted((config for group in groups.values() for config in group), key=lambda config: config.seed)
 
@@ -235,14 +235,14 @@ def main() -> None:
         rates = {name: chosen_lr(name, args, display) for name in names}
     for name, rate in rates.items():
         print(f"{name}: learning rate {rate.lr:g} of {', '.join(f'{lr:g}' for lr in rate.grid)}", flush=True)
-    runs = trained(by_seed({name: configs_of(name, rate, args) for name, rate in rates.items()}), args)
+    runs = trained(seed_after_seed({name: configs_of(name, rate, args) for name, rate in rates.items()}), args)
     by_name = {name: [r for r in runs if r.config.method == name] for name in names}
     rows = table(by_name, {name: [at_the_end(run, args) for run in group[:LOOKED_AT]] for name, group in by_name.items()})
     results: dict[str, Any] = {
         "settings": {**SHARED, "data": Path(args.data).name, "epochs": EPOCHS, "seeds": args.seeds},
         "rates": {name: rate._asdict() for name, rate in rates.items()},
         "table": rows,
-        "values": values_of(by_name),
+        "values": {**values_of(listed(runs)), COSINE: {name: [blocks_cosine(run) for run in group] for name, group in by_name.items()}},
         "minutes": minutes_of(by_name),
     }
     report([test for test in TESTS if set(test.contrast) <= set(names)], results)

@@ -22,13 +22,12 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from analyses.study import arguments, data_name, minutes_of, probe_accuracy, probed, publish, trained
-from analyses.verdicts import Test, report
+from analyses.study import arguments, data_name, listed, minutes_of, probe_accuracy, probed, publish, trained
+from analyses.verdicts import Test, by_seed, report
 from gradlens.analysis.of_runs.options import FULL_PROBE
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import LOOK, head, save_figure
 from gradlens.training.config import make_config
-from gradlens.training.run_directory import Run
 
 SEEDS, STAGE_EPOCHS, EPOCHS, HIDDEN = 10, 3, 12, (1, 2, 3)  # the third stage, of two blocks, has what is left of the epochs
 SHARED: dict[str, Any] = {
@@ -68,16 +67,21 @@ class Point(NamedTuple):
     seeds: int
 
 
-def values_of(runs: Sequence[Run], read: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """quantity -> hidden layers -> test accuracies in %, one a seed."""
-    found: dict[str, dict[str, list[float]]] = {name: {str(h): [] for h in HIDDEN} for name in (*PROBES, NETWORK, BEST)}
-    for run, probe in zip(runs, read, strict=True):
-        hidden = str(run.config.options["hidden"])
-        for name, block in PROBES.items():
-            found[name][hidden].append(probe_accuracy(probe, block))
-        found[NETWORK][hidden].append(100 * float(run.summary["test"]["final_accuracy"]))
-        found[BEST][hidden].append(100 * float(run.summary["test"]["best_accuracy"]))
-    return found
+def values_of(runs: Sequence[Mapping[str, Any]], read: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """quantity -> hidden layers -> test accuracies in %, one a seed.
+
+    Args:
+        runs: what a results file says of them (:func:`analyses.study.listed`), in the order of seeds.
+        read: their probes.
+
+    """
+    hidden = [run["label"].rpartition("=")[2] for run in runs]
+    values = {
+        name: by_seed((h, 100 * float(run["test"][key])) for h, run in zip(hidden, runs, strict=True))
+        for name, key in ((NETWORK, "final_accuracy"), (BEST, "best_accuracy"))
+    }
+    probes = {name: by_seed((h, probe_accuracy(one, block)) for h, one in zip(hidden, read, strict=True)) for name, block in PROBES.items()}
+    return values | probes
 
 
 @style.context(LOOK)
@@ -114,7 +118,7 @@ def main() -> None:
         for h in HIDDEN
     ]
     runs = trained(configs, args)
-    values = values_of(runs, probed(runs, args, OPTIONS))
+    values = values_of(listed(runs), probed(runs, args, OPTIONS))
     points = [Point(name, h, *interval(values[name][str(h)])) for name in TITLES for h in HIDDEN]
     for p in points:
         print(f"{p.hidden} hidden, {p.what}: {p.mean:.1f} % [{p.low:.1f}, {p.high:.1f}]")

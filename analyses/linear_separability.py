@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from analyses.all_methods import SEEDS, SHARED, by_seed, chosen_lr, configs_of
+from analyses.all_methods import SEEDS, SHARED, chosen_lr, configs_of, seed_after_seed
 from analyses.study import arguments, data_name, minutes_of, probe_accuracy, probed, publish, trained
 from analyses.verdicts import Test, report
 from gradlens.analysis.of_runs.options import FULL_PROBE
@@ -125,7 +125,7 @@ def main() -> None:
     with Display(quiet=False) as display:
         rates = {name: chosen_lr(name, args, display) for name in (*RULES, *MORE)}
     configs = {name: configs_of(name, rate, args)[: MORE_SEEDS if name in MORE else None] for name, rate in rates.items()}
-    runs: list[Run] = trained(by_seed(configs), args)
+    runs: list[Run] = trained(seed_after_seed(configs), args)
     read = probed(runs, args, OPTIONS)
     found = {rule: [x for run, x in zip(runs, read, strict=True) if run.config.method == rule] for rule in configs}
     values = values_of(found)
