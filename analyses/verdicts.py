@@ -156,16 +156,21 @@ def _decided(test: Test, values: list[float], spread: Spread | None, ps: tuple[f
 # ------------------------------------------------------------------------------------------------------------ in words
 
 
-def in_words(found: Decided) -> str:
-    """A decided test's numbers, as in ``12.1 [8.78, 15.5] points, wanted at least 0, 3 seeds, p 0.003``."""
+def effect_in_words(found: Decided) -> str:
+    """A decided test's effect beside its bound, as in ``12.1 [8.78, 15.5] points, wanted at least 0``."""
     test, effect = found.test, found.effect
     if not math.isfinite(effect.mean):
         return "nothing to measure"
     over = f" [{effect.low:.3g}, {effect.high:.3g}]" if math.isfinite(effect.low) else ""
     wanted = f"at least {test.bound:.3g}" if test.at_least is not None else f"within ±{test.bound:.3g}"
-    same = ", the same with each" if found.spread is None and found.seeds > 1 else ""
+    same = " with every seed" if found.spread is None and found.seeds > 1 else ""
+    return f"{effect.mean:.3g}{over} {test.unit}".rstrip() + f"{same}, wanted {wanted}"
+
+
+def in_words(found: Decided) -> str:
+    """The same with seeds and p."""
     p = f", p {found.p_holm:.2g} after correction" if math.isfinite(found.p_holm) else ""
-    return f"{effect.mean:.3g}{over} {test.unit}".rstrip() + f", wanted {wanted}, {found.seeds} seed{'s' * (found.seeds != 1)}{same}{p}"
+    return f"{effect_in_words(found)}, {found.seeds} seed{'s' * (found.seeds != 1)}{p}"
 
 
 def what_would_decide(found: Decided) -> str:

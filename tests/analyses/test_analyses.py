@@ -3,11 +3,10 @@
 import json
 import math
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 
-from analyses import claims, random_labels, synthetic_theory
+from analyses import random_labels, synthetic_theory
 from analyses.all_methods import corrected, shown
 from analyses.study import data_name, judged, told, verdict, verdict_within
 from gradlens.reporting.aggregate import without_noise
@@ -102,27 +101,6 @@ def test_a_judged_claim_says_what_it_is_judged_by():
     assert row["verdict"] == "supported"
     assert told(row) == "2 [-0.484, 4.48] points, wanted at least -1, 3 seeds"
     assert told(judged("c", [2.0], "points", within=1)) == "2 points, wanted within ±1, 1 seed"
-
-
-def test_the_page_of_claims_is_what_the_saved_results_say():
-    """`python -m analyses.claims` has been run since a result or a sentence changed."""
-    root = Path(claims.__file__).parents[1]
-    assert (root / "docs" / "results" / "claims.md").read_text() == "\n".join(claims.lines(root / "figures")) + "\n"
-
-
-def test_every_sentence_names_a_script_that_is_there_or_says_why_nothing_tests_it(tmp_path):
-    root = Path(claims.__file__).parent
-    for sentence in (s for group in claims.SENTENCES.values() for s in group):
-        assert (root / f"{sentence.script}.py").exists() if sentence.script else sentence.note
-    page = "\n".join(claims.lines(tmp_path))
-    assert page.count("*not yet tested*") == sum(map(len, claims.SENTENCES.values()))
-
-
-def test_a_saved_verdict_that_is_gone_is_an_error(tmp_path):
-    (tmp_path / "all_methods").mkdir()
-    (tmp_path / "all_methods" / "results.json").write_text('{"claims": []}')
-    with pytest.raises(KeyError, match="holds no claim for"):
-        list(claims.lines(tmp_path))
 
 
 def test_representations_of_synthetic_gradients_are_judged_half_by_half_of_the_depth():

@@ -80,7 +80,7 @@ def test_ceilings_have_no_interval_of_zero_width():
     assert (ten.verdict, ten.seeds) == (SUPPORTED, 10)
     assert math.isnan(ten.effect.low)
     assert ten.p == pytest.approx(2 * 0.5**10)
-    assert "the same with each" in in_words(ten)
+    assert "100 % with every seed" in in_words(ten)
     (three,) = decide([fits], results(a=[100.0] * 3))
     assert three.verdict == UNDECIDED
     (tie,) = decide([above()], results(a=[7.0] * 9, b=[7.0] * 9))

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tools.docs import result_tables
-from tools.docs.result_tables import FIGURES, PAGES, TABLES, number, results, rows_of, with_tables
+from tools.docs.result_tables import FIGURES, PAGES, TABLES, number, results, rows_of, with_marks, with_tables
 
 pytestmark = pytest.mark.skipif(not FIGURES.is_dir(), reason="figures are not in the source distribution")
 MARK = re.compile(r"<!-- table: (\S+) -->")
@@ -90,7 +90,31 @@ def race(rule):
     return number(results("feedback_angles")["race"]["found"][rule]["examples_to_nse_0.01"][0], 0)
 
 
+def step_cost(method, record_every=0):
+    rows = {(r["method"], r["record_every"]): r for r in results("bench/basic-cnn.json")["rows"]}
+    return tuple(number(rows[method, record_every][key]) for key in ("time_ratio", "memory_ratio"))
+
+
+def dni_with(target):
+    """Mean cosine and norm ratio of the blocks with a target of the synthesiser."""
+    row = results("dni_target")["table"][f"dni target={target} zero_bias=yes"]
+    texts = [
+        (number(mean, digits), number((high - low) / 2, digits))
+        for (mean, low, high), digits in ((row["cosine"], 2), (row["norm_ratio"], 1))
+    ]
+    return [f"{mean} ± {half}" for mean, half in texts]
+
+
 SENTENCES = {
+    "../faq": [
+        lambda: "`bp` takes {} × the time and {} × the added memory".format(*step_cost("bp")),
+        lambda: "`dgl` {} and {}".format(*step_cost("dgl")),
+        lambda: "recorded on every step {} and {}".format(*step_cost("dgl", 1)),
+        lambda: "every 16th step {} and {}".format(*step_cost("dgl", 16)),
+        lambda: "`dni` {} and {}".format(*step_cost("dni")),
+        lambda: "is {} and the norm ratio {};".format(*dni_with("sum")),
+        lambda: "{} and {} (`python -m analyses.dni_target`)".format(*dni_with("mean")),
+    ],
     "every-rule": [
         lambda: bracket(claim("all_methods", "bp <= chunked"), 3),
         lambda: bracket(claim("all_methods", "chunked <= overlap"), 3),
@@ -163,14 +187,14 @@ SENTENCES = {
 }
 
 
-@pytest.mark.parametrize("path", sorted(PAGES.glob("*.md")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", with_marks(), ids=lambda path: path.stem)
 def test_tables_are_those_of_the_files(path):
     page = path.read_text(encoding="utf-8")
     assert with_tables(page) == page, f"{path.name}: run `python -m tools.docs.result_tables`"
 
 
 def test_every_table_stands_on_one_page():
-    found = [name for path in PAGES.glob("*.md") for name in MARK.findall(path.read_text(encoding="utf-8"))]
+    found = [name for path in with_marks() for name in MARK.findall(path.read_text(encoding="utf-8"))]
     assert sorted(name for name in found if name in TABLES) == sorted(TABLES)
 
 
@@ -194,3 +218,14 @@ def test_numbers_are_rounded_once_and_zeros_have_no_sign():
     assert number(None) == number(float("nan")) == "–"
     assert result_tables.half_width((48.15, 45.128, 51.172)) == "48.1 ± 3.0"  # the ends rounded first would give 3.1
     assert result_tables.half_width((0.6044, None, None), 1, 100) == "60.4"
+
+
+def test_readme_and_first_comparison_print_one_table():
+    """Both show the same command; its numbers come from one run."""
+    root = PAGES.parents[1]
+    shown = [
+        text[text.index("final cosine of each layer's") :].split("```")[0]
+        for name in ("README.md", "docs/getting-started/first-comparison.md")
+        for text in [(root / name).read_text(encoding="utf-8")]
+    ]
+    assert shown[0] == shown[1]

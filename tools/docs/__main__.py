@@ -10,6 +10,7 @@ from tools.docs.gallery import write_gallery
 from tools.docs.pictures import write_pictures
 from tools.docs.reference import write_reference
 from tools.docs.rules import write_rules
+from tools.docs.their_figures import write_their_figures
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -17,7 +18,7 @@ DOCS = ROOT / "docs"
 
 def write_all(docs: Path = DOCS) -> list[Path]:
     """Write all generated pages and pictures; returns the pages."""
-    pages = [*write_rules(docs), *write_reference(docs), *write_gallery(docs)]
+    pages = [*write_rules(docs), *write_reference(docs), *write_gallery(docs), *write_their_figures(docs)]
     write_pictures(docs)
     shutil.copy(ROOT / "CHANGELOG.md", docs / "changelog.md")
     return [*pages, docs / "changelog.md", write_contributing(docs)]

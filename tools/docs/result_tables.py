@@ -1,4 +1,4 @@
-"""Write the tables of ``docs/results`` from the files in ``figures``: ``python -m tools.docs.result_tables``.
+"""Write the tables of ``docs/results`` and of the FAQ from the files in ``figures``: ``python -m tools.docs.result_tables``.
 
 A page holds each table between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; a test compares both with the files.
 """
@@ -320,12 +320,46 @@ SCRIPTS = (  # script, folder of its results, what, size
     ("provable", "provable", "layer by layer on hierarchical digits and CIFAR-10", "2,000 digits, 3 seeds"),
 )
 
+PURPOSES = (  # of the FAQ: what one wants, rules, what to know beside their accuracy
+    ("a yardstick", ("bp",), ""),
+    ("to train blocks in parallel, or with less memory, without waiting for those above", ("dgl", "overlap", "chunked"), ""),
+    ("no transposed weights, as in models of the brain", ("usf", "frsf", "brsf", "kp"), "the first three know the weights' signs"),
+    ("… and not even their signs", ("fa", "dfa"), ""),
+    ("error signals that are predicted", ("cdni", "dni"), "3.7 × the multiply-adds of `bp`"),
+    ("a control", ("shallow",), "its blocks stay untrained"),
+)
+
+
+def which_rule() -> str:
+    """Final accuracy of the rules that serve a purpose."""
+    final = {row["method"]: row["final"] for row in results("all_methods")["table"]}
+    lines = [
+        [want, ", ".join(f"`{rule}`" for rule in rules), ", ".join(half_width(final[rule], 1, 100) for rule in rules), note]
+        for want, rules, note in PURPOSES
+    ]
+    lines.append(["to learn without labels", "`simclr`, `loco`, `cpc`, `infomax`", "see [Without labels](results/without-labels.md)", ""])
+    return table(["you want", "look at", "final test accuracy (%)", "note"], lines)
+
+
+def command_costs() -> str:
+    """CPU seconds and peak memory of commands."""
+    rows = rows_of("command_costs/commands.csv")
+    lines = [[f"`{row['command']}`", f"{float(row['cpu_seconds']):.2g} s", f"{float(row['peak_mb']):.0f} MB"] for row in rows]
+    return table(["command", "CPU time", "peak memory"], lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "iteration1": iteration1, "iteration1-cosines": iteration1_cosines, "iteration1-epochs": iteration1_epochs, "every-rule": every_rule,
     "every-rule-cosines": every_rule_cosines, "blocks": blocks,
     "random-labels": random_labels, "without-labels": without_labels, "dni-target": dni_target, "step-costs": step_costs,
     "two-ranks": two_ranks, "bf16": bf16, "slow-blocks": slow_blocks, "greedy-heads": greedy_heads, "scripts": scripts,
+    "which-rule": which_rule, "command-costs": command_costs,
 }  # fmt: skip
+
+
+def with_marks() -> list[Path]:
+    """The pages that may hold tables."""
+    return [*sorted(PAGES.glob("*.md")), PAGES.parent / "faq.md"]
 
 
 def with_tables(page: str) -> str:
@@ -339,5 +373,5 @@ def with_tables(page: str) -> str:
 
 
 if __name__ == "__main__":
-    for path in sorted(PAGES.glob("*.md")):
+    for path in with_marks():
         path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,155 @@
+"""The testable sentences of the reference study and of the papers that it discusses, and where the evidence for each lies.
+
+A sentence is one line of docs/results/claims.md. Its verdict is that of the one test, in a script's ``TESTS``, that names its key as
+``primary_of``. A sentence without such a test says why, and what a test would cost.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Sentence(NamedTuple):
+    """A sentence that experiments can support or refute."""
+
+    key: str
+    text: str
+    untested: str = ""  # why nothing tests it yet and what that would take, where nothing does
+    of_field: bool = False  # said in the field, not by the reference study
+
+
+STUDIES: dict[str, str] = {  # folder of figures/ with a results.json -> the script of analyses/ whose TESTS are decided by it
+    "iteration1": "iteration1",
+    "learning_curves": "learning_curves",
+    "simclr_augmentations": "simclr_ablations",
+    "simclr_heads": "simclr_ablations",
+    "simclr_batches": "simclr_ablations",
+    "simclr2": "simclr2",
+    "self_supervised": "self_supervised",
+    "finetuning": "self_supervised",
+    "spoken_digits": "spoken_digits",
+    "inpainting": "inpainting",
+    "predicting": "predicting",
+    "all_methods": "all_methods",
+    "synthetic_gradient_scale": "synthetic_gradient_scale",
+    "dni_unlocked": "dni_unlocked",
+    "synthetic_theory": "synthetic_theory",
+    "representations": "representations",
+    "provable": "provable",
+    "linear_separability": "linear_separability",
+    "greedy_heads": "greedy_heads",
+    "locking": "locking",
+    "async_slowdown": "async_slowdown",
+    "gradient_similarity": "gradient_similarity",
+    "random_labels": "random_labels",
+    "first_layer_filters": "first_layer_filters",
+    "feedback_angles": "feedback_angles",
+    "feedback_tables": "feedback_tables",
+    "certificates": "certificates",
+}
+
+REFERENCE = "The reference study's own experiments"
+VGG = "needs VGG16 on 50,000 images for 31 epochs of two rules: 6 to 10 hours of two cores, 7 minutes of a large GPU"
+
+SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
+    REFERENCE: (
+        Sentence("iteration1-accuracies", "The first iteration's accuracies: 76.5 % (regular), 77.6 (DGL), 65.6 (DNI), 73.7 (cDNI)"),
+        Sentence("overfits", "Both DGL and the regular model completely overfitted the training data"),
+        Sentence("dni-does-not-fit", "... but DNI did not: synthetic gradients do not use the full capacity of the model"),
+        Sentence("cdni-almost-fits", "... and cDNI almost did it, but not completely"),
+        Sentence("dgl-outperforms", "DGL slightly outperformed the regular model (it may regularise)"),
+        Sentence("dni-lags", "cDNI reached 73.7 %, DNI lags behind with 65.6 %; both degraded later"),
+        Sentence("normalisations", "Normalising helped a little bit; no significant difference between [-1,+1] and a unit gaussian"),
+        Sentence("augmentation-helps", "Data augmentation significantly improved performance, from 76–77 % to 85–86 %"),
+        Sentence("augmentation-less-difference", "With augmentation there is even less difference between DGL and back-prop"),
+        Sentence("dgl-slower", "DGL's train loss decreased slower than regular training, but eventually both reached (almost) 0"),
+        Sentence("vgg", "VGG16 reaches 93.2 %, DGL on it 89.5 %: the same ballpark, slightly worse", VGG),
+        Sentence("higher-rate", "Increasing the learning rate helped regular back-prop and harmed DGL"),
+        Sentence("other-heads", "Different auxiliary networks may increase DGL's performance"),
+        Sentence("peaks", "The sudden peaks are a numerical issue of the accumulator of loss and accuracy"),
+    ),
+    "A Simple Framework for Contrastive Learning of Visual Representations": (
+        Sentence("simclr-composition", "Composition of data augmentations is important"),
+        Sentence("simclr-nonlinear-head", "A nonlinear transformation between representation and contrastive loss helps"),
+        Sentence("simclr-batches", "Contrastive learning benefits from larger batches and more steps than supervised learning"),
+    ),
+    "Big Self-Supervised Models are Strong Semi-Supervised Learners": (
+        Sentence("simclr2-fewer-labels", "The fewer the labels, the more a bigger model helps"),
+        Sentence("simclr2-deeper-heads", "Bigger, deeper projection heads help, and a layer of them is worth keeping"),
+        Sentence("simclr2-distillation", "Distillation with unlabelled images improves on the fine-tuned network"),
+        Sentence("saves-labels", "What is learned without labels saves labels"),
+    ),
+    "Representation Learning with Contrastive Predictive Coding": (
+        Sentence("cpc-bound", "Optimising InfoNCE maximises a lower bound on mutual information"),
+        Sentence("cpc-far", "Quite far from supervised learning"),
+        Sentence("cpc-speech", "It learns useful representations of speech"),
+    ),
+    "Context Encoders": (Sentence("inpainting-features", "Inpainting learns semantically meaningful features where auto-encoders do not"),),
+    "Predicting What You Already Know Helps": (
+        Sentence("predicting-sample-complexity", "Certain pretext tasks provably decrease downstream sample complexity"),
+        Sentence(
+            "predicting-linear",
+            "Error grows linearly with the number of classes and with the views' dependence (their figure 1)",
+        ),
+    ),
+    "Putting An End to End-to-End": (
+        Sentence("local-self-supervised", "Local learning is possible in the regime of self-supervised learning"),
+    ),
+    "LoCo": (
+        Sentence("loco-communicates", "Overlapping enables communication between lower and upper layers"),
+        Sentence("loco-closes-gap", "LoCo closes the gap between local and end-to-end contrastive learning"),
+        Sentence("local-reaches-supervised", "Self-supervised local learning can reach supervised back-propagation"),
+    ),
+    "Decoupled Neural Interfaces using Synthetic Gradients": (
+        Sentence("unlocking", "Backward, update and forward locking can all be removed"),
+        Sentence("dni-works", "It works ..."),
+        Sentence("dni-worse", "... but (quite) worse than regular back-propagation"),
+        Sentence("forward-unlocked-learns", "Predicting inputs as well, completely unlocked training still learns"),
+        Sentence("cdni-closer", "A synthesiser that sees the label is closer to the true gradient", of_field=True),
+        Sentence("scale", "The published gap of DNI is a matter of the synthesiser's units, not of principle", of_field=True),
+    ),
+    "Understanding Synthetic Gradients": (
+        Sentence("critical-points", "The critical points of the original problem are maintained"),
+        Sentence("linear-converges", "Learning dynamics: linear models, deep ones too, converge to the optimum"),
+        Sentence("log-loss-underfits", "Learning dynamics: with the log-loss a linear synthesiser under-fits noise"),
+        Sentence("implied-loss", "Learning dynamics: the loss it implies approaches the true one"),
+        Sentence("layers-differ", "Layers are represented drastically differently with synthetic gradients"),
+    ),
+    "A Provably Correct Algorithm for Deep Learning that Actually Works": (
+        Sentence("provable-digits", "Layerwise optimisation works on hierarchically generated digits"),
+        Sentence("provable-cifar", "... and ends in the same ballpark as a convolutional network on CIFAR-10 (its abstract)"),
+    ),
+    "Greedy Layerwise Learning Can Scale to ImageNet": (
+        Sentence("local-works", "Local optimisation works"),
+        Sentence("separability-rises", "Layerwise training increases linear separability of the layers' activations"),
+        Sentence("deeper-auxiliary", "Auxiliary networks with more than one hidden layer work better"),
+    ),
+    "Decoupled Greedy Learning of CNNs": (
+        Sentence("dgl-parallel", "The greedy model can be trained in parallel, with buffers between layers"),
+        Sentence("dgl-slowdown", "... also where one layer is 1.2 times slower", of_field=True),
+    ),
+    "Parallel Training of Deep Networks with Local Updates": (
+        Sentence("overlap-helps", "Overlapping of layers helps"),
+        Sentence("loss-order", "Training loss: back-prop, then chunked, overlapping, greedy", of_field=True),
+        Sentence("early-gradients", "Gradients of earlier layers differ from the true gradients"),
+        Sentence("local-memorises-less", "Global back-propagation memorises the data set better than local greedy"),
+        Sentence("filters-differ", "Local methods learn different features (the first filters look different)"),
+        Sentence("local-language", "Local updates train language models too", "gradlens trains on images only so far"),
+    ),
+    "InfoPro": (Sentence("early-information", "Local training loses information about image and label early", of_field=True),),
+    "Random feedback weights support learning in deep neural networks": (
+        Sentence("learns-to-learn", "The network learns to learn"),
+        Sentence("angle-to-backprop", "The angle to back-prop decreases to below 90°"),
+        Sentence("angle-to-pseudo-backprop", "The angle to the pseudo-inverse goes to zero"),
+        Sentence("sign-symmetry", "Feedback with the weights' signs is far better than random feedback", of_field=True),
+    ),
+    "Direct Feedback Alignment": (
+        Sentence("dfa-works", "Learning is possible even when the feedback path is disconnected"),
+        Sentence("dfa-slightly-worse", "Works okay, slightly worse than back-prop"),
+        Sentence("dfa-scales", "Scales to view synthesis, recommenders, graphs and transformers", "gradlens trains on images only so far"),
+    ),
+    "Textbooks of learning theory": (
+        Sentence("certificates", "A block's activations are linearly separable, or a certificate shows that they are not", of_field=True),
+        Sentence("regret", "An online learner's regret grows no faster than the square root of the number of examples", of_field=True),
+    ),
+}
