@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from analyses.study import arguments, data_name, minutes_of, publish, trained
-from analyses.verdicts import Test, report
+from analyses.study import arguments, data_name, listed, publish, trained
+from analyses.verdicts import Test, by_seed, report
 from gradlens.reporting.aggregate import final_values
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import COLOURS, LOOK, MARKERS, head, save_figure
@@ -52,7 +52,7 @@ def loss_below(name: str, of: Mapping[str, float], against: str, primary_of: str
 
 
 TESTS = (
-    loss_below("slow-1.2", {slowed(unit, 1.2): 1 / len(UNITS) for unit in UNITS.values()}, NONE, "one layer 1.2 times slower"),
+    loss_below("slow-1.2", {slowed(unit, 1.2): 1 / len(UNITS) for unit in UNITS.values()}, NONE, "dgl-slowdown"),
     *(loss_below(f"slow-1.2-{unit}", {slowed(unit, 1.2): 1}, NONE) for unit in UNITS.values()),
     *(loss_below(f"slow-3-{unit}", {slowed(unit, 3.0): 1}, NONE) for unit in UNITS.values()),
     loss_below("async-dgl", {NONE: 1}, WAITING),
@@ -118,10 +118,24 @@ def grid(data: str) -> list[tuple[int, float, int, Config]]:
     return found
 
 
-def grouped(cells: Mapping[tuple[int, float], Sequence[Run]]) -> dict[str, Sequence[Run]]:
-    """The runs by what the tests call them; at a slowdown of 1 no unit is slow, whichever it is."""
-    names = {key: WAITING if key[0] == 0 else NONE if key[1] == 1 else slowed(UNITS[key[0]], key[1]) for key in cells}
-    return {name: cells[key] for key, name in names.items()}
+def group_of(label: str) -> str:
+    """What the tests call a group of runs that a results file calls so; at a slowdown of 1 no unit is slow."""
+    if label == WAITING:
+        return WAITING
+    options = dict(option.split("=") for option in label.split(" ")[1:])
+    return NONE if options["slowed"] == "none" else slowed(UNITS[int(options["slowed"])], float(options["slowdown"]))
+
+
+def values_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """quantity -> group -> one value a seed, of what a results file says of its runs (:func:`analyses.study.listed`)."""
+    in_order = sorted(runs, key=lambda run: run["seed"])
+    ends = {FINAL: "final_accuracy", BEST: "best_accuracy"}
+    return {name: by_seed((group_of(run["label"]), 100 * float(run["test"][key])) for run in in_order) for name, key in ends.items()}
+
+
+def minutes_by_group(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """group -> mean minutes of training of one run."""
+    return {name: fmean(seeds) for name, seeds in by_seed((group_of(run["label"]), run["training_minutes"]) for run in runs).items()}
 
 
 def main() -> None:
@@ -135,19 +149,16 @@ def main() -> None:
     points = [point(u, s, group) for (u, s), group in runs.items()]
     for p in points:
         print(f"slowed unit {p.slowed} S={p.slowdown:g}: {p.mean:.1f} % [{p.low:.1f}, {p.high:.1f}], staleness {p.staleness:.2f}")
-    groups = grouped(runs)
-    ends = {FINAL: "final_accuracy", BEST: "best_accuracy"}
+    every = list({run.path: run for group in runs.values() for run in group}.values())  # at a slowdown of 1 all units are one run
     results = {
         "settings": {**SHARED, "data": Path(args.data).name, "seeds": SEEDS},
         "points": points,
-        "values": {
-            m: {name: [100 * float(r.summary["test"][key]) for r in group] for name, group in groups.items()} for m, key in ends.items()
-        },
-        "minutes": minutes_of(groups),
+        "values": values_of(listed(every)),
+        "minutes": minutes_by_group(listed(every)),
     }
     report(TESTS, results)
     save_figure(drawing(points, data_name(args)), points, args.figures / "async_slowdown", "accuracy_against_slowdown")
-    publish("async_slowdown", [run for group in groups.values() for run in group], args, results, figures=False)
+    publish("async_slowdown", every, args, results, figures=False)
 
 
 if __name__ == "__main__":

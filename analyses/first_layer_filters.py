@@ -76,7 +76,7 @@ def apart(name: str, label: str, metric: str, primary_of: str = "") -> Test:
 
 LOCAL = tuple(label for label in RULES if label != "bp")
 TESTS = (
-    apart("filters-dgl", "dgl", DISTANCE, "first filters look different"),
+    apart("filters-dgl", "dgl", DISTANCE, "filters-differ"),
     *(apart(f"filters-{label}", label, DISTANCE) for label in LOCAL if label != "dgl"),
     *(apart(f"added-{label}", label, ADDED) for label in LOCAL),
     Test("fewer-gabors", f"{GABORS}: bp − dgl", GABORS, {"bp": 1, "dgl": -1}, "points", at_least=0),

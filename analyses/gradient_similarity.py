@@ -187,7 +187,7 @@ def away(name: str, says: str, layers: Sequence[int], primary_of: str = "") -> T
 
 
 TESTS = (
-    away("early-layers-away", "mean of layers 1 to 3", (1, 2, 3), "gradients of earlier layers differ"),
+    away("early-layers-away", "mean of layers 1 to 3", (1, 2, 3), "early-gradients"),
     *(away(f"layer-{layer}-away", f"layer {layer}", (layer,)) for layer in (1, 2, 3, 4)),
     Test("layer-1-further", f"{AWAY}, layer 1 − layer 4", AWAY, {"layer 1": 1, "layer 4": -1}, "", at_least=0),
     Test("layer-5-exact", f"{AWAY}, layer 5, the last", AWAY, {"layer 5": 1}, "", within=1e-6),

@@ -49,7 +49,7 @@ def more(name: str, metric: str, upper: Mapping[str, float], primary_of: str = "
 
 
 TESTS = (
-    more("deeper-heads", NETWORK, {"2": 0.5, "3": 0.5, "1": -1}, "deeper heads work better"),
+    more("deeper-heads", NETWORK, {"2": 0.5, "3": 0.5, "1": -1}, "deeper-auxiliary"),
     more("heads-2-1", NETWORK, {"2": 1, "1": -1}),
     more("heads-3-2", NETWORK, {"3": 1, "2": -1}),
     *(more(f"heads-{block}", metric, {"2": 0.5, "3": 0.5, "1": -1}) for metric, block in PROBES.items()),
@@ -89,7 +89,7 @@ def drawing(points: Sequence[Point], data: str) -> Figure:
     """A panel each for the blocks' probes and the network, over the depth of head."""
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     names = [name for name in TITLES if any(p.what == name for p in points)]
-    for ax, name in zip(figure.subplots(1, len(names), sharey=True), names, strict=True):
+    for ax, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
         mine = [p for p in points if p.what == name]
         x, y = [p.hidden for p in mine], [p.mean for p in mine]
         ax.errorbar(x, y, yerr=[p.mean - p.low for p in mine], fmt="o-", capsize=3, elinewidth=1.2, color=COLOURS_OF[name])

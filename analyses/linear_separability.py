@@ -24,6 +24,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from analyses.all_methods import SEEDS, SHARED, chosen_lr, configs_of, seed_after_seed
+from analyses.drawing import spread
 from analyses.study import arguments, data_name, minutes_of, probe_accuracy, probed, publish, trained
 from analyses.verdicts import Test, report
 from gradlens.analysis.of_runs.options import FULL_PROBE
@@ -59,7 +60,7 @@ def probes(name: str, says: str, contrast: dict[str, float], primary_of: str = "
 
 
 TESTS = (
-    probes("greedy-rises", "greedy's block3 − its block1", risen("greedy"), "layerwise training and separability"),
+    probes("greedy-rises", "greedy's block3 − its block1", risen("greedy"), "separability-rises"),
     probes("dgl-rises", "dgl's block3 − its block1", risen("dgl")),
     *(probes(f"{r}-rises-more", f"{r}'s rise from block1 to block3 − bp's", {**risen(r), **risen("bp", -1)}) for r in LAYERWISE),
     *(probes(f"{r}-{b}-bp", f"{r}'s {b} − bp's", {group(r, b): 1, group("bp", b): -1}) for r in LAYERWISE for b in (BLOCKS[0], BLOCKS[-1])),
@@ -93,7 +94,7 @@ def points_of(values: Mapping[str, Sequence[float]]) -> list[Point]:
 
 
 @style.context(LOOK)
-def drawing(points: Sequence[Point], data: str) -> Figure:
+def drawing(points: Sequence[Point], data: str, width: int) -> Figure:
     """Accuracy of a probe over the blocks, a line a rule, named at its end."""
     figure = Figure(figsize=(7.8, 4.0), layout="constrained")
     ax = figure.subplots()
@@ -102,15 +103,17 @@ def drawing(points: Sequence[Point], data: str) -> Figure:
         colour, marker = LOOKS[rule]
         x, half = [i + 0.02 * (at - 1.5) for i in range(len(mine))], [p.mean - p.low for p in mine]
         ax.errorbar(x, [p.mean for p in mine], yerr=half, color=colour, marker=marker, markersize=5.5, capsize=3, elinewidth=1.1)
+    ends = [next(p.mean for p in points if (p.rule, p.block) == (rule, BLOCKS[-1])) for rule in RULES]
+    for rule, y in zip(RULES, spread(ends, 1.5), strict=True):
         name = "blocks never trained" if rule == UNTRAINED else rule
-        ax.annotate(f"  {name}", (x[-1], mine[-1].mean), color=colour if rule != UNTRAINED else "0.35", va="center", fontsize=10.5)
+        ax.annotate(name, (len(BLOCKS) - 0.92, y), color="0.35" if rule == UNTRAINED else LOOKS[rule][0], va="center", fontsize=10.5)
     ax.set_xticks(range(len(BLOCKS)), BLOCKS)
     ax.set_xlim(-0.15, 2.75)
     ax.set(ylabel="test accuracy of a linear probe (%)")
     head(
         figure,
         TITLE,
-        f"{data}, 6,000 images · BasicCNN, width 16 · mean of {max(p.seeds for p in points)} seeds, 95 % t-intervals",
+        f"{data}, 6,000 images · BasicCNN, width {width} · mean of {max(p.seeds for p in points)} seeds, 95 % t-intervals",
     )
     return figure
 
@@ -144,7 +147,7 @@ def main() -> None:
         "minutes_of_probes": round(sum(sum(x["seconds"].values()) for x in read) / 60, 1),
     }
     report(TESTS, results)
-    save_figure(drawing(points, data_name(args)), points, args.figures / "linear_separability", "separability_by_depth")
+    save_figure(drawing(points, data_name(args), SHARED["width"]), points, args.figures / "linear_separability", "separability_by_depth")
     publish("linear_separability", runs, args, results, figures=False)
 
 

@@ -152,8 +152,8 @@ def gains(name: str, says: str, contrast: dict[str, float], at_least: float, pri
 
 
 TESTS = (
-    gains("dgl-in-parallel", "dgl on VGG16", {"dgl, vgg16": 1}, HALF, "dgl trains in parallel"),
-    gains("locks-removed", "dni with late messages on BasicCNN", {"dni stale, basic-cnn": 1}, SOME, "locks can be removed"),
+    gains("dgl-in-parallel", "dgl on VGG16", {"dgl, vgg16": 1}, HALF, "dgl-parallel"),
+    gains("locks-removed", "dni with late messages on BasicCNN", {"dni stale, basic-cnn": 1}, SOME, "unlocking"),
     gains("dgl-above-pipeline", "dgl − bp's pipeline, VGG16", {"dgl, vgg16": 1, "bp 1f1b, vgg16": -1}, 0.0),
     gains("dgl-on-a-small-net", "dgl on BasicCNN", {"dgl, basic-cnn": 1}, HALF),
     gains("dfa-exact", "dfa on VGG16", {"dfa exact, vgg16": 1}, SOME),

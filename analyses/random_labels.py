@@ -86,7 +86,7 @@ def fits_better(name: str, local: str, primary_of: str = "") -> Test:
 
 
 TESTS = (
-    fits_better("memorizes-full", LOCAL[2], "global backprop memorizes better"),
+    fits_better("memorizes-full", LOCAL[2], "local-memorises-less"),
     fits_better("memorizes-linear", LOCAL[0]),
     fits_better("memorizes-pooled", LOCAL[1]),
     *(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
+from analyses.drawing import spread
 from analyses.overview import CONTROL, FAMILIES
 from gradlens.cli.listing import family
 from gradlens.methods import METHODS
@@ -40,13 +41,13 @@ def placed(values: Mapping[str, Sequence[float]]) -> list[Placed]:
     return sorted((Placed(name, *interval(seeds)) for name, seeds in values.items()), key=lambda row: -row.mean)
 
 
-def setting_of(data: str) -> str:
+def setting_of(data: str, settings: Mapping[str, Any]) -> str:
     """What all runs share, in a line."""
-    return f"{data}, 6,000 images · BasicCNN, width 16 · 5 epochs (greedy 5 a stage) · each rule with its own learning rate"
+    return f"{data}, {settings['limit']:,} images · BasicCNN, width {settings['width']} · {settings['epochs']} epochs (greedy 15)"
 
 
 @style.context(LOOK)
-def accuracies(rows: Sequence[Placed], data: str) -> Figure:
+def accuracies(rows: Sequence[Placed], setting: str) -> Figure:
     """One rule a row, the best on top, coloured by family; the dashed line is a network whose blocks are not trained."""
     figure = Figure(figsize=(7.8, 1.5 + 0.27 * len(rows)), layout="constrained")
     ax = figure.subplots()
@@ -66,9 +67,9 @@ def accuracies(rows: Sequence[Placed], data: str) -> Figure:
     ax.set_ylim(len(rows) - 0.4, -1.1)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("final test accuracy on 10,000 images (%), mean and 95 % t-interval over n seeds")
-    for at, (name, colour) in enumerate(shown.items()):
-        ax.annotate(name, (0.02, 0.05 + 0.055 * at), xycoords="axes fraction", color=colour, fontsize=10, weight="bold")
-    head(figure, "Local losses keep up with backprop; random feedback and synthetic gradients do not", setting_of(data))
+    for at, (name, colour) in enumerate(sorted(shown.items())):
+        ax.annotate(name, (0.27 * at, 1.01), xycoords="axes fraction", color=colour, fontsize=10, weight="bold")
+    head(figure, "Local losses keep up with backprop; random feedback and synthetic gradients do not", setting)
     return figure
 
 
@@ -86,20 +87,20 @@ def _three(bounds: Sequence[float | None]) -> tuple[float, float, float]:
     return mean, low, high
 
 
-def cosine_map(rows: Sequence[FinalValue], data: str) -> Figure:
+def cosine_map(rows: Sequence[FinalValue], setting: str) -> Figure:
     """Cosine of each layer's gradient with the true one, a rule a row."""
     figure = heat_map(rows, "cosine")
     head(
         figure,
-        "Only sign-symmetric and learned feedback, and overlap, come near the true gradient at every layer",
-        f"Cosine of the weight gradient with the true one, final weights, {max(row.seeds for row in rows)} seeds",
-        setting_of(data).replace(" (greedy 5 a stage)", ""),
+        "Signed feedback, kp and overlap come near the true gradient in every layer",
+        f"Cosine of the weight gradient with the true one, final weights, up to {max(row.seeds for row in rows)} seeds",
+        setting.replace(" (greedy 15)", ""),
     )
     return figure
 
 
 @style.context(LOOK)
-def turning(points: Sequence[LayerPoint], data: str) -> Figure:
+def turning(points: Sequence[LayerPoint], setting: str) -> Figure:
     """Angle between each layer's feedback matrix and its weights' transpose over training, a panel a layer."""
     layers = list(dict.fromkeys(p.layer for p in points))
     figure = Figure(figsize=(2.0 + 1.9 * len(layers), 3.6), layout="constrained")
@@ -112,41 +113,33 @@ def turning(points: Sequence[LayerPoint], data: str) -> Figure:
             x, colour = [p.step for p in mine], COLOURS_OF[name]
             ax.plot(x, [p.mean for p in mine], color=colour, linewidth=1.8)
             band(ax, x, [p.low for p in mine], [p.high for p in mine], colour, 0.15)
-            if ax is axes[-1]:
-                said = f" {name} (n = {mine[-1].seeds})"
-                ax.annotate(
-                    said,
-                    (x[-1], mine[-1].mean),
-                    color=colour,
-                    va="center",
-                    fontsize=9.5,
-                    annotation_clip=False,
-                )
         ax.axhline(90, color=GREY, linewidth=0.9, linestyle="--", zorder=0)
         ax.set_title(layer, loc="left")
         ax.set_xlabel("updates")
-    axes[0].set_ylabel("angle of feedback and weights' transpose (°)")
-    head(figure, "kp's feedback turns to the weights, fa's hardly does", f"{setting_of(data)} · band: 95 % t-interval")
+    ends = {name: mine[-1] for name in TURNED if (mine := [p for p in points if (p.layer, p.label) == (layers[-1], name)])}
+    for (name, end), y in zip(ends.items(), spread([end.mean for end in ends.values()], 4.0), strict=True):
+        said = f" {name} (n = {end.seeds})"
+        axes[-1].annotate(said, (end.step, y), color=COLOURS_OF[name], va="center", fontsize=9.5, annotation_clip=False)
+    axes[0].set_ylabel("angle to the weights' transpose (°)")
+    head(figure, "kp's feedback turns to the weights, fa's hardly does", f"{setting.replace(' (greedy 15)', '')} · band: 95 % t-interval")
     return figure
 
 
-def draw(
-    table: Sequence[Mapping[str, Any]], finals: Mapping[str, Sequence[float]], turned: Sequence[LayerPoint], data: str, folder: Path
-) -> None:
+def draw(results: Mapping[str, Any], turned: Sequence[LayerPoint], data: str, folder: Path) -> None:
     """Write the figures that the results allow.
 
     Args:
-        table: a row a rule, with its cosines.
-        finals: rule -> final test accuracies in %, one a seed.
+        results: of analyses.all_methods.
         turned: angles of feedback matrices.
         data: what was trained on.
         folder: where they go.
 
     """
+    setting, finals = setting_of(data, results["settings"]), results["values"]["final accuracy"]
     rows = placed(finals)
-    save_figure(accuracies(rows, data), rows, folder, "accuracies")
-    cosines = cosines_of(table, min(len(seeds) for seeds in finals.values()))
-    save_figure(cosine_map(cosines, data), cosines, folder, "cosine_heat_map")
+    save_figure(accuracies(rows, setting), rows, folder, "accuracies")
+    cosines = cosines_of(results["table"], min(3, max(map(len, finals.values()))))
+    save_figure(cosine_map(cosines, setting), cosines, folder, "cosine_heat_map")
     own = [p for p in turned if p.label in TURNED]
     if own:
-        save_figure(turning(own, data), own, folder, "feedback_transpose")
+        save_figure(turning(own, setting), own, folder, "feedback_transpose")
