@@ -8,6 +8,7 @@ from typing import Any
 
 from tools.docs.markdown import table
 from tools.docs.stored import BLOCKS, DASH, LAYERS, half_width, number, results, rows_of
+from tools.docs.verdict_tables import verdict_table
 
 FEW = 3  # blocks that are probed
 
