@@ -77,6 +77,30 @@ def test_the_example_in_its_limit_is_backprop():
     assert ours.metrics != bp.metrics
 
 
+NOISY = re.search(MARK.replace("sparse.py", "noisy.py"), PAGES[0].read_text(), re.S).group(1)
+
+
+def test_the_example_with_random_numbers_obeys_the_laws_and_trains(program):
+    written("noisy.py", NOISY)
+    status, out, err = program("check", "noisy.py:Noisy", "--quiet")
+    assert (status, err) == (0, "")
+    assert "11 checks pass, 0 fail" in out
+    runs = [
+        train_run(make_config(method="noisy.py:Noisy", options=options, **SMALL), RunContext(out=Path(out)))
+        for options, out in (({}, "a"), ({}, "b"), ({"scale": 0}, "a"))
+    ]
+    assert runs[0].metrics == runs[1].metrics != runs[2].metrics
+
+
+def test_a_rule_that_draws_from_the_global_stream_is_told_how_to_draw(program):
+    written("noisy.py", NOISY.replace('with seeded(self.seed, "noise", self.step, k):', "if True:").replace("seeded, ", ""))
+    status, out, _ = program("check", "noisy.py:Noisy", "--quiet")
+    assert status != 0
+    said = " ".join(out.split())
+    assert "differ in the error signal" in said
+    assert "draw inside `with seeded(self.seed, 'noise', self.step, k)`, where `start(epoch, step)` keeps the step" in said
+
+
 # ------------------------------------------------------------------------------------------------------------ names and runs
 
 RULE = """

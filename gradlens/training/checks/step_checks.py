@@ -132,7 +132,8 @@ def arguments(trial: Trial) -> None:
         ):
             if differing_tensors(a, b):
                 raise CheckFailed(
-                    f"two calls at {names[k]} differ in {what}: it draws random numbers, or keeps something from call to call"
+                    f"two calls at {names[k]} differ in {what}: it draws random numbers, or keeps something from call to call; draw inside "
+                    "`with seeded(self.seed, 'noise', self.step, k)`, where `start(epoch, step)` keeps the step (docs/extending/rule.md)"
                 )
 
 
