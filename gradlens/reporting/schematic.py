@@ -150,7 +150,7 @@ class _Panel:
         sides = any(m.gives != "input" for m in s.modules)
         direct = any("output error" in b.error_signal for b in s.blocks)
         labels = any(b.loss_reads for b in s.blocks)
-        self.left = -4.6 if inputs else min(-1.3 - 0.55 * len(s.windows), -1.9 if direct else 0)
+        self.left = -5.0 if inputs else min(-1.3 - 0.55 * len(s.windows), -1.9 if direct else 0)
         local = any(m.gives == "loss" for m in s.modules)
         chips = any(s.blocks[m.block].loss_reads for m in s.modules if m.gives == "loss")
         read = any(set(m.reads) - {"output"} for m in s.modules if m.gives != "input")
@@ -277,7 +277,7 @@ class _Panel:
         if module.target:
             self._arrow((-WIDTH / 2, y - STEP / 2 + 0.05), (-SIDE + 0.5, y - 0.31), "target", bend=-0.2)
         for i, what in enumerate(module.reads):
-            self._chip(-SIDE - 1.45, y - 0.45 * i, what, to=-SIDE - 0.875)
+            self._chip(-SIDE - 1.85, y - 0.45 * i, what, to=-SIDE - 0.875)
 
     def _windows(self) -> None:
         """Draw a bracket over the blocks that each loss trains."""

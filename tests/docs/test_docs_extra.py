@@ -73,4 +73,4 @@ def test_what_is_missing_without_the_extra_is_seen():
 
 @pytest.mark.slow
 def test_without_the_extra_it_is_not():
-    assert "No module named 'mkdocs'" in imports_with("lightning").stderr or "needs Lightning" in imports_with("").stderr
+    assert "No module named" in imports_with("").stderr
