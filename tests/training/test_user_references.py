@@ -1,6 +1,7 @@
 """Rules, networks and data sets from a user's file: they do what shipped ones do, and what is wrong with them is one sentence."""
 
 import copy
+import inspect
 import json
 import random
 import re
@@ -238,7 +239,7 @@ def test_what_is_peculiar_to_a_rule_is_known_without_its_file_and_names_no_run()
 def test_every_fact_of_a_rule_is_kept_and_documented():
     declared = {name for name, value in vars(Method).items() if isinstance(value, bool | int)} - {"replay_size", "replay_reads"}
     assert declared - {name for name in declared if name.startswith("_") or hasattr(nn.Module, name)} == set(custom.FACTS)
-    assert [name for name in custom.FACTS if f"``{name}``" not in Method.__doc__] == []
+    assert [name for name in custom.FACTS if f"    {name}: " not in inspect.getdoc(Method)] == []
 
 
 def test_a_config_of_an_own_rule_is_trained_by_its_name_there(program):

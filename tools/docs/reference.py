@@ -118,7 +118,8 @@ def _entry(name: str, thing: Any) -> Iterator[str]:
         yield from ("```python", f"{name}{signature}", "```", "")
     yield docstring(thing)
     if inspect.isclass(thing) and name not in ("Config", "Split", "ModelSpec"):
-        for attribute, member in vars(thing).items():
+        members = [pair for kind in thing.__mro__ if kind.__module__.startswith("gradlens.") for pair in vars(kind).items()]
+        for attribute, member in members:
             if attribute.startswith("_") or not (inspect.isfunction(member) or isinstance(member, property | classmethod | staticmethod)):
                 continue
             yield from (f"#### `{name}.{attribute}` {{ #{name.lower()}-{attribute} }}", "", docstring(getattr(thing, attribute), 5))
