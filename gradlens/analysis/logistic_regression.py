@@ -322,6 +322,9 @@ def fit_logistic_regression(
         tolerance: nats that may be missing to the minimum, by the bound.
         most: passes over the data.
 
+    Returns:
+        the weights [classes, d] and biases [classes], the loss, and a bound on how far its objective is above the minimum.
+
     Raises:
         InputError: shapes that do not fit, NaN or infinite features, labels out of range, one class only, fewer points than classes,
             an l2 that is not above 0.

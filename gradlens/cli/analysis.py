@@ -15,7 +15,7 @@ from gradlens.analysis.of_runs.interface import Analysis, AnalysisWithTraining, 
 from gradlens.analysis.of_runs.registry import ANALYSES
 from gradlens.cli.options import data_given, default_help, with_flags
 from gradlens.cli.output import FigureFormat, Output, TableFormat, figure_formats
-from gradlens.cli.run_arguments import IN_COMPARISON, figure_folder, home, list_figures, runs_given, say_aside, say_reused
+from gradlens.cli.run_arguments import IN_COMPARISON, figure_folder, home, list_figures, notice, notice_reused, runs_given
 from gradlens.cli.settings import DATASETS, RULES_READ
 from gradlens.runtime.terminal import say, shell_command
 
@@ -166,7 +166,7 @@ def add_command_with_training(analysis: AnalysisWithTraining) -> None:
             raise InputError(f"--run-name names one run; {analysis.command} makes several: --out names their folder")
         methods, paths = methods_and_runs(what or analysis.default_methods())
         moved = None if given.get("data") in DATASETS else given.get("data")
-        read = [load_run(path, moved) for path in runs_of(paths, say_aside)]
+        read = [load_run(path, moved) for path in runs_of(paths, notice)]
         analysis.check_required(read)
         smaller, settings = partial(with_smaller_batch, context=context), analysis.settings(given)
         groups = configs_of(methods, settings, context, with_default_batch=smaller) if methods else []
@@ -182,7 +182,7 @@ def add_command_with_training(analysis: AnalysisWithTraining) -> None:
         missing = [config for config in configs if config not in known]
         with Display(quiet, len(missing)) as display:
             runs = read + train_or_reuse(
-                missing, context, lambda c: display.watch(f"{c.method} seed {c.seed}", c.epochs), reused=say_reused
+                missing, context, lambda c: display.watch(f"{c.method} seed {c.seed}", c.epochs), reused=notice_reused
             )
             results = analysis.analyse(runs, context, watch=display.count, say=_aside)
         _shown(analysis, runs, results, folder, form, figure_format)

@@ -20,8 +20,8 @@ DIGESTS = {  # of the files that say so; where one has changed since, a name is 
     'data/datasets.py': 'c600aad49a7a',
     'gradients/alignment.py': '2b84b662ba12',
     'gradients/diagnostics.py': 'f141cc5e1461',
-    'training/config.py': 'a5762d4f80a9',
-    'models/spec.py': 'ff8b0291eb83',
+    'training/config.py': 'e2eeec4b4d1c',
+    'models/spec.py': 'a54b900f2240',
     'gradients/losses.py': 'dfdab960ca52',
     'data/transforms.py': '1dd63b98e326',
 }

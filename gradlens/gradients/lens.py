@@ -77,11 +77,21 @@ class Lens:
                 warnings.warn(f"Lens: {sentence}", stacklevel=2)
 
     def paused(self) -> AbstractContextManager[None]:
-        """Stop recording inside this context."""
+        """Stop recording inside this context.
+
+        Returns:
+            a context manager.
+
+        """
         return self._reader.paused()
 
     def unread(self) -> list[str]:
-        """List requested layers that were not read so far, or left out of a comparison, a sentence each."""
+        """List requested layers that were not read so far, or left out of a comparison, a sentence each.
+
+        Returns:
+            the sentences; empty if nothing is missing.
+
+        """
         return [*self._reader.complaints(), *self._left_out]
 
     @contextmanager
@@ -92,6 +102,9 @@ class Lens:
 
         Args:
             name: key of ``gradients``.
+
+        Yields:
+            nothing; a context manager.
 
         """
         before, self._tag = self._tag, name

@@ -41,6 +41,12 @@ def comparison_table(
         whole: with learning rate and number of seeds; else the rates stand in it where they differ.
         rates: with learning rates, also where they are equal.
 
+    Returns:
+        a table with one row per group of seeds; it prints itself, in notebooks too.
+
+    Raises:
+        InputError: a path that is not there, or stands for no run.
+
     """
     runs = as_runs(runs)
     results = scores(runs)

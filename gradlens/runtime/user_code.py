@@ -84,7 +84,7 @@ def trace_of(error: BaseException) -> str:
     return "".join(said.format())
 
 
-def _said(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     first = next(iter(str(error).splitlines()), "")
     return (f"{type(error).__name__}: {first}" if first else type(error).__name__) + hint(error)
 
@@ -94,8 +94,8 @@ def raised(error: BaseException) -> str:
     files = {str(module.__file__) for module in _imported.values()}
     frame = next((f for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename in files), None)
     if frame is None:
-        return _said(error)
-    return f"{os.path.relpath(frame.filename)}, line {frame.lineno}, raised {_said(error)}"
+        return _error_text(error)
+    return f"{os.path.relpath(frame.filename)}, line {frame.lineno}, raised {_error_text(error)}"
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def blamed(what: str) -> Iterator[None]:
     except InputError:
         raise
     except (Exception, SystemExit) as error:
-        raise UserCodeError(f"{what}: {_said(error)}", trace_of(error)) from error
+        raise UserCodeError(f"{what}: {_error_text(error)}", trace_of(error)) from error
 
 
 _imported: dict[tuple[str, str], ModuleType] = {}  # (absolute path, fingerprint) -> module

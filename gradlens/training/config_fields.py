@@ -102,7 +102,7 @@ def extra_of(field: Any) -> Mapping[str, Any]:
     return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
-NOTHING_SAID: Mapping[str, Any] = {
+UNSET: Mapping[str, Any] = {
     "flat": "", "panel": "", "choices": (), "names": (), "typed": (), "synonyms": (), "since": None, "own": False
 }  # fmt: skip
 
@@ -116,7 +116,7 @@ def settings_of(kind: type[Settings]) -> Mapping[str, Setting]:
             inside = settings_of(field.annotation)
             found |= {flat: setting._replace(path=(name, *setting.path)) for flat, setting in inside.items()}
             continue
-        said = {**NOTHING_SAID, **extra_of(field)}
+        said = {**UNSET, **extra_of(field)}
         said["choices"] = said["choices"] or _named_values(field.annotation)
         flat, panel, default = said.pop("flat") or name, said.pop("panel") or kind.PANEL, field.get_default(call_default_factory=True)
         found[flat] = Setting(flat, (name,), default, _type_of_flag(field.annotation), field.description or "", panel, **said)

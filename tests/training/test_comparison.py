@@ -95,6 +95,16 @@ def test_the_small_file_holds_relative_paths_and_is_read_as_it_was_written(folde
     assert moved.learning_rates == made.learning_rates == {"dgl": ChosenRate(0.1, (0.01, 0.1), True)}
 
 
+def test_a_small_file_with_the_first_name_of_the_digest_is_read(folder):
+    file = Path("c/comparison.json")
+    stored = json.loads(file.read_text())
+    digest = stored.pop("request_digest")
+    assert digest
+    assert read_comparison("c").request_digest == digest
+    file.write_text(json.dumps({**stored, "asked": digest}))
+    assert read_comparison("c").request_digest == digest
+
+
 def test_load_gives_a_run_or_what_belongs_together(tmp_path):
     run = shelf.copied(shelf.trained(tiny("bp")), tmp_path / "o")
     assert gradlens.load(run.path).config == run.config

@@ -323,7 +323,7 @@ class Crashing(Plain):
         (OtherStart, "seed", "begins with another b"),
         (Louder, "truth", "not what loss.backward() gives"),
         (Measured, "leaves no trace", "recording changes"),
-        (Unheard, "isolation", "top sends a backward message and block3 waits for none: `depends_on` (input)"),
+        (Unheard, "isolation", "top sends a backward message but block3 does not declare `backward_message`: `depends_on` is input"),
         (Eavesdropper, "isolation", "the error signal of block1 depends on later blocks"),
         (Uncut, "isolation", "a loss has a gradient w.r.t. top.out.weight, top.out.bias, beyond the block's error signal"),
         (Adopted, "optimiser", "of the network: keep blocks in a plain list"),

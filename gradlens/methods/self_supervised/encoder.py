@@ -125,8 +125,8 @@ class SelfSupervised(InWindows, Method):
         if str(k) not in self.heads:
             return self.reach.signal(k, None, received, Signal(None))
         found = self.pretext.differentiate(k, self.heads[str(k)], passes[k].z, passes[k].y)
-        said = Signal(None, aux_grads=found.aux_grads, saved=found.saved, loss=found.loss)
-        return self.reach.signal(k, found.slope, received, said)
+        signal = Signal(None, aux_grads=found.aux_grads, saved=found.saved, loss=found.loss)
+        return self.reach.signal(k, found.slope, received, signal)
 
     # ------------------------------------------------------------------------------------------------------ the pretext task
 
