@@ -136,7 +136,7 @@ class Noise(NamedTuple):
 
     @property
     def changed(self) -> Tensor:
-        """[N] bool: the noise gave the image another label. One that was drawn again as it was is a clean one for any learner."""
+        """Return [N] bool: whether the noise gave the image another label; one that was drawn again as it was is clean for any learner."""
         return self.given != self.true
 
 

@@ -21,6 +21,7 @@ DIGESTS = {  # of the files that say so; where one has changed since, a name is 
     'gradients/alignment.py': '2b84b662ba12',
     'gradients/diagnostics.py': 'f141cc5e1461',
     'training/config.py': 'e2eeec4b4d1c',
+    'training/setting_groups.py': '8c3d9a9ca253',
     'models/spec.py': 'a54b900f2240',
     'gradients/losses.py': 'dfdab960ca52',
     'data/transforms.py': '1dd63b98e326',

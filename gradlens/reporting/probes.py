@@ -194,7 +194,7 @@ def _probe_head(figure: Figure, what: str, title: str, rows: Sequence[ProbePoint
 
 @style.context(LOOK)
 def separability_by_depth(points: Sequence[ProbePoint], *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
-    """Test accuracy of the linear probe by block, a line a label; its controls in grey; the network's own accuracy as a star.
+    """Draw the test accuracy of the linear probe by block, a line a label; its controls in grey; the network's own accuracy as a star.
 
     Args:
         points: from :func:`probe_points`, of one step a label.
@@ -255,7 +255,7 @@ def separability_by_depth(points: Sequence[ProbePoint], *, title: str = "", look
 
 @style.context(LOOK)
 def separability_over_training(points: Sequence[ProbePoint], *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
-    """Test accuracy of the linear probe over updates: a panel a block, a line a label, the untrained network in grey.
+    """Draw the test accuracy of the linear probe over updates: a panel a block, a line a label, the untrained network in grey.
 
     Args:
         points: from :func:`probe_points`.

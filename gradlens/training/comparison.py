@@ -283,7 +283,7 @@ def home_of(paths: Sequence[str | Path]) -> Comparison | None:
 
 
 def rates_chosen(paths: Iterable[Path]) -> bool:
-    """Whether learning rates of what paths stand for were chosen from a grid: of comparison folders, or of runs in one."""
+    """Return whether learning rates of what paths stand for were chosen from a grid: of comparison folders, or of runs in one."""
     folders = {folder.parent if folder.name == FILE else folder for path in paths for folder in (path, path.parent.parent)}
     return any(is_comparison(folder) and read_comparison(folder).learning_rates for folder in folders)
 

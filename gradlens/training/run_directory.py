@@ -140,7 +140,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run reached its last update."""
+        """Return whether the run reached its last update."""
         return bool(self.summary)
 
     def __repr__(self) -> str:
@@ -256,7 +256,7 @@ class Run:
 
     @property
     def num_classes(self) -> int:
-        """How many classes the run's data have.
+        """Return the number of classes of the run's data.
 
         Raises:
             InputError: a run of an older version, on data without a name, that has no checkpoint.

@@ -1,4 +1,4 @@
-"""What the commands do: runs reused, gone on with and trained; learning rates chosen; quantities measured later."""
+"""What the commands do: runs reused, resumed and trained; learning rates chosen; quantities measured later."""
 
 import copy
 import json

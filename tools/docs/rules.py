@@ -90,7 +90,7 @@ def _page(name: str, rule: type[Method], structure: RuleStructure) -> Iterator[s
 def _waiting(rule: type[Method]) -> Iterator[str]:
     locks = rule.locks()
     said = {
-        "forward-locked (it runs after the block below has)": locks.forward,
+        "forward-locked (it runs after block k−1 has)": locks.forward,
         "update-locked (it is updated after all blocks above have run)": locks.update,
         "backward-locked (it is updated after all blocks above have gone backward)": locks.backward,
         "reads the labels": locks.labels,

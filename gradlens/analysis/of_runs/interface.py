@@ -70,7 +70,7 @@ class Analysis:
 
     @property
     def help(self) -> str:
-        """The command's help."""
+        """Return the command's help."""
         return (type(self).__doc__ or "").partition("\n")[0]
 
     def rules(self) -> Sequence[str] | None:

@@ -145,7 +145,7 @@ def settle_synthesisers(
     tolerance: float = 0.0,
     see: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Train on one full batch until nothing moves: the loss before each update.
+    """Train on one full batch until nothing moves, and return the loss before each update.
 
     Args:
         network: network and rule.

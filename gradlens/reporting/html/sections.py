@@ -203,7 +203,7 @@ def _beside_chance(held: ReportContext) -> Table | None:
 
 
 def cost(held: ReportContext) -> ReportSection:
-    """Time, memory and locks."""
+    """Tabulate time, memory and locks."""
     section = ReportSection("cost", "Cost card")
     against = {s.label: s.against for s in held.standings}
     rows = []

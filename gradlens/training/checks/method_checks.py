@@ -59,7 +59,7 @@ class CheckResult(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """Whether the check applies and fails."""
+        """Return whether the check applies and fails."""
         return self.applicable and bool(self.message)
 
 

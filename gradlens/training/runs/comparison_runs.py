@@ -47,7 +47,7 @@ class RequestedComparison:
 
     @property
     def configs(self) -> list[Config]:
-        """All configs, those of runs that were given first; with a grid before the choice."""
+        """Return all configs, those of runs that were given first; with a grid before the choice."""
         return [run.config for run in self.read] + [config for group in self.groups for config in group]
 
     def digest(self) -> str:

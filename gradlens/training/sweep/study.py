@@ -31,7 +31,7 @@ class StudyPoint(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its directory."""
+        """Return the name of the point's directory."""
         return self.config.run_name()
 
 

@@ -87,7 +87,7 @@ def _study(content: Mapping[str, Any], path: Path, known: Collection[str], flags
 
 
 def _seeds(content: Mapping[str, Any], path: Path) -> list[int]:
-    """The seeds in a list, or the first ones where their number is given, as ``--seeds`` takes it."""
+    """Return the seeds of a list, or the first ones where their number is given, as ``--seeds`` takes it."""
     asked = content.get("seeds", 1)
     if type(asked) is int and asked >= 1:
         return list(range(asked))
