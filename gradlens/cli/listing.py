@@ -54,14 +54,14 @@ def method_details() -> dict[str, tuple[tuple[str, str], ...]]:
     found: dict[str, tuple[tuple[str, str], ...]] = {}
     for name, rule in METHODS.items():
         equation, *more = _paragraphs(rule)
-        said = [("rule", equation), *(("", text) for text in more)]
+        lines = [("rule", equation), *(("", text) for text in more)]
         for i, word in enumerate(word for word in DEPENDENCIES if word in rule.depends_on):
-            said.append(("" if i else "depends on", f"{word}: {DEPENDENCIES[word]}"))
+            lines.append(("" if i else "depends on", f"{word}: {DEPENDENCIES[word]}"))
         if rule.defaults:
-            said.append(("settings", f"its own, unless --optimizer names another: {_settings(rule.defaults)}"))
+            lines.append(("settings", f"its own, unless --optimizer names another: {_settings(rule.defaults)}"))
         for i, (key, field) in enumerate(rule.Options.model_fields.items()):
-            said.append(("" if i else "options", f"--set {name}.{key}={_typed(field.default)}: {field.description}{_choices(field)}"))
-        found[name] = tuple(said)
+            lines.append(("" if i else "options", f"--set {name}.{key}={_typed(field.default)}: {field.description}{_choices(field)}"))
+        found[name] = tuple(lines)
     own = (("rule", "your own: a subclass of gradlens.Method (docs/extending/rule.md); `gradlens check FILE.py:Class` checks it"),)
     return {**found, OWN_RULE: own}
 

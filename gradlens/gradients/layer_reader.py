@@ -148,10 +148,10 @@ class LayerReader:
         """List the layers that were never called (one sentence), then labels that could not be read (a sentence per reason)."""
         never = [path for path in self.layers if path not in self.called]
         missing = ", ".join(map(named, never))
-        said = [f"never called: {missing} {_WHY_NEVER}"] if never else []
+        sentences = [f"never called: {missing} {_WHY_NEVER}"] if never else []
         for why in dict.fromkeys(self.unread.values()):
-            said.append(f"{', '.join(named(label) for label, w in self.unread.items() if w == why)} could not be read: {why}")
-        return said
+            sentences.append(f"{', '.join(named(label) for label, w in self.unread.items() if w == why)} could not be read: {why}")
+        return sentences
 
     # ---------------------------------------------------------------------------------------------- forward passes
 

@@ -62,9 +62,9 @@ class Lens:
         self.gradients: dict[str, dict[str, Tensor]] = {}  # backward -> layer -> gradient at its output [N, *out]
 
     def __repr__(self) -> str:
-        read, asked = len(self._reader.called), len(self._reader.layers)
+        read, requested = len(self._reader.called), len(self._reader.layers)
         passes = ", ".join(self.gradients) or "none"
-        return f"<Lens: {read} of {asked} layers read; backward passes: {passes}; .activations, .gradients, .compare()>"
+        return f"<Lens: {read} of {requested} layers read; backward passes: {passes}; .activations, .gradients, .compare()>"
 
     def __enter__(self) -> Lens:
         self._reader.start()

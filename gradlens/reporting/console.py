@@ -175,8 +175,8 @@ def diverged(run: Run) -> str:
     before = max((m.loss for m in run.metrics if m.epoch == 0 and math.isfinite(m.loss)), default=0.0)
     if not losses or (math.isfinite(losses[-1]) and losses[-1] < max(DIVERGED, 10 * before)):
         return ""
-    said = f"train loss {_loss_text(losses[-1])}" if math.isfinite(losses[-1]) else "a train loss that is NaN or infinite"
-    return f"{run.path.name} diverged: {said} at its end; try a lower --lr than {run.config.optimizer.lr:g}"
+    loss = f"train loss {_loss_text(losses[-1])}" if math.isfinite(losses[-1]) else "a train loss that is NaN or infinite"
+    return f"{run.path.name} diverged: {loss} at its end; try a lower --lr than {run.config.optimizer.lr:g}"
 
 
 def diagnosis_table(title: str, diagnosis: Diagnosis) -> Table:

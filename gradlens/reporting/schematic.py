@@ -95,8 +95,8 @@ def _signals(s: RuleStructure, k: int, loss_of: dict[int, str]) -> Iterator[Link
 
 def described(s: RuleStructure) -> str:
     """Describe a schematic in words, as its text alternative."""
-    said = [f"{link.source} to {link.target} ({link.carries})" for link in links(s) if link.carries in ("error signal", "learning target")]
-    return f"Schematic of {s.rule}: {'; '.join(said)}."
+    sent = [f"{link.source} to {link.target} ({link.carries})" for link in links(s) if link.carries in ("error signal", "learning target")]
+    return f"Schematic of {s.rule}: {'; '.join(sent)}."
 
 
 # ---------------------------------------------------------------------------------------------------------------- drawing

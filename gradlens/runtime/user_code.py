@@ -72,16 +72,16 @@ def _is_ours(file: str) -> bool:
 
 def trace_of(error: BaseException) -> str:
     """Return the traceback of an error from a user's file on, without gradlens' frames; empty where no frame of it is a user's."""
-    said = traceback.TracebackException.from_exception(error, compact=True)
+    report = traceback.TracebackException.from_exception(error, compact=True)
     files = {str(module.__file__) for module in _imported.values()}
-    begin = next((i for i, frame in enumerate(said.stack) if frame.filename in files), None)
+    begin = next((i for i, frame in enumerate(report.stack) if frame.filename in files), None)
     in_file = isinstance(error, SyntaxError) and error.filename in files
     if begin is None and not in_file:
         return ""
-    kept = [] if begin is None else [frame for frame in said.stack[begin:] if not _is_ours(frame.filename)]
-    said.stack = traceback.StackSummary.from_list(kept)
-    said.__cause__ = said.__context__ = None
-    return "".join(said.format())
+    kept = [] if begin is None else [frame for frame in report.stack[begin:] if not _is_ours(frame.filename)]
+    report.stack = traceback.StackSummary.from_list(kept)
+    report.__cause__ = report.__context__ = None
+    return "".join(report.format())
 
 
 def _error_text(error: BaseException) -> str:

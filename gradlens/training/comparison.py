@@ -225,7 +225,7 @@ def _shortened(names: Sequence[str], before: str, after: str, between: str) -> s
 # ---------------------------------------------------------------------------------------------------- what a path stands for
 
 
-def runs_of(paths: Sequence[str | Path], say: Callable[[str], None] = notice) -> list[Path]:
+def runs_of(paths: Sequence[str | Path], notify: Callable[[str], None] = notice) -> list[Path]:
     """List the run directories that paths stand for, each once, in order.
 
     A run directory stands for itself, a comparison folder (or its ``comparison.json``) for its runs, not for its searches, a study's folder
@@ -233,14 +233,14 @@ def runs_of(paths: Sequence[str | Path], say: Callable[[str], None] = notice) ->
 
     Args:
         paths: as they were typed.
-        say: called with a sentence on the runs that were taken.
+        notify: called with a sentence on the runs that were taken.
 
     Raises:
         InputError: a path that is not there, or stands for no run.
 
     """
     kept = [path for path in map(Path, paths) if not _is_of_figures(path)] or [Path(path) for path in paths]
-    return list(dict.fromkeys(run for path in kept for run in _runs_at(path, say)))
+    return list(dict.fromkeys(run for path in kept for run in _runs_at(path, notify)))
 
 
 def _is_of_figures(path: Path) -> bool:
@@ -248,7 +248,7 @@ def _is_of_figures(path: Path) -> bool:
     return path.name == FIGURES and is_folder(path) and not is_run(path)
 
 
-def _runs_at(path: Path, say: Callable[[str], None]) -> list[Path]:
+def _runs_at(path: Path, notify: Callable[[str], None]) -> list[Path]:
     must_exist(path)
     if path.name == FILE:
         path = path.parent
@@ -260,7 +260,7 @@ def _runs_at(path: Path, say: Callable[[str], None]) -> list[Path]:
     if not held:
         raise not_a_run(path)
     if not is_file(path / "study.json"):
-        say(f"{path} holds {len(held)} run{'s' * (len(held) > 1)}: {_shortened([run.name for run in held], ' and ', ' more', ', ')}")
+        notify(f"{path} holds {len(held)} run{'s' * (len(held) > 1)}: {_shortened([run.name for run in held], ' and ', ' more', ', ')}")
     return held
 
 

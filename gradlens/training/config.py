@@ -244,8 +244,8 @@ class Config(Settings, frozen=True):
 
         """
         flat = self.as_dict()
-        for name, said in settings_of(type(self)).items():
-            if said.since and flat[name] == said.default:
+        for name, known in settings_of(type(self)).items():
+            if known.since and flat[name] == known.default:
                 del flat[name]
         later = later_defaults(self.rule.Options, self.options)
         flat["own"] = named_by(self.own)
@@ -282,8 +282,8 @@ class Config(Settings, frozen=True):
         if self.data.name not in DATASETS and other.data.name not in DATASETS:
             del mine["data"]
         files = difference(mine.pop("own"), theirs.pop("own"))
-        said = [f"{name} {theirs[name]!r} there, {mine[name]!r} here" for name in mine if mine[name] != theirs[name]]
-        return [*said, files] if files else said
+        lines = [f"{name} {theirs[name]!r} there, {mine[name]!r} here" for name in mine if mine[name] != theirs[name]]
+        return [*lines, files] if files else lines
 
 
 def make_config(**settings: Any) -> Config:

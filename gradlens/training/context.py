@@ -110,7 +110,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type != "cpu":
         return False
     supports = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(ask() for ask in supports if ask is not None)
+    return any(supported() for supported in supports if supported is not None)
 
 
 def pick_precision(name: str, device: torch.device) -> str:
@@ -120,8 +120,8 @@ def pick_precision(name: str, device: torch.device) -> str:
         InputError: an unknown precision.
 
     """
-    said = settings_of(Config)["precision"]
-    if name not in (known := (*said.choices, *said.typed)):
+    setting = settings_of(Config)["precision"]
+    if name not in (known := (*setting.choices, *setting.typed)):
         raise unknown("precision", name, known, EVERYTHING)
     if name == "auto":
         return "bf16" if has_fast_bf16(device) else "fp32"

@@ -145,8 +145,8 @@ class Run:
 
     def __repr__(self) -> str:
         facts = self.facts()
-        said = [facts.pop("state"), f"{self.config.method} of {facts.pop('data')}", *(f"{value} {name}" for name, value in facts.items())]
-        return f"<Run {self.path}: {', '.join(said)}>"
+        words = [facts.pop("state"), f"{self.config.method} of {facts.pop('data')}", *(f"{value} {name}" for name, value in facts.items())]
+        return f"<Run {self.path}: {', '.join(words)}>"
 
     def facts(self) -> dict[str, str]:
         """Return how far the run came and how accurate it is: what, and how much."""
@@ -178,8 +178,8 @@ class Run:
     def checkpoint(self) -> dict[str, Any]:
         """Load the state saved last: model, method, optimizer, position; a config.json that was changed since is reported in a line."""
         saved = load_checkpoint(self.path / "checkpoint.pt")
-        if said := edited(self.path, self.config, saved):
-            notice(said)
+        if text := edited(self.path, self.config, saved):
+            notice(text)
         return saved
 
     def saved_state(self) -> dict[str, Any]:

@@ -34,8 +34,8 @@ from gradlens.training.runs.train_run import train_run
 QUICK = ProbeOptions(separability=0, grid=(0.1, 0.01))
 
 
-def probe_run(run, context, options, say=no_progress, known=None):
-    return Probe().measure(run, Session(context, options, say=say, shared={} if known is None else known), no_progress)
+def probe_run(run, context, options, notify=no_progress, known=None):
+    return Probe().measure(run, Session(context, options, notify=notify, shared={} if known is None else known), no_progress)
 
 
 @pytest.fixture
@@ -184,12 +184,12 @@ def test_what_is_stored_is_not_computed_again_unless_the_protocol_differs(run, m
     monkeypatch.setattr(linear_probe, "probe_block", lambda *a: fitted.append(1) or whole(*a))
     assert probe_run(run, RunContext(), QUICK)["rows"] == first["rows"]
     assert not fitted
-    later = probe_run(run, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, over_time=True), say=said.append)
+    later = probe_run(run, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, over_time=True), notify=said.append)
     names = next(load_snapshots(run, RunContext())).names
     assert len(fitted) == len(names)  # one snapshot more
     assert [r for r in later["rows"] if r in first["rows"]] == first["rows"]
     assert not said
-    probe_run(run, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, train_images=200), say=said.append)
+    probe_run(run, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, train_images=200), notify=said.append)
     assert len(fitted) == 1 + 3 * len(names)
     assert said == [f"{run.path}/probe.json was made in another way (images differ): computed anew"]
     fitted.clear()

@@ -124,7 +124,7 @@ def where_and_when(held: ReportContext) -> ReportSection:
     )
     if flat := [layer for layer in layers if layer not in layers_to_draw(held.cosines)]:
         section.text.append(f"Without a map: {listed(flat)}, where every method has the true gradient (1.00) at every recorded step.")
-    section.text += [f"{said[0].upper()}{said[1:]}." for said in truths(held.runs)]
+    section.text += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in truths(held.runs)]
     finals = final_values(held.runs, "cosine")
     at = {(f.label, f.layer): f for f in finals}
     rows = []

@@ -113,8 +113,8 @@ class LayerParallel(LayerStage):
             x = self.method.prepare_input(x)
         else:
             images = batches.size(step)
-            x, y, said = self.below.take(images)
-            control = int(said)
+            x, y, number = self.below.take(images)
+            control = int(number)
             x.requires_grad_()
             if step + 1 < batches.total and not control & STOP:
                 self.below.expect(batches.size(step + 1))

@@ -67,7 +67,7 @@ class ComparedRuns:
 
     runs: list[Run]
     comparison: Comparison
-    said: list[str]  # on the learning rates that were chosen
+    notices: list[str]  # on the learning rates that were chosen
     failures: list[str]  # why runs ended before their time
 
 
@@ -159,7 +159,7 @@ def compare_runs(
     """
     must_be_free(folder, request, context.overwrite)
     groups = request.groups
-    said: list[str] = []
+    notices: list[str] = []
     made = Comparison(
         folder,
         _places(request.read, [] if request.grid else groups, folder),
@@ -174,7 +174,7 @@ def compare_runs(
         for group in groups:
             check(group[0], replace(context, resume=False))
         _replace_comparison(made, context.overwrite)
-        groups, made, said = _with_best_rates(request, made, context, watch_for, elsewhere)
+        groups, made, notices = _with_best_rates(request, made, context, watch_for, elsewhere)
     known = [run.config for run in request.read]
     failures: list[str] = []
 
@@ -189,7 +189,7 @@ def compare_runs(
     runs = request.read + trained
     made = replace(made, run_paths=tuple(run.path for run in runs), finished=not failures)
     write_comparison(made)
-    return ComparedRuns(runs, made, said, failures)
+    return ComparedRuns(runs, made, notices, failures)
 
 
 def _places(read: Sequence[Run], groups: Sequence[Sequence[Config]], folder: Path) -> tuple[Path, ...]:
@@ -203,7 +203,7 @@ def _with_best_rates(
     """Set in each method's configs the learning rate that is best for it, chosen with the first seed."""
     groups: list[list[Config]] = []
     searches: list[Path] = []
-    said: list[str] = []
+    notices: list[str] = []
     rates: dict[str, ChosenRate] = {}
     place, others = replace(context, out=made.path / SEARCHES), [folder / SEARCHES for folder in elsewhere]
     for group in request.groups:
@@ -211,10 +211,10 @@ def _with_best_rates(
         method, rate = group[0].method, found.rate(request.grid)
         searches += [run.path for run in found.runs]
         rates[method] = rate
-        said.append(rate_text(method, rate))
+        notices.append(rate_text(method, rate))
         groups.append([config.replace(lr=found.lr) for config in group])
     places = _places(request.read, groups, made.path)
-    return groups, replace(made, run_paths=places, search_paths=tuple(dict.fromkeys(searches)), learning_rates=rates), said
+    return groups, replace(made, run_paths=places, search_paths=tuple(dict.fromkeys(searches)), learning_rates=rates), notices
 
 
 def rate_text(method: str, rate: ChosenRate) -> str:

@@ -15,7 +15,7 @@ from gradlens.training.context import RunContext
 from gradlens.training.sweep import study_file
 from gradlens.training.sweep.study_file import HERE, Study
 
-FLAGS = {name.replace("_", "-"): said.panel for name, said in settings_of(Config).items() if said.text}
+FLAGS = {name.replace("_", "-"): setting.panel for name, setting in settings_of(Config).items() if setting.text}
 
 
 def read_study(path: Path) -> Study:
