@@ -219,7 +219,7 @@ def test_an_interrupted_probe_goes_on_where_it_was(run, monkeypatch):
     assert strip[0] == strip[1]
 
 
-def test_blocks_asked_for_one_by_one_stand_in_the_networks_order(run):
+def test_blocks_requested_one_by_one_stand_in_the_networks_order(run):
     names = next(load_snapshots(run, RunContext())).names
     for name in (names[-1], names[0]):
         result = probe_run(run, RunContext(), ProbeOptions(separability=0, grid=(0.1,), controls=False, blocks=(name,)))
@@ -287,7 +287,7 @@ def test_the_figure_shows_the_points_and_names_what_lies_far_below():
         ({"test_images": 0}, "--test-images 0"),
     ],
 )
-def test_what_cannot_be_probed_is_said_and_nothing_is_written(run, options, said):
+def test_what_cannot_be_probed_is_reported_and_nothing_is_written(run, options, said):
     with pytest.raises(InputError, match=said):
         Probe().analyse([run], RunContext(), ProbeOptions(**options))
     assert not (run.path / "probe.json").exists()
@@ -305,7 +305,7 @@ def test_runs_that_cannot_be_probed_are_refused_before_any_is(run, tmp_path):
     assert not (run.path / "probe.json").exists()
 
 
-def test_one_class_only_is_said():
+def test_one_class_only_is_reported():
     given = blobs()
     with pytest.raises(InputError, match="all 320 points are of class 1"):
         probe_block(given._replace(y=torch.ones_like(given.y)))

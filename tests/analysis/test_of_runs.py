@@ -82,7 +82,7 @@ def test_the_least_value_of_a_flag(program, tmp_path):
     assert "--separability" in err
 
 
-def test_defaults_that_are_said_twice_are_the_same():
+def test_defaults_that_are_written_twice_are_the_same():
     assert FULL_PROBE.features == BUDGET  # the modules that hold these import torch
     assert FULL_REPRESENTATIONS.steps == STEPS
 
@@ -135,7 +135,7 @@ def test_all_runs_are_looked_at_before_one_is_measured(steps, runs):
     assert not (runs[0].path / "steps.json").exists()
 
 
-def test_a_checkpoint_is_required_unless_said_otherwise(runs):
+def test_a_checkpoint_is_required_unless_given_otherwise(runs):
     (runs[1].path / "checkpoint.pt").unlink()
     assert [Analysis().requires(run) for run in runs] == [None, f"{runs[1].path} has no checkpoint.pt: the run saved none"]
 

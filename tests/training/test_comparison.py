@@ -57,7 +57,7 @@ def test_what_paths_stand_for(folder):
     assert said == ["o holds 2 runs: a, b"]
 
 
-def test_what_stands_for_no_run_is_said(folder):
+def test_what_stands_for_no_run_is_reported(folder):
     assert refused("o/aa") == "o/aa does not exist; nearest: o/a"
     assert refused("nothing/like/this") == "nothing/like/this does not exist"
     Path("elsewhere").mkdir()
