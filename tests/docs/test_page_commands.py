@@ -39,7 +39,6 @@ SHORT = {  # command -> what makes it short
     "representations": "--images 60 --information-steps 2",
     "timeline": "--width 4 --batch-size 8",
 }
-LONG = ("docs/guide.md", "docs/analyses/theory.md", "docs/tutorials/own-loop.md")  # pages whose Python blocks compute for seconds
 NEEDS_MORE = ("server", "trainer", "Trainer(", "RUN_DIR", "COMPARISON", "…", "runs/", "comparisons/")  # in Python: no block of its own
 
 
@@ -103,7 +102,7 @@ def found(words: list[str]) -> list[str]:
 def pages() -> dict[str, str]:
     """All pages: those that lie in docs, the README, and of each rule the command that its generated page shows."""
     written = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
-    made = ("changelog.md", "gallery.md", "contributing.md")  # by tools.docs, if it has run here
+    made = ("changelog.md", "gallery.md", "their-figures.md", "contributing.md")  # by tools.docs, if it has run here
     kept = [p for p in written if not {"rules", "reference"} & set(p.relative_to(ROOT).parts[1:-1]) and p.name not in made]
     staged = f"<!-- test: {TRAINING.replace('--epochs 1', '--epochs 3')} --width 4 -->\n"  # a stage needs an epoch
     generated = {f"rules/{name}": f"{staged if rule.in_stages else ''}```sh\n{_trial(name, rule)}\n```\n" for name, rule in METHODS.items()}
