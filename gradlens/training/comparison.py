@@ -53,7 +53,7 @@ class Comparison:
         version: version of gradlens that made it.
         finished: whether the command came to its end.
         methods: names of the rules, in order.
-        seeds: seeds of each rule.
+        seeds: the seeds of the runs.
         search_paths: directories of the runs of ``--lr-grid``, which are not among ``run_paths``.
         figure_paths: the figures drawn from the runs.
         learning_rates: rule -> the learning rate that ``--lr-grid`` chose.
@@ -109,7 +109,7 @@ class Comparison:
         """Return one of the runs' tables as a DataFrame of pandas, of all runs one below the other, with each run's name, method and seed.
 
         Args:
-            table: an attribute of a run that holds rows: "gradients", "accuracy", ….
+            table: "gradients", "metrics", "timing", "online" or "measured".
 
         Returns:
             a row for each row of each run's table.
