@@ -143,8 +143,8 @@ class Method(RefusesOldNames, ABC):
     a default that suits most rules:
 
     - facts: ``summary``, ``other_names``, ``Options``, ``defaults``, ``classifies``, ``unlabelled``, ``has_teacher``, ``least_batch``,
-      ``in_stages``, ``top_only``, ``compiles``, ``pipelined``, ``saved_within_epochs``, ``has_local_losses``, ``plain_local_loss``,
-      ``has_feedback``, ``inpaints``;
+      ``in_stages``, ``top_only``, ``compiles``, ``pipelined``, ``saved_within_epochs``, ``has_local_losses``, ``has_windows``,
+      ``plain_local_loss``, ``has_feedback``, ``inpaints``;
       refusals: :meth:`validate_epochs`
     - inputs of the blocks: :meth:`make_inputs`, :meth:`prepare_input`, :meth:`input_shape`; how they run: :meth:`forward`,
       :meth:`run_block`, :meth:`backward_context`
@@ -202,6 +202,7 @@ class Method(RefusesOldNames, ABC):
     pipelined: ClassVar[bool] = False
     saved_within_epochs: ClassVar[bool] = True  # False: its state is too large to be written every minute
     has_local_losses: ClassVar[bool] = False  # True: blocks wait for later ones inside the window of a loss, see `needs_above`
+    has_windows: ClassVar[bool] = False  # True: a block waits for the later blocks of its loss's window only, not for all
     plain_local_loss: ClassVar[bool] = False  # True: each local loss is the network's own loss, of a head that classifies
     has_feedback: ClassVar[bool] = False  # True: errors are propagated by the rule's own matrices, which `feedback_pairs` compares
     inpaints: ClassVar[bool] = False  # True: images are corrupted, and `made` returns the network's reconstruction

@@ -88,7 +88,7 @@ QUICK = [
     (["train", "bp", "--precision", "fp8"], ["unknown precision 'fp8'; nearest: fp32, bf16, auto"]),
     (["train", "bp", "--lr-schedule", "cos"], ["unknown lr schedule 'cos'; nearest: cosine"]),
     (["list", "method"], ["unknown list 'method'"]),
-    (["list", "methods"], ["method locked in a line", "local:", "dgl fwd each block has an auxiliary head of its own", "FILE.py:Class"]),
+    (["list", "methods"], ["method locked in a line", "local:", "dgl fwd each block has an auxiliary head", "loco fwd win contrastive", "FILE.py:Class"]),
     (["list", "methods", "dni"], ["dni a small net", "--set dni.target=sum", "arXiv 1608.05343", "delayed_message: ", "locked fwd"]),
     (["list", "methods", "backprop"], ["unknown method 'backprop'; nearest: bp ("]),
     (["list", "models", "vgg-16"], ["unknown model 'vgg-16'; nearest: vgg16 ("]),
