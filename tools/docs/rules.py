@@ -108,7 +108,10 @@ def _options(name: str, rule: type[Method]) -> Iterator[str]:
     if not fields:
         yield "This rule has none."
         return
-    rows = [(f"`{key}`", f"`{field.default}`", inline(field.description or "") + _choices(field)) for key, field in fields.items()]
+    rows = [
+        (f"`{key}`", "" if field.default is None else f"`{_value(field.default)}`", inline(field.description or "") + _choices(field))
+        for key, field in fields.items()
+    ]
     key, field = next(iter(fields.items()))
     yield f"Set with `--set {name}.NAME=VALUE`, as in `--set {name}.{key}={_value(field.default)}`."
     yield from ("", table(("option", "default", "meaning"), rows))
