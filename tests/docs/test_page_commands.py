@@ -39,7 +39,6 @@ SHORT = {  # command -> what makes it short
     "representations": "--images 60 --information-steps 2",
     "timeline": "--width 4 --batch-size 8",
 }
-LONG = ("docs/guide.md", "docs/analyses/theory.md", "docs/tutorials/own-loop.md")  # pages whose Python blocks compute for seconds
 NEEDS_MORE = ("server", "trainer", "Trainer(", "RUN_DIR", "COMPARISON", "…", "runs/", "comparisons/")  # in Python: no block of its own
 
 

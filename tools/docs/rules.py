@@ -121,7 +121,8 @@ def _options(name: str, rule: type[Method]) -> Iterator[str]:
 
 
 def _value(value: Any) -> str:
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, list) else str(value)
+    """Return a default as `--set` takes it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _choices(field: Any) -> str:
