@@ -97,6 +97,14 @@ def test_what_to_try_does_not_compare_a_rule_with_itself(name):
     assert name in rules
 
 
+def test_defaults_stand_as_they_are_typed():
+    text = page("dgl")
+    assert "| `layers` | `1` | hidden layers" in text  # 1 == True
+    assert "| `pooled` | `false` |" in text
+    assert "| `width` |  | width" in text
+    assert "as in `--set dgl.head=mlp`" in text
+
+
 def test_the_index_names_every_rule_and_draws_each_family():
     text = index()
     assert [name for name in METHODS if f"[`{name}`]({name}.md)" not in text] == []
