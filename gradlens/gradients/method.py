@@ -61,6 +61,7 @@ class Method(RefusesOldNames, Locking, ABC):
             Not inherited.
         saved_within_epochs: False: its state is too large to be written every minute.
         has_local_losses: True: blocks wait for later ones inside the window of a loss, see :meth:`needs_above`.
+        has_windows: True: a block waits for the later blocks of its loss's window only, not for all.
         plain_local_loss: True: each local loss is the network's own loss, of a head that classifies.
         has_feedback: True: errors are propagated by the rule's own matrices, which :meth:`feedback_pairs` compares.
         inpaints: True: images are corrupted, and :meth:`made` returns the network's reconstruction.
@@ -105,6 +106,7 @@ class Method(RefusesOldNames, Locking, ABC):
     pipelined: ClassVar[bool] = False
     saved_within_epochs: ClassVar[bool] = True
     has_local_losses: ClassVar[bool] = False
+    has_windows: ClassVar[bool] = False
     plain_local_loss: ClassVar[bool] = False
     has_feedback: ClassVar[bool] = False
     inpaints: ClassVar[bool] = False

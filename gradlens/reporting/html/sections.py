@@ -231,9 +231,9 @@ def cost(held: ReportContext) -> ReportSection:
     ]  # fmt: skip
     note = (
         "Locked: block k runs after block k−1 (forward); it is updated after all later blocks have run (update) and have run backward"
-        " (backward). Times are of these runs as they were made, recording included and evaluation left out, and hold other work of the"
-        " machine; peak memory is the highest of the process, which trained other runs before"
-        " this one, so it does not compare methods. `gradlens bench` measures them side by side, memory too."
+        " (backward); with windows, the later blocks of its window only. Times are of these runs as they were made, recording included"
+        " and evaluation left out, and hold other work of the machine; peak memory is the highest of the process, which trained other"
+        " runs before this one, so it does not compare methods. `gradlens bench` measures them side by side, memory too."
     )
     if not any(run.timing for run in held.runs):
         section.missing.append("No epoch was timed yet.")
