@@ -13,12 +13,12 @@ import torch
 
 from gradlens.data.array_file import read_array_file
 from gradlens.data.custom import data_set
-from gradlens.data.folder_listing import FilesState, Listing, list_images, must_be_folder
+from gradlens.data.folder_listing import FilesState, Listing, list_images, must_be_folder, unknown_data_set
 from gradlens.data.hierarchical_digits import LEVELS, draw
 from gradlens.data.image_folder import ImageFolder
 from gradlens.data.split import Data, Source, Split
 from gradlens.data.subsets import choose
-from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.errors import InputError
 from gradlens.runtime.paths import is_folder, is_there
 from gradlens.runtime.rng import generator
 from gradlens.runtime.user_code import file_and_name, fingerprint, is_reference
@@ -202,7 +202,7 @@ def source_of(
     if "/" in name or is_there(name):
         must_be_folder(name)
         return ImageFolder(Path(name), cache, listing)
-    raise unknown("data set", name, DATASETS)
+    raise unknown_data_set(name, DATASETS)
 
 
 def files_state(name: str) -> FilesState:

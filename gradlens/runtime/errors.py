@@ -39,6 +39,7 @@ LISTS = {  # kind of name -> command that prints all
     "device": "gradlens train --help",
 }
 NEAREST = 3  # names that are suggested
+ALIKE = 0.5  # how like a name that lies beside must be to the one that was typed to be suggested
 
 
 def letters(name: str) -> str:

@@ -26,7 +26,7 @@ from gradlens.training.setting_groups import (
     PretrainedSettings,
     RecordSettings,
 )
-from gradlens.training.user_references import difference, named_by, require_known, rule_of, settle_references, short_reference
+from gradlens.training.user_references import difference, named_by, reference, require_known, rule_of, settle_references, short_reference
 
 
 class Config(Settings, frozen=True):
@@ -121,16 +121,17 @@ class Config(Settings, frozen=True):
             raise InputError(f"--online-probe uses labels in every step and {self.method} has none; use `gradlens probe` after training")
         if self.compile and not rule.compiles:
             raise InputError(f"--compile: {self.method} changes what happens inside blocks, and compiled blocks cannot be changed")
+        listed = f"gradlens list methods {reference({'own': self.own}, 'method') or self.method}"
         for name in self.options:
             fields = rule.Options.model_fields
             if (
                 name not in fields and rule.Options.model_config.get("extra") != "allow"
             ):  # any option is taken of a rule whose file is not read
-                raise unknown(f"option of {self.method}", name, [*fields, "lr"], f"gradlens list methods {self.method}")
+                raise unknown(f"option of {self.method}", name, [*fields, "lr"], listed)
         try:
             resolved = rule.Options(**self.options).model_dump()
         except ValidationError as error:
-            raise InputError(f"option of {self.method}: {sentence(error)}") from error
+            raise InputError(f"option of {self.method}: {sentence(error, command=listed)}") from error
         object.__setattr__(self, "options", resolved)
         return self
 

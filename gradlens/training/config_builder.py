@@ -74,7 +74,7 @@ def configs_of(
         given["split"] = parse_whole_numbers("--split", given["split"])
     if "precision" in (both := {**file, **given}):
         given["precision"] = pick_precision(both["precision"], context.device)
-    _refuse_unknown_options(sets, methods)
+    _refuse_unknown_options(sets, typed)
     out: list[list[Config]] = []
     for name in methods:
         options = dict(own_options) if name == owner else {}
@@ -112,14 +112,17 @@ def _of_ranks(rule: type[Method], file: dict[str, Any], typed: dict[str, Any], n
     return {"ranks": num_ranks, "parallel": shared} | {name: 0 for name in no_records if name not in given_there}
 
 
-def _refuse_unknown_options(sets: list[tuple[str | None, str, Any]], methods: Sequence[str]) -> None:
+def _refuse_unknown_options(sets: list[tuple[str | None, str, Any]], methods: Mapping[str, str]) -> None:
+    """Refuse an option that none of the methods (name -> as it was typed) has."""
     known = {name: [*METHODS[name].Options.model_fields, "lr"] for name in methods}
     for method, option, _ in sets:
         if method is not None and method not in methods:
             raise InputError(f"--set {method}.{option}: {method} is not among the methods of this command ({', '.join(methods)})")
-        if not any(option in known[name] for name in ([method] if method else methods)):
-            some = {o for n in ([method] if method else methods) for o in known[n]}
-            raise unknown(f"option of {method or ', '.join(methods)}", option, some, f"gradlens list methods {method or methods[0]}")
+        asked = [method] if method else list(methods)
+        if not any(option in known[name] for name in asked):
+            some = dict.fromkeys(o for name in asked for o in known[name])
+            of = " ".join(methods[name] for name in asked)
+            raise unknown(f"option of {', '.join(asked)}", option, some, f"gradlens list methods {of}")
 
 
 def methods_and_runs(what: Sequence[str]) -> tuple[list[str], list[str]]:

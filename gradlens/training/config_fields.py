@@ -156,8 +156,15 @@ def later_defaults(kind: type[BaseModel], values: Mapping[str, Any]) -> set[str]
     return {name for name, field in later.items() if values.get(name) == field.get_default(call_default_factory=True)}
 
 
-def sentence(error: ValidationError, kind: type[Settings] | None = None) -> str:
-    """Describe pydantic's first error in one sentence that names the field, or its flag if it is one of these settings."""
+def sentence(error: ValidationError, kind: type[Settings] | None = None, command: str | None = None) -> str:
+    """Describe pydantic's first error in one sentence that names the field, or its flag if it is one of these settings.
+
+    Args:
+        error: pydantic's.
+        kind: the settings that were given, of which each has a flag.
+        command: lists the values that a field may have; of such settings it is known.
+
+    """
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, InputError):
@@ -165,7 +172,8 @@ def sentence(error: ValidationError, kind: type[Settings] | None = None) -> str:
     named = [s.name for s in (settings_of(kind).values() if kind else ()) if first["loc"][: len(s.path)] == s.path]
     label = f"--{named[0].replace('_', '-')}: " if named else f"{first['loc'][0] if first['loc'] else 'config'}: "
     if first["type"] == "literal_error":
-        wanted, command = re.findall(r"'([^']+)'|(\d+)", first["ctx"]["expected"]), EVERYTHING if kind else "gradlens list methods"
-        return label + str(unknown("value", str(first["input"]), [word or number for word, number in wanted], command))
+        wanted = re.findall(r"'([^']+)'|(\d+)", first["ctx"]["expected"])
+        known = [word or number for word, number in wanted]
+        return label + str(unknown("value", str(first["input"]), known, EVERYTHING if kind else command))
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"{label}{message}, got {first['input']!r}"

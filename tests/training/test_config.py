@@ -146,7 +146,7 @@ def test_options_of_a_rule_that_has_none_and_options_of_another_rule():
     [
         ("dgl", {"layers": 4}, ["option of dgl", "layers", "3", "got 4"]),
         ("dgl", {"layers": 0}, ["option of dgl", "layers", "got 0"]),
-        ("dgl", {"head": "conv"}, ["option of dgl", "head", "linear", "cnn", "'conv'", "(of 4; `gradlens list methods` lists all)"]),
+        ("dgl", {"head": "conv"}, ["option of dgl", "head", "linear", "cnn", "'conv'", "(of 4; `gradlens list methods dgl` lists all)"]),
         ("dni", {"bp_lambda": 1.5}, ["option of dni", "bp_lambda", "got 1.5"]),
         ("dni", {"target": "max"}, ["option of dni", "target", "sum", "mean"]),
         ("cdni", {"synth_warmup": -1}, ["option of cdni", "synth_warmup", "got -1"]),
