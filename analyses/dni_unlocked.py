@@ -27,7 +27,7 @@ from torch import Tensor
 
 from analyses.study import arguments, publish
 from analyses.synthetic_gradient_figures import accuracy_figure, arm_rows
-from analyses.tuned_arms import Arm, Bench, Tuned, accuracy_values
+from analyses.tuned_arms import Arm, Bench, Tuned, accuracy_values, cpu_minutes
 from analyses.verdicts import Test, report
 from gradlens.gradients.block_pass import Grad, Pass
 from gradlens.gradients.method import Signal
@@ -110,6 +110,7 @@ def main() -> None:
         "values": accuracy_values(found),
         "minutes": {group: arm.minutes() for group, arm in found.items()},
         "rates": {group: {"chosen": arm.rate, "held-out accuracy": arm.tried} for group, arm in found.items()},
+        "cpu_minutes": cpu_minutes(args.out / "dni_unlocked"),
     }
     rows = arm_rows(accuracy_values(found)[FINAL], {group: arm.rate for group, arm in found.items()})
     order = [arm.name for arm in (*arms(False), *arms(True))]

@@ -39,7 +39,7 @@ import torch
 
 from analyses.study import arguments, publish
 from analyses.synthetic_gradient_figures import LengthRow, accuracy_figure, arm_rows, lengths_figure
-from analyses.tuned_arms import Arm, Bench, Tuned, accuracy_values, stored
+from analyses.tuned_arms import Arm, Bench, Tuned, accuracy_values, cpu_minutes, stored
 from analyses.verdicts import Test, report
 from gradlens.data.datasets import load
 from gradlens.reporting.style import save_figure
@@ -261,6 +261,7 @@ def main() -> None:
         "values": {**law_values(rows), **accuracy_values(found)},
         "minutes": {group: arm.minutes() for group, arm in found.items()},
         "rates": {group: {"chosen": arm.rate, "held-out accuracy": arm.tried} for group, arm in found.items()},
+        "cpu_minutes": cpu_minutes(place),
     }
     ratios, arms_ = length_rows(rows), arm_rows(accuracy_values(found)[FINAL], rates)
     save_figure(lengths_figure(ratios, FIXED_WIDTH, FIXED_BATCH), ratios, folder, "lengths")
