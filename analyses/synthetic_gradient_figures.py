@@ -90,7 +90,7 @@ def lengths_figure(rows: Sequence[LengthRow], width: int, batch: int) -> Figure:
     head(
         figure,
         "The first synthetic gradients are N times too long; regressing N·δ from zero takes the N away",
-        f"digits, width {width} where not said; points: {rows[0].seeds} seeds, lines on the left: the law, without a free parameter",
+        f"digits, width {width} where not said; points: {rows[0].seeds} seeds, lines on the left: the formula, without a free parameter",
     )
     return figure
 

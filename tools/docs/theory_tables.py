@@ -39,7 +39,7 @@ def scale_lengths() -> str:
         here = {r["batch"]: r for r in rows if (r["model"], r["below"]) == (model, below)}
         cells = [f"{float(here[n]['ratio']):.3g} ({float(here[n]['law']):.3g})" for n in ("8", "64", "512")]
         lines.append([name, *cells])
-    return table(["‖synthetic‖ / ‖true‖, measured (law)", "N = 8", "N = 64", "N = 512"], lines)
+    return table(["‖synthetic‖ / ‖true‖, measured (predicted)", "N = 8", "N = 64", "N = 512"], lines)
 
 
 def scale_accuracy() -> str:
