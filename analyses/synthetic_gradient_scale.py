@@ -20,9 +20,10 @@ its own rate (analyses/tuned_arms.py), ten seeds; four times the updates, at the
 Tests (chosen before looking; the smallest visible effect of ten seeds at a paired sd of 3 points is 3 points):
 
 - cdni-is-units, dni-is-units: N·δ and a zero start close at least half of the published variant's gap to bp (MLP, batches of 256).
-- cdni-reaches-bp, dni-reaches-bp: they come within two points of bp.
+- dni-reaches-bp (primary: what is left would be the units' too), cdni-reaches-bp: they come within two points of bp; with N = 32 too.
 - gap-grows-with-batch: the published cdni's gap to bp is larger at N = 256 than at 32, at equal updates.
-- law-batch, law-width, law-constant: the exponents 1 and 0, and the constant within a fifth.
+- law-batch, law-width, law-constant: the exponents 1 and 0, and the constant within a fifth; law-adam: the same after a step of Adam.
+- dni, cdni above untrained blocks: added after a look at the first arms.
 
     python -m analyses.synthetic_gradient_scale          # about 30 core-minutes; interrupted, it goes on
 """
@@ -56,7 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 PUBLISHED, OURS = "as published", "N·δ, zero start"
 UNTRAINED = "untrained blocks"
-TITLE = "The right units close most of the gap of DNI, and do not reach backpropagation"
+TITLE = "With large batches the right units close most of DNI's gap; backpropagation is not reached"
 SHARED: dict[str, Any] = {"data": "digits", "epochs": 400, "steps": 400}
 MLP: dict[str, Any] = {"model": "mlp", "width": 64, "depth": 3}
 CNN: dict[str, Any] = {"model": "basic-cnn", "width": 8}
@@ -192,6 +193,7 @@ HERE, THERE = f"MLP, N = {LARGE}", f"MLP, N = {SMALL}"
 TESTS: tuple[Test, ...] = (
     _reaches("dni-reaches-bp", HERE, "dni", "scale"),
     _reaches("cdni-reaches-bp", HERE, "cdni"),
+    *(_reaches(f"{rule}-reaches-bp-small", THERE, rule) for rule in RULES),
     _share("dni-is-units", "dni"),
     _share("cdni-is-units", "cdni"),
     Test(
@@ -213,13 +215,6 @@ TESTS: tuple[Test, ...] = (
     _law("law-adam-units", "the same, regressing N·δ: exponent of N", "exponent of N − law", "mlp, N·δ, zero start", 0.1),
     _law("law-adam-width", "the same: exponent of the width − 3/2", "exponent of the width − law", "mlp, N·δ, zero start", 0.1),
 )  # fmt: skip
-LATER: tuple[Test, ...] = (  # of comparisons that a shortened run leaves out
-    *(_reaches(f"{rule}-reaches-bp-small", THERE, rule) for rule in RULES),
-    *(_reaches(f"{rule}-reaches-bp-longer", f"{THERE}, {LONGER:,} updates", rule) for rule in RULES),
-    *(_reaches(f"{rule}-reaches-bp-cnn", f"CNN, N = {CNN_BATCH}", rule) for rule in RULES),
-)
-
-
 COMPARISONS: tuple[tuple[str, dict[str, Any], tuple[str, ...], dict[str, Any]], ...] = (  # name, network, variants, other settings
     (f"MLP, N = {LARGE}", MLP, (PUBLISHED, OURS), {"batch_size": LARGE}),
     (f"MLP, N = {SMALL}", MLP, (PUBLISHED, OURS), {"batch_size": SMALL}),
