@@ -6,7 +6,7 @@ from argparse import Namespace
 
 import pytest
 
-from analyses import random_labels, synthetic_theory
+from analyses import random_labels
 from analyses.all_methods import corrected, shown
 from analyses.study import data_name, judged, told, verdict, verdict_within
 from gradlens.reporting.aggregate import without_noise
@@ -101,36 +101,3 @@ def test_a_judged_claim_says_what_it_is_judged_by():
     assert row["verdict"] == "supported"
     assert told(row) == "2 [-0.484, 4.48] points, wanted at least -1, 3 seeds"
     assert told(judged("c", [2.0], "points", within=1)) == "2 points, wanted within ±1, 1 seed"
-
-
-def test_representations_of_synthetic_gradients_are_judged_half_by_half_of_the_depth():
-    half = synthetic_theory.DEPTH // 2
-    one, every = list(synthetic_theory.NETS)[1:]
-    seeds = range(synthetic_theory.NET_SEEDS)
-    alike = {
-        "bp": [[0.8 + s / 100] * 2 * half for s in seeds],
-        one: [[0.79 + s / 100] * half + [0.5 + s / 100] * half for s in seeds],
-        every: [[0.8 + (s - 1) / 2] * half + [0.9] * half for s in seeds],
-    }
-    found = [
-        synthetic_theory.Seen(net, s, 1.0, accuracy, [], None) for net, accuracy in (("bp", 0.9), (one, 0.8), (every, 0.95)) for s in seeds
-    ]
-    claims_ = synthetic_theory.deep_claims(found, alike)
-    words = ["not supported", "supported", "undecided", "not supported", "supported", "not supported"]
-    assert [c["verdict"] for c in claims_] == words
-    assert [c["difference"][0] for c in claims_[:2]] == pytest.approx([0.01, 0.3])
-    assert claims_[4]["difference"][0] == pytest.approx(10)
-
-
-def test_fixed_points_are_judged_by_orders_of_magnitude_and_only_where_nothing_moves():
-    def rest(system, hidden, seed, told, true, synth_loss, above):
-        return synthetic_theory.Rest(system, hidden, seed, 2, 10, told, told, true, synth_loss, above)
-
-    rows = [rest("cdni", h, s, 1e-9, 1e-8, 1e-17, 0.0 if h else 1e-3) for h in (0, 1) for s in range(synthetic_theory.SEEDS)]
-    rows += [rest("cdni", 0, 9, 1e-2, 1.0, 1.0, 1e-3)]  # still moving: says nothing of fixed points
-    rows += [rest(system, 0, s, 1e-9, 0.4, 0.5, 0.1) for system in ("dni", "constructed") for s in range(synthetic_theory.SEEDS)]
-    closed = [{"0 above": 1e-9, "1 above": 1e-3}] * synthetic_theory.SEEDS
-    found = {c["claim"].split(":")[0] + str(i): c["verdict"] for i, c in enumerate(synthetic_theory.linear_claims(rows, closed))}
-    assert list(found.values()) == [
-        "supported", "supported", "supported", "supported", "not supported", "supported", "supported", "not supported",
-    ]  # fmt: skip

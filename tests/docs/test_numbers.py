@@ -41,11 +41,6 @@ def gabors(rule):
     return f"{number(100 * sum(row['gabor_share']['trained'] for row in rows) / len(rows), 0)} %"
 
 
-def gap(labelling, update):
-    rows = [r["gap"] for r in results("synthetic_theory")["implied"] if (r["labelling"], r["update"]) == (labelling, update)]
-    return number(sum(rows) / len(rows))
-
-
 def recording(method):
     rows = {r["record_every"]: r["time_ratio"] for r in results("bench/basic-cnn.json")["rows"] if r["method"] == method}
     return f"{number(rows[16] / rows[0])} × ({method})"
@@ -186,13 +181,6 @@ SENTENCES = {
         lambda: bracket(claim("simclr_augmentations", "all four")).replace(" [", " points ["),
         lambda: bracket(claim("inpainting", "centre: squared error"), 0).replace(" [", " % ["),
         lambda: bracket(claim("inpainting", "centre: block3 is read better than the untrained")).replace(" [", " points ["),
-    ],
-    "theory": [
-        lambda: bracket(claim("predicting", "X1 needs twice")).replace(" [", " times ["),
-        lambda: bracket(claim("synthetic_theory", "random labels are fitted less")).replace(" [", " points ["),
-        lambda: (
-            f"the gap is {gap('separable', 1)} after 1 update, {gap('separable', 100)} after 100 and {gap('separable', 1500)} after 1,500"
-        ),
     ],
     "learning-curves": [
         lambda: bracket(claim("learning_curves", "dni does not fit"), 0).replace(" [", " points below `bp` ["),

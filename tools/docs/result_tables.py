@@ -13,6 +13,7 @@ from typing import Any
 from tools.docs.markdown import table
 from tools.docs.rule_tables import RULE_TABLES
 from tools.docs.stored import BLOCKS, DASH, LAYERS, PAGES, bounds, half_width, number, results, rows_of
+from tools.docs.theory_tables import THEORY_TABLES
 from tools.docs.verdict_tables import verdict_table
 
 # ------------------------------------------------------------------------------------------------------------ the tables
@@ -218,7 +219,10 @@ SCRIPTS = (  # script, folder of its results, what, size
     ("greedy_heads", "greedy_heads", "greedy heads of 1, 2, 3 hidden layers", "width 16, 5,000 images, 4 epochs a stage, 3 seeds"),
     ("feedback_angles", "feedback_angles", "the linear demonstration of feedback alignment", "as in the paper, 10 networks a scale"),
     ("predicting", "predicting", "sample complexity of a pretext task, simulated", "30 trials"),
-    ("provable", "provable", "layer by layer on hierarchical digits and CIFAR-10", "2,000 digits, 3 seeds"),
+    ("provable", "provable", "layer by layer on hierarchical digits and CIFAR-10", "2,000 digits, 10 seeds"),
+    ("synthetic_theory", "synthetic_theory", "fixed points, implied losses, layers between synthesisers", "toys and digits, 10 seeds"),
+    ("synthetic_gradient_scale", "synthetic_gradient_scale", "length and units of synthetic gradients", "digits, 400 updates, 10 seeds"),
+    ("dni_unlocked", "dni_unlocked", "synthetic inputs and gradients", "digits, 400 updates, 10 seeds"),
 )
 
 PURPOSES = (  # of the FAQ: what one wants, rules, what to know beside their accuracy
@@ -254,7 +258,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "iteration1": iteration1, "iteration1-cosines": iteration1_cosines, "iteration1-epochs": iteration1_epochs,
     "without-labels": without_labels, "dni-target": dni_target, "step-costs": step_costs,
     "two-ranks": two_ranks, "bf16": bf16, "scripts": scripts,
-    "which-rule": which_rule, "command-costs": command_costs, **RULE_TABLES,
+    "which-rule": which_rule, "command-costs": command_costs, **RULE_TABLES, **THEORY_TABLES,
 }  # fmt: skip
 
 
