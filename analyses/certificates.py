@@ -43,12 +43,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from analyses.certificate_figures import NStarPoint, RegretPoint, n_star_figure, regret_figure
 from analyses.study import arguments, environment, run_context_of
 from analyses.verdicts import Test, report
 from gradlens.analysis.linear_separability import SEPARABLE, UNDECIDED, certify_separability
 from gradlens.data.datasets import load
 from gradlens.data.split import Data
 from gradlens.models.feature_pooling import pooled
+from gradlens.reporting.statistics import interval
+from gradlens.reporting.style import save_figure
 from gradlens.runtime.progress import no_progress
 from gradlens.runtime.rng import generator
 from gradlens.runtime.text_files import read_json, write_text
@@ -79,6 +82,7 @@ REGRET_NET: dict[str, Any] = {
     "record_every": 0, "online_probe": True,
 }  # fmt: skip
 LATE, EARLY = 256, 64  # rounds between which regret / √T is compared
+TITLES = ("How many test images each block separates", "Regret of a linear learner on each block beside its bound")
 MINUTES = {"a net and its certificates": 0.3, "a net with online probe": 0.17}  # of one core
 
 
@@ -152,7 +156,8 @@ def largest_separable(x: Tensor, y: Tensor) -> dict[str, Any]:
     low, high, asked, undecided = x.shape[1] + 1, None, 0, 0
     while high is None or high - low > max(1, (PRECISION - 1) * low):
         n = min(2 * low, len(x)) if high is None else max(low + 1, round(math.sqrt(low * high)))
-        verdict = certify_separability(x[:n], y[:n], seconds=5.0, tolerance=0.999).verdict
+        one_class = bool((y[:n] == y[0]).all())
+        verdict = SEPARABLE if one_class else certify_separability(x[:n], y[:n], seconds=5.0, tolerance=0.999).verdict
         asked, undecided = asked + 1, undecided + (verdict == UNDECIDED)
         if verdict == SEPARABLE:
             low = n
@@ -256,6 +261,29 @@ def values(nets: dict[str, list[dict[str, Any]]], online: dict[str, list[list[di
     }
 
 
+def n_star_points(nets: dict[str, list[dict[str, Any]]]) -> list[NStarPoint]:
+    """N* by rule, block and kind of labels."""
+    points = []
+    for rule, seeds in nets.items():
+        for block in BLOCKS:
+            for labels in ("true", "dealt"):
+                mean, low, high, n = interval([doublings(seed["blocks"][block][labels]) for seed in seeds])
+                points.append(NStarPoint(rule, block, labels, 2**mean, 2**low, 2**high, n))
+    return points
+
+
+def regret_points(online: dict[str, list[list[dict[str, Any]]]]) -> list[RegretPoint]:
+    """Regret of gradient descent by rule, block and round."""
+    points = []
+    for rule, seeds in online.items():
+        for block in BLOCKS:
+            bounds = {r["rounds"]: r["bound"] for r in seeds[0] if (r["block"], r["learner"]) == (block, "ogd")}
+            for rounds, bound in bounds.items():
+                mean, low, high, n = interval([at(rows, block, rounds) for rows in seeds])
+                points.append(RegretPoint(rule, block, rounds, mean, low, high, bound, n))
+    return points
+
+
 def searches(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """All searches for N* in a net."""
     for block in result["blocks"].values():
@@ -289,6 +317,11 @@ def main() -> None:
     report(TESTS, results)
     folder = args.figures / "certificates"
     folder.mkdir(parents=True, exist_ok=True)
+    points, over_rounds = n_star_points(nets), regret_points(online)
+    beside = f"BasicCNN of width {NET['width']}, {NET['limit']:,} CIFAR-10 images, {FEATURES} channel means a block, proven"
+    save_figure(n_star_figure(points, CAPACITY, TITLES[0], beside), points, folder, "n_star")
+    beside = f"BasicCNN of width {REGRET_NET['width']} on digits, projected gradient descent, batches of {REGRET_NET['batch_size']}"
+    save_figure(regret_figure(over_rounds, TITLES[1], beside), over_rounds, folder, "regret")
     write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     print(f"wrote {folder}")
 
