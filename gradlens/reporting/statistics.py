@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import nctdtr, stdtr, stdtrit
 
 CONFIDENCE = 0.95
-LEVEL = 1 - CONFIDENCE  # of a test
+LEVEL = round(1 - CONFIDENCE, 9)  # of a test
 POWER = 0.8
 RESAMPLES = 9999
 MOST_SEEDS = 1000  # more are not worth naming

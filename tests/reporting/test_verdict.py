@@ -355,3 +355,22 @@ def test_a_record_of_the_untrained_network_alone_is_called_one():
     texts = [notice.text for notice in told]
     assert any(text.startswith("Of bp only the first update was recorded: all distances are those of untrained") for text in texts)
     assert not any("first update" in notice.text for notice in stood(made(), made("dgl"))[1])
+
+
+def test_differences_are_corrected_for_the_number_of_comparisons():
+    """One rule whose interval just leaves out 0 is better or worse alone, and not among four."""
+    ones = [(1,) * 5] * 3
+    bp = three("bp", (0.60, 0.60, 0.60), ones)
+    near = three("dgl", (0.590, 0.577, 0.580), ones)
+    others = [run for name in ("fa", "dfa", "dni") for run in three(name, (0.60, 0.61, 0.59), ones)]
+    alone, _ = stood(*bp, *near)
+    among, _ = stood(*bp, *near, *others)
+    p = stats.ttest_1samp([-0.010, -0.023, -0.020], 0.0).pvalue
+    assert (alone["dgl"].against.p, among["dgl"].against.p) == pytest.approx((p, 4 * p))
+    assert p < 0.05 < 4 * p
+    assert "dgl is 1.8 (0.1 to 3.5) points worse than backprop (60.0 %)." in said(*bp, *near)
+    assert "comparisons" not in said(*bp, *near)
+    text = said(*bp, *near, *others)
+    assert "dgl is 1.8 (0.1 to 3.5) points worse, which may be chance." in text
+    assert text.endswith("after Holm's correction for 4 comparisons.") or "after Holm's correction for 4 comparisons. " in text
+    assert "not distinguishable after correction for all comparisons" in verdict_line(among["dgl"]).accuracy

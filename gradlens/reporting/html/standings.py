@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gradlens.methods import BASELINE
 from gradlens.reporting.aggregate import FinalValue, alignment_values, final_values
 from gradlens.reporting.html.wording import in_words
-from gradlens.reporting.statistics import Interval, interval
+from gradlens.reporting.statistics import Interval, holm, interval, paired_p
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 from gradlens.training.run_groups import alike, pairs_by_seed
 
@@ -28,6 +28,7 @@ class BaselineComparison(NamedTuple):
 
     label: str  # the bp group's
     points: Interval  # final accuracy minus bp's, a share; over the seeds both have, pair by pair
+    p: float  # of the paired t-test that there is none, corrected for all groups that stand beside a baseline (Holm); NaN below two pairs
     time: Interval  # time an image as a multiple of bp's; over the seeds both have; NaN where it was timed otherwise
     times_differ: bool  # by the interval, or with one seed by epochs that do not overlap
     longer: str  # "15 epochs against 5" where the two were not trained equally long
@@ -125,11 +126,12 @@ def chance_limit(a: MethodSummary, b: MethodSummary) -> float:
 def _against(group: Sequence[Run], label: str, groups: Mapping[str, Sequence[Run]]) -> BaselineComparison:
     pairs = pairs_by_seed(group, groups[label])
     ends = [(held_out(a), held_out(b)) for a, b in pairs]
-    points = interval(a[-1].accuracy - b[-1].accuracy for a, b in ends if a and b and a[-1].split == b[-1].split)
+    differences = [a[-1].accuracy - b[-1].accuracy for a, b in ends if a and b and a[-1].split == b[-1].split]
+    points = interval(differences)
     if not points.n and not pairs:  # no seed in common: means can be subtracted, but nothing is paired
         mean = [interval(h[-1].accuracy for run in runs if (h := held_out(run))).mean for runs in (group, groups[label])]
         points = Interval(mean[0] - mean[1], math.nan, math.nan, 0)
-    return BaselineComparison(label, points, *_time(pairs), _lengths(group[0], groups[label][0]))
+    return BaselineComparison(label, points, paired_p(differences), *_time(pairs), _lengths(group[0], groups[label][0]))
 
 
 def _lengths(run: Run, other: Run) -> str:
@@ -189,4 +191,10 @@ def method_summaries(groups: Mapping[str, Sequence[Run]]) -> list[MethodSummary]
                 _against(group, reference, groups) if reference else None,
             )
         )  # fmt: skip
-    return found
+    return corrected(found)
+
+
+def corrected(found: Sequence[MethodSummary]) -> list[MethodSummary]:
+    """Return the summaries with their p values corrected for the number of groups that stand beside a baseline."""
+    ps = iter(holm([s.against.p for s in found if s.against]))
+    return [s._replace(against=s.against._replace(p=next(ps))) if s.against else s for s in found]

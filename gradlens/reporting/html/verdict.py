@@ -15,7 +15,7 @@ from gradlens.reporting.html.notices import Notice
 from gradlens.reporting.html.standings import MethodSummary, below_top, chance_limit
 from gradlens.reporting.html.wording import listed
 from gradlens.reporting.numbers import number_text, short_number, with_thousands
-from gradlens.reporting.statistics import Interval, interval
+from gradlens.reporting.statistics import LEVEL, interval
 from gradlens.runtime.terminal import shell_word
 
 SAME_TO = 0.995  # cosines from here on are written 1.00
@@ -73,15 +73,19 @@ def _accuracy(s: MethodSummary) -> str:
     size = short_number(abs(points.mean), 1, scale=100)
     how = f"{size} points {'below' if points.mean < 0 else 'above'} {other}" if size != "0.0" else f"as {other} to a tenth of a point"
     ends = " to ".join(short_number(end, 1, sign=True, scale=100) for end in (points.low, points.high)) if math.isfinite(points.low) else ""
-    sure = "; ".join(part for part in (ends, _sure(points), s.against.longer) if part)
+    sure = "; ".join(part for part in (ends, _sure(s), s.against.longer) if part)
     return f"{text}, {how} ({sure})" if sure else f"{text}, {how}"
 
 
-def _sure(points: Interval) -> str:
+def _sure(s: MethodSummary) -> str:
     """Return what keeps a difference from being sure."""
+    assert s.against is not None
+    points = s.against.points
     if not math.isfinite(points.low):
         return "one seed" if points.n == 1 else "no seed in common"
-    return "" if points.low > 0 or points.high < 0 else "not distinguishable"
+    if not difference_is_chance(s, math.nan):
+        return ""
+    return "not distinguishable" if points.low <= 0 <= points.high else "not distinguishable after correction for all comparisons"
 
 
 def _pace(s: MethodSummary) -> str:
@@ -164,10 +168,9 @@ def single_seed_limit(compared: Sequence[tuple[MethodSummary, MethodSummary]]) -
 
 
 def difference_is_chance(s: MethodSummary, limit: float) -> bool:
-    """Return whether a difference of final accuracies may be chance: its interval holds zero, or with one seed it is below a limit."""
+    """Return whether a difference of final accuracies may be chance: by its corrected p, or with one seed if it is below a limit."""
     assert s.against is not None
-    points = s.against.points
-    return points.low <= 0 <= points.high if math.isfinite(points.low) else abs(points.mean) <= limit
+    return s.against.p > LEVEL if math.isfinite(s.against.p) else abs(s.against.points.mean) <= limit
 
 
 def _size(points: float) -> str:
@@ -236,7 +239,12 @@ def _chance(compared: Sequence[tuple[MethodSummary, MethodSummary]], limit: floa
     """State the smallest difference that one seed can support; intervals over several seeds stand in brackets."""
     single = [(s, base) for s, base in compared if s.against and s.against.points.n < 2]
     if not single:
-        return ["In brackets: 95 % intervals over seeds."]
+        many = (
+            f" A difference counts where p ≤ {LEVEL:g} after Holm's correction for {len(compared)} comparisons."
+            if len(compared) > 1
+            else ""
+        )
+        return [f"In brackets: 95 % intervals over seeds.{many}"]
     each = "One seed each" if len(single) == len(compared) else f"One seed of {listed(s.label for s, _ in single)}"
     if not math.isfinite(limit):
         return [f"{each}: small differences may be chance."]
