@@ -68,7 +68,7 @@ def n_star_figure(rows: Sequence[NStarPoint], capacity: int, title: str, beside:
             ax.text(len(blocks) - 0.78, 2**y, name, color=looks[rule].colour, fontsize=9.5, va="center", clip_on=False)
         ax.set_xticks(range(len(blocks)), blocks)
         ax.set_xlim(-0.3, len(blocks) - 0.8)
-    ticks = [t for t in (16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256) if low / 1.05 <= t <= high * 1.05]
+    ticks = [t for t in (16, 24, 32, 48, 64, 96, 128, 192, 256) if low / 1.05 <= t <= high * 1.05]
     axes[0].set_yticks(ticks, [str(t) for t in ticks])
     axes[0].minorticks_off()
     axes[0].text(-0.28, capacity * 1.01, f"Cover's capacity, {capacity}", color=GREY, fontsize=8.5, va="bottom")
@@ -86,6 +86,7 @@ def regret_figure(rows: Sequence[RegretPoint], title: str, beside: str) -> Figur
     looks = styles(rules)
     figure = Figure(figsize=(8, 4.0))
     axes = figure.subplots(1, len(blocks), sharey=True)
+    floor = 0.7 * min((r.mean for r in rows if r.mean > 0), default=0.1)
     figure.subplots_adjust(left=0.085, right=0.9, top=0.79, bottom=0.13, wspace=0.08)
     for ax, block in zip(axes, blocks, strict=True):
         ends = []
@@ -99,6 +100,7 @@ def regret_figure(rows: Sequence[RegretPoint], title: str, beside: str) -> Figur
         ax.plot(list(bounds), list(bounds.values()), color=GREY, linewidth=1.3, linestyle=(0, (1, 1.5)))
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
+        ax.set_ylim(bottom=floor)
         ticks = [t for t in (1, 4, 16, 64, 256) if t <= max(bounds)]
         ax.set_xticks(ticks, [str(t) for t in ticks])
         ax.set_xlabel("rounds T")
