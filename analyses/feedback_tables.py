@@ -192,16 +192,15 @@ class Table:
 
 
 def cells(tables: Sequence[Table], seeds: int) -> Iterator[dict[str, Any]]:
-    """Each rule at each depth on each data set; a depth is finished, all its seeds, before the next begins."""
-    for table in tables:
-        for depth in table.part.depths:
-            rates = {rule: table.rate(rule, depth) for rule in RULES}
-            runs: dict[str, list[Trained]] = {rule: [] for rule in RULES}
-            for seed in range(seeds):
-                for rule in RULES:
-                    runs[rule].append(table.run(config_of(table.part, rule, depth, seed, rates[rule][0])))
+    """Each rule at each depth on each data set, the shallowest first; a depth is finished, all its seeds, before the next begins."""
+    for depth, table in sorted(((depth, table) for table in tables for depth in table.part.depths), key=lambda pair: pair[0]):
+        rates = {rule: table.rate(rule, depth) for rule in RULES}
+        runs: dict[str, list[Trained]] = {rule: [] for rule in RULES}
+        for seed in range(seeds):
             for rule in RULES:
-                yield _cell(table.part, rule, depth, rates[rule], runs[rule])
+                runs[rule].append(table.run(config_of(table.part, rule, depth, seed, rates[rule][0])))
+        for rule in RULES:
+            yield _cell(table.part, rule, depth, rates[rule], runs[rule])
 
 
 def _cell(part: Part, rule: str, depth: int, rate: tuple[float, dict[float, float]], runs: Sequence[Trained]) -> dict[str, Any]:

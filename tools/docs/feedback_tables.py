@@ -69,7 +69,7 @@ def feedback_depth() -> str:
     rules = list(dict.fromkeys(c["rule"] for c in cells))
     rate = {(c["data"], c["rule"], c["depth"]): c["lr"] for c in cells}
     lines = []
-    for data, depth in dict.fromkeys((c["data"], c["depth"]) for c in cells):
+    for data, depth in sorted({(c["data"], c["depth"]) for c in cells}):
         ours = [_triple(point[data, rule, depth]) for rule in rules]
         lines.append([data, depth, *(f"{half_width(v, 2)} ({rate[data, r, depth]:g})" for r, v in zip(rules, ours, strict=True))])
     return table(["data", "hidden layers", *(f"`{rule}`" for rule in rules)], lines)
@@ -82,7 +82,7 @@ def feedback_cosines() -> str:
     mean = {(c["data"], c["rule"], c["depth"]): c["cosine"].get("block1.linear") for c in cells}
     lines = [
         [data, depth, *(number(sum(v) / len(v)) if (v := mean[data, rule, depth]) else DASH for rule in rules)]
-        for data, depth in dict.fromkeys((c["data"], c["depth"]) for c in cells)
+        for data, depth in sorted({(c["data"], c["depth"]) for c in cells})
     ]
     return table(["data", "hidden layers", *(f"`{rule}`" for rule in rules)], lines)
 
