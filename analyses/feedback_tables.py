@@ -193,7 +193,7 @@ class Table:
 
 def cells(tables: Sequence[Table], seeds: int) -> Iterator[dict[str, Any]]:
     """Each rule at each depth on each data set, the shallowest first; a depth is finished, all its seeds, before the next begins."""
-    for depth, table in sorted(((depth, table) for table in tables for depth in table.part.depths), key=lambda pair: pair[0]):
+    for depth, table in sorted(((depth, each) for each in tables for depth in each.part.depths), key=lambda pair: pair[0]):
         rates = {rule: table.rate(rule, depth) for rule in RULES}
         runs: dict[str, list[Trained]] = {rule: [] for rule in RULES}
         for seed in range(seeds):
