@@ -196,8 +196,6 @@ SENTENCES = {
     ],
     "feedback": [
         lambda: f"the learning rate is {results('feedback_angles')['settings']['inferred']['lr']:g}.",
-        lambda: "({limit:,} of 60,000 training images, {epochs} epochs,".format(**results("feedback_tables")["parts"][1]),
-        lambda: "scikit-learn's digits ({epochs} epochs,".format(**results("feedback_tables")["parts"][0]),
     ],
     "asynchronous": [
         lambda: (
