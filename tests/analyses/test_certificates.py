@@ -66,7 +66,7 @@ def test_halves_of_the_classes_are_the_same_for_all_rules_and_differ_by_seed():
 def made_net(n_star):
     one = {"separable": n_star, "not_separable": n_star, "undecided": 0, "asked": 5}
     return {
-        "blocks": {b: {"true": [one] * 4, "dealt": [{**one, "separable": 34, "not_separable": 34}]} for b in study.BLOCKS},
+        "blocks": {b: {"true": [one] * study.PARTS, "dealt": [{**one, "separable": 34, "not_separable": 34}]} for b in study.BLOCKS},
         "seconds": 1.0,
     }
 
@@ -77,7 +77,7 @@ def made_rows(growth):
         {"block": block, "learner": learner, "rounds": t, "regret_high": t**growth, "regret_low": t**growth, "bound": 40.0 * t**0.5}
         for block in study.BLOCKS
         for learner in ("ogd", "adagrad")
-        for t in (1, 2, 4, 8, 16, 32, 64, 128, 256, 270)
+        for t in (1, 2, 4, 8, 16, 32, 64, 128, 135)
     ]
 
 
@@ -110,4 +110,4 @@ def test_figures_show_every_rule_and_block():
     assert {"bp", "dgl", "greedy", "fa", "untrained"} <= {t.get_text() for t in right.texts}
     panels = regret_figure(regret, "title", "beside").axes
     assert [panel.get_title(loc="left") for panel in panels] == list(study.BLOCKS)
-    assert list(panels[0].lines[0].get_ydata()) == pytest.approx([t**0.4 for t in (1, 2, 4, 8, 16, 32, 64, 128, 256, 270)])
+    assert list(panels[0].lines[0].get_ydata()) == pytest.approx([t**0.4 for t in (1, 2, 4, 8, 16, 32, 64, 128, 135)])

@@ -100,8 +100,8 @@ def n_star() -> str:
 
 
 def regret() -> str:
-    """Regret of gradient descent after 256 rounds, beside its bound, and the largest share of any bound."""
-    rows = [r for r in rows_of("certificates/regret.csv") if r["rounds"] == "256"]
+    """Regret of gradient descent after 128 rounds, beside its bound, and the largest share of any bound."""
+    rows = [r for r in rows_of("certificates/regret.csv") if r["rounds"] == "128"]
     share = results("certificates")["values"]["largest share of the bound"]
     lines = []
     for rule, values in share.items():
