@@ -59,6 +59,7 @@ from gradlens.runtime.text_files import read_json, write_text
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext
 from gradlens.training.loop import fit
+from gradlens.training.run_directory import Run
 from gradlens.training.run_files import write
 from gradlens.training.runs.build_state import build_state
 from gradlens.training.runs.train_run import train_or_reuse
@@ -213,11 +214,10 @@ def doublings(results: Sequence[dict[str, Any]]) -> float:
 # --------------------------------------------------------------------------------------------------------------- regrets
 
 
-def regrets(seed: int, context: RunContext) -> dict[str, list[dict[str, Any]]]:
-    """rule -> the rows of online.json of a seed's run, trained where there is none."""
+def online_runs(seed: int, context: RunContext) -> dict[str, Run]:
+    """rule -> a seed's run with online probe, trained where there is none."""
     configs = [make_config(method=rule, seed=FIRST_REGRET_SEED + seed, **REGRET_NET) for rule in REGRET_RULES]
-    runs = train_or_reuse(configs, context, lambda _: no_progress)
-    return {run.config.method: read_json(run.path / "online.json")["rows"] for run in runs}
+    return {run.config.method: run for run in train_or_reuse(configs, context, lambda _: no_progress)}
 
 
 def at(rows: Sequence[dict[str, Any]], block: str, rounds: int, learner: str = "ogd") -> float:
@@ -300,9 +300,11 @@ def main() -> None:
     context = replace(run_context_of(args), out=args.out / "certificates" / "online")
     online: dict[str, list[list[dict[str, Any]]]] = {rule: [] for rule in REGRET_RULES}
     nets: dict[str, list[dict[str, Any]]] = {rule: [] for rule in RULES}
+    seconds = 0.0  # of training with online probe
     for seed in range(args.seeds):  # one is finished before the next begins
-        for rule, rows in regrets(seed, context).items():
-            online[rule].append(rows)
+        for rule, run in online_runs(seed, context).items():
+            online[rule].append(read_json(run.path / "online.json")["rows"])
+            seconds += sum(epoch.seconds for epoch in run.timing)
         data = cache(partial(load, args.data, limit=NET["limit"], limit_test=NET["limit_test"], seed=seed))
         for rule in RULES:
             nets[rule].append(stored_certificates(data, rule, seed, args.out))
@@ -312,6 +314,7 @@ def main() -> None:
         "online": REGRET_NET, "seeds": args.seeds, "first_online_seed": FIRST_REGRET_SEED,
         "certificates": sum(s["asked"] for s in found), "undecided_certificates": sum(s["undecided"] for s in found),
         "values": values(nets, online),
+        "cpu_minutes": (seconds + sum(net["seconds"] for seeds in nets.values() for net in seeds)) / 60,
         "minutes": {rule: fmean(seed["seconds"] for seed in seeds) / 60 for rule, seeds in nets.items()},
         **environment(),
     }  # fmt: skip

@@ -137,6 +137,7 @@ class Table:
 
     def __init__(self, part: Part, source: Source | ImageFolder, out: Path) -> None:
         self.part, self.source, self.out = part, source, out / "feedback_tables"
+        self.seconds: dict[str, float] = {}  # run -> CPU time, of all that were asked for
 
     def run(self, config: Config) -> Trained:
         """Train a config, or read what it gave."""
@@ -145,7 +146,9 @@ class Table:
             trained = self.train(config)
             file.parent.mkdir(parents=True, exist_ok=True)
             write(file, json.dumps(trained._asdict()).encode())
-        return Trained(**read_json(file))
+        found = Trained(**read_json(file))
+        self.seconds[file.stem] = found.seconds
+        return found
 
     def train(self, config: Config) -> Trained:
         """Train a config by gradlens's loop; nothing is written."""
@@ -260,7 +263,16 @@ def main() -> None:
     folder = args.figures / "feedback_tables"
     folder.mkdir(parents=True, exist_ok=True)
     parts = [{**table.part._asdict(), "network": NET} for table in tables]
-    results = {"parts": parts, "seeds": args.seeds, "cells": found, "values": values, "minutes": minutes, **environment()}
+    spent = sum(sum(table.seconds.values()) for table in tables) / 60
+    results = {
+        "parts": parts,
+        "seeds": args.seeds,
+        "cells": found,
+        "values": values,
+        "minutes": minutes,
+        "cpu_minutes": spent,
+        **environment(),
+    }
     tested = {part.data for part in (table.part for table in tables)}
     report([test for test in TESTS if test.metric.removeprefix("final ") in tested], results)
     points = depth_points(found)

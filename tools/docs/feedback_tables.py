@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -115,10 +114,7 @@ def certificate_counts() -> str:
     """How many certificates were asked for, and how many decided nothing."""
     found = results("certificates")
     asked, undecided = found["certificates"], found["undecided_certificates"]
-    minutes = math.fsum(found["minutes"].values()) * found["seeds"]
-    return table(
-        ["certificates", "undecided", "seeds", "minutes of one core"], [[f"{asked:,}", undecided, found["seeds"], number(minutes, 0)]]
-    )
+    return table(["certificates", "undecided", "seeds"], [[f"{asked:,}", undecided, found["seeds"]]])
 
 
 def tests(study: str) -> str:
