@@ -92,19 +92,10 @@ def chance_of_layer_1():
     return bracket(results("gradient_similarity")["final_null_cosine"]["block1.conv"], 2)
 
 
-def angle(to, scale, when):
-    rows = results("feedback_angles")["angles"]["readings"]
-    return next(f"{number(r['ours'], 0)}°" for r in rows if (r["to"], r["scale"], r["when"]) == (to, scale, when))
-
-
 def slowest(factor):
     """The least and the largest loss of accuracy where one part is slowed down."""
     lost = [v[0] for key, v in results("async_slowdown")["lost"].items() if key.endswith(f"S={factor}")]
     return number(min(lost), 1), number(max(lost), 1)
-
-
-def race(rule):
-    return number(results("feedback_angles")["race"]["found"][rule]["examples_to_nse_0.01"][0], 0)
 
 
 def step_cost(method, record_every=0):
@@ -192,11 +183,7 @@ SENTENCES = {
         chance_of_layer_1,
     ],
     "feedback": [
-        lambda: f"after {race('fa')} against {race('bp')} examples",
-        lambda: f"falls to {angle('backprop', '1e-4', 'first dip')} (paper: 20°), rises to {angle('backprop', '1e-4', 'rise after it')}",
-        lambda: f"ends at {angle('backprop', '1e-4, 1e-3, 1e-2', 'end')}",
-        lambda: f"at {angle('backprop', '0.2', 'end')[:-1]}–{angle('backprop', '0.25', 'end')} (paper",
-        lambda: f"at {angle('pseudo-backprop', '0.2', 'end')[:-1]}–{angle('pseudo-backprop', '0.25', 'end')} (55",
+        lambda: f"the learning rate is {results('feedback_angles')['settings']['inferred']['lr']:g}.",
     ],
     "asynchronous": [
         lambda: (

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tools.docs.feedback_tables import FEEDBACK_TABLES
 from tools.docs.markdown import table
 from tools.docs.rule_tables import RULE_TABLES
 from tools.docs.stored import BLOCKS, DASH, LAYERS, PAGES, bounds, half_width, number, results, rows_of
@@ -258,7 +259,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "iteration1": iteration1, "iteration1-cosines": iteration1_cosines, "iteration1-epochs": iteration1_epochs,
     "without-labels": without_labels, "dni-target": dni_target, "step-costs": step_costs,
     "two-ranks": two_ranks, "bf16": bf16, "scripts": scripts,
-    "which-rule": which_rule, "command-costs": command_costs, **RULE_TABLES, **THEORY_TABLES,
+    "which-rule": which_rule, "command-costs": command_costs, **RULE_TABLES, **THEORY_TABLES, **FEEDBACK_TABLES,
 }  # fmt: skip
 
 
