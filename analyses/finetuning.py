@@ -6,7 +6,7 @@ epochs in batches of 128 (7,820 updates), then fine-tuned by `bp` on 1, 10 and 1
 computing). Rates decayed to zero, five seeds, final accuracy on all 10,000 test images.
 
 Primary test: at 1 % of the labels a start from `simclr` is above the untrained network that is trained longer. Further tests: the other
-starts and shares. If the seeds differ by 1.5 points, five show a difference of 2.7 points with 80 % power.
+starts and shares. If differences vary by 1.5 points, five seeds show 2.0 points (80 % power).
 
 Not run at this size: 370 core-minutes (74 a seed, of which pretraining takes 50). An earlier run had 3,000 images, of which 1 % are three
 labels a class, too few for any start to be told from another; it is not judged.

@@ -15,8 +15,8 @@ a linear probe of block3, fitted to the 3,000 labelled images, tested on all 10,
   test: what a larger batch gains SimCLR less what it gains backprop. Not run: 45 core-minutes. (An earlier run compared them at equal
   epochs and one rate, where the larger batch has a quarter of the updates; it is not judged.)
 
-Where the seeds' spread is the 1.2 points of earlier runs, five seeds show 2.2 points in a difference of two settings and 1.6 in one of
-two means of two, with 80 % power.
+Smallest visible effects (80 % power), where seeds differ by the 1.2 points of earlier runs: 1.3 points in the tests of heads, which compare
+means of two settings, 2.9 in that of augmentations.
 
     python -m analyses.simclr_ablations heads --data cifar10            # 21 core-minutes; interrupted, it goes on
     python -m analyses.simclr_ablations augmentations --data cifar10    # 6 core-minutes

@@ -15,7 +15,7 @@ by backprop on whole spectrograms with the digits. Twelve seeds: each speaker is
 
 Primary tests. "It learns useful representations of speech": the digit of unheard takes, cpc − untrained, above 0. "Optimising InfoNCE
 maximises a lower bound on mutual information": log(negatives + 1) less the loss on unheard takes is higher after training than before.
-Twelve seeds show a paired difference of 0.9 of its standard deviation with 80 % power. Further tests: the digit of an unheard speaker
+Twelve seeds show a paired difference as large as its standard deviation (80 % power). Further tests: the digit of an unheard speaker
 (its twelve values are of six speakers, each twice), the speaker, cpc − spectrogram.
 
     python -m analyses.spoken_digits --data recordings.tar.xz          # 19 core-minutes; interrupted, it goes on
