@@ -45,9 +45,8 @@ def evidence(figures: Path) -> list[Evidence]:
     found = []
     for study, script in STUDIES.items():
         file = figures / study / "results.json"
-        if file.exists():
-            results = read_json(file)
-            found += [Evidence(decided, script, study) for decided in decide(measured(tests_of(study), results), results)]
+        results = read_json(file) if file.exists() else {}  # without values where its script has not been run since it saves them
+        found += [Evidence(decided, script, study) for decided in decide(measured(tests_of(study), results), results)]
     rates = benjamini_hochberg([e.found.p if e.found.test.primary_of else math.nan for e in found])
     return [e._replace(rate=rate) for e, rate in zip(found, rates, strict=True)]
 

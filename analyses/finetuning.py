@@ -18,10 +18,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from analyses.drawing import Cell, dots
-from analyses.probing import final_accuracy, minutes_of
+from analyses.drawing import Cell
+from analyses.probing import final_accuracy
 from analyses.self_supervised import RULES
-from analyses.study import arguments, data_name, publish, trained
+from analyses.ssl_figures import lines_figure
+from analyses.study import arguments, data_name, minutes_of, publish, trained
 from analyses.verdicts import Test, report
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import save_figure
@@ -41,6 +42,7 @@ FRACTIONS: dict[float, dict[str, int]] = {  # share of the labels -> batches and
     0.1: {"batch_size": 64, "epochs": 20},
     1.0: {"batch_size": 128, "epochs": 5},
 }
+AXIS = "share of the labels that are kept"
 MINUTES = 74  # of one core, a seed
 
 
@@ -101,10 +103,11 @@ def main() -> None:
             runs.append(run)
         runs += begun.values()
     cells = [Cell(start, share, *interval(found)) for share, groups in values.items() for start, found in groups.items()]
-    results: dict[str, Any] = {"values": values, "minutes": {start: minutes_of(found) for start, found in tuned.items()}}
+    results: dict[str, Any] = {"values": values, "minutes": minutes_of(tuned)}
     report(TESTS, results)
-    title = f"Fine-tuning, {data_name(args)}, BasicCNN of width 16"
-    save_figure(dots(cells, title, "final test accuracy in %"), cells, args.figures / "finetuning", "finetuning")
+    setting = f"{data_name(args)}, BasicCNN of width 16, pretrained without labels on 50,000 images"
+    figure = lines_figure(cells, "Fine-tuning from each start", setting, AXIS, "final test accuracy in %")
+    save_figure(figure, cells, args.figures / "finetuning", "finetuning")
     publish("finetuning", runs, args, {**results, "accuracy": [c._asdict() for c in cells]}, figures=False)
 
 

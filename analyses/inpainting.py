@@ -22,9 +22,10 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analyses.drawing import Cell, dots
-from analyses.probing import PIXELS, minutes_of, probe_accuracies
-from analyses.study import arguments, data_name, publish, run_context_of, trained
+from analyses.drawing import Cell
+from analyses.probing import PIXELS, probe_accuracies
+from analyses.ssl_figures import rows_figure
+from analyses.study import arguments, data_name, minutes_of, publish, run_context_of, trained
 from analyses.verdicts import Test, report
 from gradlens.analysis import inpainting
 from gradlens.analysis.of_runs.inpainting import InpaintedImages, InpaintingOptions
@@ -123,13 +124,14 @@ def main() -> None:
     print_table(reporting_inpainting.inpainting_table(errors))
     values = measured(runs, filled, args)
     by_task = {task: [x for run, x in zip(runs, filled, strict=True) if run.config.options["corrupt"] == task] for task in TASKS}
-    minutes = {task: minutes_of([run for run in runs if run.config.options["corrupt"] == task]) for task in TASKS} | {UNTRAINED: 0.0}
+    minutes = minutes_of({task: [run for run in runs if run.config.options["corrupt"] == task] for task in TASKS}) | {UNTRAINED: 0.0}
     results: dict[str, Any] = {"values": values, "minutes": minutes}
     report(TESTS, results)
     folder, title = args.figures / "inpainting", f"{data_name(args)}, BasicCNN of width 16"
     save_figure(reporting_inpainting.inpainting_grid(_panels(by_task, last), title=title), errors, folder, "inpainting")
     cells = cells_of(values)
-    save_figure(dots(cells, f"Linear probe by block, {title}", "test accuracy in %"), cells, folder, "probe_by_block")
+    message = "What a linear probe reads after each way of filling in"
+    save_figure(rows_figure(cells, message, title, "test accuracy in %"), cells, folder, "probe_by_block")
     shown = {**results, "accuracy": [c._asdict() for c in cells], "errors": [row._asdict() for row in errors]}
     publish("inpainting", [*runs, adversarial], args, shown, figures=False)
 

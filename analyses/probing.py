@@ -6,7 +6,6 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import fmean
 
 import torch
 
@@ -61,11 +60,6 @@ def final_accuracy(run: Run, args: argparse.Namespace) -> float:
     accuracy = 100 * right / len(data.test)
     write_text(kept, json.dumps({"weights": weights, "accuracy": accuracy}) + "\n")
     return accuracy
-
-
-def minutes_of(runs: Sequence[Run]) -> float:
-    """Minutes of training of one run, mean over runs."""
-    return fmean(sum(t.seconds for t in run.timing) / 60 for run in runs)
 
 
 def _measured(run: Run, blocks: Sequence[str], args: argparse.Namespace, network: str) -> dict[str, float]:

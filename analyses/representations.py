@@ -21,9 +21,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from analyses.all_methods import EPOCHS, SEEDS, SHARED
-from analyses.probing import minutes_of
-from analyses.study import arguments, data_name, publish, run_context_of, trained
+from analyses.all_methods import EPOCHS, SEEDS, SHARED, settings_of
+from analyses.study import arguments, data_name, minutes_of, publish, run_context_of, trained
 from analyses.verdicts import Test, report
 from gradlens.analysis.of_runs.interface import Session
 from gradlens.analysis.of_runs.options import FULL_REPRESENTATIONS
@@ -71,8 +70,7 @@ def configs(args: Any) -> list[Config]:
     """The runs of all_methods, with the learning rates that were chosen there."""
     table = read_json(args.figures / "all_methods" / "results.json")["table"]
     lr = {row["method"]: row["lr"] for row in table}
-    settings = {"data": args.data, "epochs": EPOCHS, **SHARED}
-    return [make_config(method=name, lr=lr[name], seed=seed, **settings) for name in METHODS for seed in range(args.seeds)]
+    return [make_config(**settings_of(name, EPOCHS, args.data), lr=lr[name], seed=seed) for name in METHODS for seed in range(args.seeds)]
 
 
 def value(result: Result, block: str, quantity: str) -> float:
@@ -123,7 +121,7 @@ def main() -> None:
         partners = {name: [by_name[name][i + 1] for i in firsts] for name in METHODS}
         pairs = [analysis.compare([by_name["bp"][i], *(by_name[name][i + 1] for name in METHODS)], session) for i in firsts]
     values = kept(results) | alike(pairs, partners)
-    minutes = {name: minutes_of(group) for name, group in by_name.items()}
+    minutes = minutes_of(by_name)
     minutes |= {f"bp and {name}": minutes["bp"] + minutes[name] for name in METHODS}
     report(TESTS, {"values": values, "minutes": minutes})
     points = representations.depth_points(runs, found)

@@ -27,12 +27,14 @@ mean of four rules 1.2.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from analyses.drawing import Cell, dots
+from analyses.drawing import Cell
 from analyses.probing import PIXELS, UNTRAINED, probe_accuracies
+from analyses.ssl_figures import rows_figure
 from analyses.study import arguments, data_name, publish, run_context_of, trained
 from analyses.verdicts import Test, measured, report
 from gradlens.reporting.aggregate import final_values
@@ -167,12 +169,23 @@ def cells_of(values: Values, prefix: str) -> list[Cell]:
     return [Cell(row, block, *interval(found)) for block in BLOCKS for row, found in values.get(prefix + block, {}).items()]
 
 
-def draw(cells: Sequence[Cell], near: Sequence[Cell], args: argparse.Namespace) -> None:
-    """Write the two figures."""
-    title, folder = f"{data_name(args)}, 3,000 images, width 16", args.figures / "self_supervised"
-    save_figure(dots(cells, f"Linear probe by block, {title}", "test accuracy in %"), cells, folder, "probe_by_block")
+def draw(values: Values, folder: Path, data: str) -> None:
+    """Write the two figures: probes, best rows first, and cosines of the local rules' blocks below the last."""
+    setting = f"{data}, 3,000 images, 192 updates, BasicCNN of width 16 (infomax: resnet-gim of width 4)"
+    cells = sorted(cells_of(values, ""), key=lambda c: -fmean(values[BLOCKS[-1]][c.row]))
+    message = "Local rules without labels end above their untrained networks" if all_above(values) else "What a linear probe reads"
+    save_figure(rows_figure(cells, message, setting, "probe, test accuracy in %"), cells, folder, "probe_by_block")
+    near = [c for c in cells_of(values, "cosine, ") if c.row in LOCAL and c.column in BLOCKS[:-1]]
     if near:
-        save_figure(dots(near, f"Local and end-to-end gradients, {title}", "final cosine with the true gradient"), near, folder, "cosines")
+        message = "Gradients of local rules beside the end-to-end gradient of the same loss"
+        unit = "cosine with the end-to-end gradient, after 192 updates"
+        save_figure(rows_figure(near, message, setting, unit, limit=1.0), near, folder, "cosines")
+
+
+def all_above(values: Values) -> bool:
+    """Whether every local rule's mean at block3 is above its untrained network's."""
+    last = values[BLOCKS[-1]]
+    return all(fmean(last[rule]) > fmean(last[control]) for rule, control in LOCAL.items() if rule in last and control in last)
 
 
 def main() -> None:
@@ -195,7 +208,7 @@ def main() -> None:
     for cell in cells:
         print(f"{cell.row:28} {cell.column:8} {cell.mean:5.1f} %  [{cell.low:.1f}, {cell.high:.1f}]")
     report(measured(TESTS, results), results)
-    draw(cells, near, args)
+    draw(values, args.figures / "self_supervised", data_name(args))
     shown = {**results, "accuracy": [c._asdict() for c in cells], "cosine": [c._asdict() for c in near]}
     publish("self_supervised", runs, args, shown, figures=False)
 

@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ def arguments(
     data: str = "cifar10",
     methods: bool = False,
     numbers: Mapping[str, int] | None = None,
+    redraw: bool = False,
 ) -> argparse.Namespace:
     """The options the scripts take; ``claim`` is printed as the help.
 
@@ -50,6 +52,7 @@ def arguments(
         data: what is trained on by default.
         methods: add ``--methods``, to train and show only some.
         numbers: whole numbers a script lets one change: flag without dashes -> default.
+        redraw: add ``--redraw``, for scripts that can draw from the files of an earlier call.
 
     """
     parser = argparse.ArgumentParser(description=claim, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -61,6 +64,8 @@ def arguments(
         parser.add_argument("--run", type=Path, default=None, help="a finished run of the same network")
     if methods:
         parser.add_argument("--methods", nargs="*", help="only these rules, bp among them (default all)")
+    if redraw:
+        parser.add_argument("--redraw", action="store_true", help="train nothing: decide and draw anew what the figures' folder holds")
     for name, default in (numbers or {}).items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"(default {default})")
     parser.add_argument("--data", default=data, help=f"data set, or an image folder with a copy of it (default {data})")
@@ -177,6 +182,11 @@ def say(claims: Iterable[Mapping[str, Any]]) -> None:
         print(f"{claim['verdict']}: {claim['claim']} ({told(claim)})")
 
 
+def minutes_of(groups: Mapping[str, Sequence[Run]]) -> dict[str, float]:
+    """group -> mean minutes of training of one of its runs: what a further seed would cost."""
+    return {name: fmean(sum(t.seconds for t in run.timing) for run in runs) / 60 for name, runs in groups.items() if runs}
+
+
 def environment() -> dict[str, Any]:
     """Versions, threads and the day, for a results file."""
     return {
@@ -184,6 +194,20 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "written": time.strftime("%Y-%m-%d"),
     }
+
+
+def listed(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """What a results file says of each run."""
+    return [
+        {
+            "label": label,
+            "seed": run.config.seed,
+            "lr": run.config.optimizer.lr,
+            **{k: v for k, v in run.summary.items() if isinstance(v, dict)},
+            "training_minutes": round(sum(t.seconds for t in run.timing) / 60, 1),
+        }
+        for run, label in zip(runs, run_labels(runs), strict=True)
+    ]
 
 
 def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: dict[str, Any], figures: bool = True) -> None:
@@ -201,17 +225,7 @@ def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: d
     folder.mkdir(parents=True, exist_ok=True)
     if figures:
         _draw(runs, folder)
-    listed = [
-        {
-            "label": label,
-            "seed": run.config.seed,
-            "lr": run.config.optimizer.lr,
-            **{k: v for k, v in run.summary.items() if isinstance(v, dict)},
-            "training_minutes": round(sum(t.seconds for t in run.timing) / 60, 1),
-        }
-        for run, label in zip(runs, run_labels(runs), strict=True)
-    ]
-    write_text(folder / "results.json", json.dumps(plain({**results, "runs": listed, **environment()}), indent=2) + "\n")
+    write_text(folder / "results.json", json.dumps(plain({**results, "runs": listed(runs), **environment()}), indent=2) + "\n")
     print(f"wrote {folder}")
 
 

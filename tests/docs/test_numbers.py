@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from tools.docs import result_tables
-from tools.docs.result_tables import FIGURES, PAGES, TABLES, number, results, rows_of, with_marks, with_tables
+from tools.docs import result_tables, rule_tables
+from tools.docs.result_tables import PAGES, TABLES, number, results, rows_of, with_marks, with_tables
+from tools.docs.stored import FIGURES
 
 pytestmark = pytest.mark.skipif(not FIGURES.is_dir(), reason="figures are not in the source distribution")
 MARK = re.compile(r"<!-- table: (\S+) -->")
@@ -71,6 +72,27 @@ def last_norm_ratios(rule):
     return "{}, {} and {}".format(*(number(ends[f"block{k}.conv"], 0) for k in (1, 2, 3)))
 
 
+def too_long(epoch):
+    """How many times too long dni's gradients are, from the last block to the first."""
+    row = next(r for r in rows_of("full_size/iteration1-fast-w32/fast-dni-published-s0-4epochs-w32.csv") if r["epoch"] == str(epoch))
+    return [f"{float(row[f'norm_ratio:block{k}.conv']):,.0f}" for k in (3, 1)]
+
+
+def best_full_size_bp():
+    rows = rows_of("full_size/iteration1-fast-w32/fast-bp-s0-w32.csv")
+    return number(100 * max(float(r["test_accuracy"]) for r in rows), 1)
+
+
+def second_iteration(network, rule):
+    rows = results(f"iteration2-{network}")["test_accuracy"][rule]
+    return ", ".join(number(rows[str(epoch)], 1) for epoch in range(1, len(rows)))
+
+
+def second_losses(network):
+    losses = results(f"iteration2-{network}")["train_loss"]
+    return "{} (bp) and {} (dgl)".format(*(number(list(losses[rule].values())[-1]) for rule in ("bp", "dgl")))
+
+
 def chance_of_layer_1():
     return bracket(results("gradient_similarity")["final_null_cosine"]["block1.conv"], 2)
 
@@ -123,7 +145,20 @@ SENTENCES = {
         lambda: bracket(claim("all_methods", "blocks: cdni above dni"), 3),
         lambda: bracket(claim("all_methods", "dgl-async no more")),
     ],
-    "iteration-1": [first_iteration_cosines, lambda: last_norm_ratios("dni"), lambda: last_norm_ratios("cdni")],
+    "iteration-1": [
+        first_iteration_cosines,
+        lambda: last_norm_ratios("dni"),
+        lambda: last_norm_ratios("cdni"),
+        *(lambda rule=rule: f"- {rule} {second_iteration('basic-cnn', rule)}" for rule in ("bp", "dgl")),
+        lambda: f"{second_iteration('vgg16', 'bp').replace(', ', ' and ')} % (bp)",
+        lambda: f"{second_iteration('vgg16', 'dgl').replace(', ', ' and ')} % (dgl)",
+        lambda: second_losses("vgg16"),
+    ],
+    "full-size": [
+        lambda: "{} (block 3) to {} (block 1) times longer than the true ones in the first epoch".format(*too_long(1)),
+        lambda: "{} to {} times in the fourth".format(*too_long(4)),
+        lambda: f"eight epochs ({best_full_size_bp()} %)",
+    ],
     "blocks-and-separability": [
         lambda: bracket(claim("linear_separability", "dgl's block1 is read better than bp's")).replace(" [", " points ["),
         lambda: bracket(claim("linear_separability", "dgl's block1 is read better than the un")).replace(" [", " points ["),
@@ -208,7 +243,7 @@ def test_sentences_hold_the_numbers_of_the_files(page):
 def test_a_wrong_cell_is_seen(monkeypatch):
     page = (PAGES / "every-rule.md").read_text(encoding="utf-8")
     assert with_tables(page.replace("0.56 · 0.69", "0.57 · 0.69").replace("54.1 ± 5.8", "54.1 ± 5.9")) == page
-    monkeypatch.setattr(result_tables, "number", lambda value, digits=2: "7")
+    monkeypatch.setattr(rule_tables, "number", lambda value, digits=2: "7")
     assert with_tables(page) != page
 
 
