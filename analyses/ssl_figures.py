@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from analyses.drawing import Cell
+from analyses.drawing import Cell, spread
 from gradlens.reporting.statistics import Interval
 from gradlens.reporting.style import COLOURS, GREY, LOOK, MARKERS, head
 
@@ -38,18 +38,6 @@ def _bars(ax: Axes, x: Sequence[float], cells: Sequence[Cell | HeadPoint], colou
     ax.errorbar(x, [c.mean for c in cells], yerr=[low, high], fmt=marker + line, ms=5, lw=1.4, color=colour, capsize=2)
 
 
-def spread_apart(places: Sequence[float], least: float) -> list[float]:
-    """Where names stand that must be ``least`` apart: as near to their places as their order allows."""
-    order = sorted(range(len(places)), key=lambda i: places[i])
-    found = [places[i] for i in order]
-    for _ in range(200):
-        for a in range(len(found) - 1):
-            short = least - (found[a + 1] - found[a])
-            if short > 1e-9:
-                found[a], found[a + 1] = found[a] - short / 2, found[a + 1] + short / 2
-    return [found[order.index(i)] for i in range(len(places))]
-
-
 @style.context(LOOK)
 def heads_figure(points: Sequence[HeadPoint], untrained: Interval, message: str, setting: str) -> Figure:
     """The probe's accuracy over the projection's width, a colour a head, named beside its last point; the untrained network as a band."""
@@ -60,7 +48,7 @@ def heads_figure(points: Sequence[HeadPoint], untrained: Interval, message: str,
     lowest = min([p.low for p in points] + [untrained.low])
     highest = max(p.high for p in points)
     ends = [next(p.mean for p in reversed(points) if p.head == name) for name in names]
-    heights = spread_apart(ends, 0.075 * (highest - lowest))
+    heights = spread(ends, 0.075 * (highest - lowest))
     for i, name in enumerate(names):
         mine = [p for p in points if p.head == name]
         at = [widths.index(p.width) + 0.07 * (i - (len(names) - 1) / 2) for p in mine]
@@ -110,7 +98,7 @@ def rows_figure(cells: Sequence[Cell], message: str, setting: str, unit: str, li
     ax.set_ylim(len(rows) - 0.4, -0.6)
     if limit is not None:
         ax.set_xlim(right=limit + 0.02 * (limit - ax.get_xlim()[0]))
-    ax.set_xlabel(f"{unit}; mean and 95 % interval of {seeds_of(cells)} seeds")
+    ax.set_xlabel(f"{unit};\nmean and 95 % interval of {seeds_of(cells)} seeds")
     head(figure, message, setting)
     return figure
 
@@ -143,7 +131,7 @@ def lines_figure(cells: Sequence[Cell], message: str, setting: str, axis: str, u
     ax = figure.subplots()
     lowest, highest = min(c.low for c in cells), max(c.high for c in cells)
     ends = [next(c.mean for c in reversed(cells) if c.row == row and c.column == columns[-1]) for row in rows]
-    heights = spread_apart(ends, 0.06 * (highest - lowest))
+    heights = spread(ends, 0.06 * (highest - lowest))
     for i, row in enumerate(rows):
         colour, marker, shift = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], 0.05 * (i - (len(rows) - 1) / 2)
         for line, group in (
@@ -154,7 +142,7 @@ def lines_figure(cells: Sequence[Cell], message: str, setting: str, axis: str, u
                 _bars(ax, [places[c.column] + shift for c in group], group, colour, marker, line)
         ax.text(len(columns) - 0.8, heights[i], row, va="center", color=colour, fontsize=SETTING)
     ax.set_xticks(list(places.values()), [apart.get(name, name) for name in places])
-    ax.set_xlim(-0.3, max(len(columns) + 0.2, max(places.values()) + 0.4))
+    ax.set_xlim(-0.3, max(len(columns) - 0.05, max(places.values()) + 0.4 if apart else 0.0))
     ax.set_xlabel(axis)
     ax.set_ylabel(f"{unit};\nmean and 95 % interval of {seeds_of(cells)} seeds")
     ax.grid(axis="x", visible=False)
