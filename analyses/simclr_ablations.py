@@ -190,7 +190,6 @@ def draw(what: str, results: Mapping[str, Any], figures: Path, data: str) -> Non
             for width in (PROJECTIONS if layers else PROJECTIONS[:1])
         ]
         message = f"A nonlinear head above a linear one: {signed('nonlinear-head', results, study)}"
-        setting = f"{setting}; mean and 95 % interval of {SEEDS} seeds"
         save_figure(heads_figure(points, interval(values[UNTRAINED]), message, setting), points, folder, what)
     elif what == "augmentations":
         cells, made_of = matrix(values, figures)
