@@ -9,7 +9,7 @@ Primary test: at 1 % of the labels a start from `simclr` is above the untrained 
 starts and shares. If differences vary by 1.5 points, five seeds show 2.0 points (80 % power).
 
 Not run at this size: 370 core-minutes (74 a seed, of which pretraining takes 50). An earlier run had 3,000 images, of which 1 % are three
-labels a class, too few for any start to be told from another; it is not judged.
+labels a class, too few for any start to differ measurably from another; it is not judged.
 
     python -m analyses.finetuning --data cifar10       # 370 core-minutes; interrupted, it goes on
 """

@@ -1,12 +1,12 @@
 """Rules without labels, end to end and local: what a linear probe reads from them, how their gradients differ.
 
-3,000 images of CIFAR-10, eight epochs in batches of 128 (192 updates), Adam 1e-3 decayed to zero, five seeds; one learning rate
-for all, chosen for none. BasicCNN of width 16, but for `infomax`: Greedy InfoMax's own encoder, `resnet-gim`, which has no BatchNorm
-(through which patches could tell of each other), of width 4, in the paper's three modules, on 4 x 4 patches side by side (theirs overlap by
-half, at three times the cost). A linear probe of each of three blocks
-(modules), fitted to the 3,000 labelled images, is tested on all 10,000; beside it the two untrained networks, raw pixels, and backprop
-with labels. "True" gradient: the end-to-end gradient of the rule's own objective at the top of its encoder. Tests, all written down
-before these runs (34 core-minutes for the six rows of the first command, 80 for all):
+3,000 images of CIFAR-10, eight epochs in batches of 128 (192 updates), Adam 1e-3 decayed to zero, five seeds; one learning rate for all,
+chosen for none. BasicCNN of width 16, but for `infomax`: Greedy InfoMax's own encoder, `resnet-gim`, which has no BatchNorm (through which
+patches could leak into each other), of width 4, in the paper's three modules, on 4 x 4 patches side by side (theirs overlap by half, at
+three times the cost). A linear probe of each of three blocks (modules), fitted to the 3,000 labelled images, is tested on all 10,000;
+beside it the two untrained networks, raw pixels, and backprop with labels. "True" gradient: the end-to-end gradient of the rule's own
+objective at the top of its encoder. Tests, all written down before these runs (34 core-minutes for the six rows of the first command, 80
+for all):
 
 - "local learning is possible" (Löwe et al. 2019): judged by all four local rules together. Primary test: the mean over `infomax`,
   `simclr-local`, `context-encoder-local` and `loco` of what block3 gains over its untrained network; each alone is a further test.

@@ -3,7 +3,7 @@
 Sentence (the reference study, of van den Oord et al. 2018): representations that predict the near future "of" speech without labels hold
 what is said and who says it. The 3,000 recordings of the Free Spoken Digit Dataset (``analyses.recordings``: 64 frames by 16 mel bands;
 the paper reads the waveform of LibriSpeech, 100 hours). `cpc` cuts a recording into 13 windows of 16 frames, 4 apart, each through an
-MLP of three layers of 128 (no BatchNorm, through which windows could tell of each other); two gated layers over the windows so far
+MLP of three layers of 128 (no BatchNorm, through which windows could leak into each other); two gated layers over the windows so far
 predict the fourth to seventh window further on, the first that share no frame with the last one seen. 24 epochs in batches of 64, Adam
 1e-3 decayed to zero; chosen by a run with a thirteenth seed, 100, that counts nowhere else.
 

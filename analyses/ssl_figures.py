@@ -152,7 +152,7 @@ def lines_figure(cells: Sequence[Cell], message: str, setting: str, axis: str, u
 
 @style.context(LOOK)
 def pairs_figure(cells: Sequence[Cell], message: str, setting: str, unit: str) -> Figure:
-    """Accuracies of settings alone (diagonal) and in pairs, as a full symmetric table in colour; other cells are told below it."""
+    """Accuracies of settings alone (diagonal) and in pairs, as a full symmetric table in colour; other cells are written below it."""
     names = list(dict.fromkeys(c.row for c in cells if c.row == c.column and c.row != "all"))
     found = {frozenset((c.row, c.column)): c for c in cells}
     values = np.array([[found[frozenset((a, b))].mean for b in names] for a in names])
