@@ -166,10 +166,6 @@ SENTENCES = {
         lambda: bracket(claim("first_layer_filters", "overlap: what training added"), sign=True),
     ],
     "without-labels": [
-        lambda: bracket(claim("self_supervised", "simclr is read better than simclr-local", negated=True)).replace(" [", " points ["),
-        lambda: bracket(claim("self_supervised", "block2: loco's"), 2, sign=True),
-        lambda: bracket(claim("simclr2", "1 % of the labels than at 100 %")).replace(" [", " points ["),
-        lambda: bracket(claim("simclr_augmentations", "all four")).replace(" [", " points ["),
         lambda: bracket(claim("inpainting", "centre: squared error"), 0).replace(" [", " % ["),
         lambda: bracket(claim("inpainting", "centre: block3 is read better than the untrained")).replace(" [", " points ["),
     ],
