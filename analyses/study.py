@@ -41,6 +41,7 @@ def arguments(
     data: str = "cifar10",
     methods: bool = False,
     numbers: Mapping[str, int] | None = None,
+    redraw: bool = False,
 ) -> argparse.Namespace:
     """The options the scripts take; ``claim`` is printed as the help.
 
@@ -51,6 +52,7 @@ def arguments(
         data: what is trained on by default.
         methods: add ``--methods``, to train and show only some.
         numbers: whole numbers a script lets one change: flag without dashes -> default.
+        redraw: add ``--redraw``, for scripts that can draw from the files of an earlier call.
 
     """
     parser = argparse.ArgumentParser(description=claim, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -62,6 +64,8 @@ def arguments(
         parser.add_argument("--run", type=Path, default=None, help="a finished run of the same network")
     if methods:
         parser.add_argument("--methods", nargs="*", help="only these rules, bp among them (default all)")
+    if redraw:
+        parser.add_argument("--redraw", action="store_true", help="train nothing: decide and draw anew what the figures' folder holds")
     for name, default in (numbers or {}).items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"(default {default})")
     parser.add_argument("--data", default=data, help=f"data set, or an image folder with a copy of it (default {data})")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ from gradlens.runtime.text_files import read_text, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "figures" / "full_size"
+NO_BREAK = "\u00a0"  # a space that no line ends at
 Family = dict[str, Rows]  # label -> rows of its longest run (several seeds: the first)
 
 
@@ -102,8 +104,8 @@ def message(family: Family) -> str:
     """What the curves say, in one sentence made from their numbers."""
     best = {label: max((r for r in rows if r["epoch"]), key=lambda r: r["test_accuracy"]) for label, rows in family.items()}
     order = sorted(best, key=lambda label: -best[label]["test_accuracy"])
-    said = ", ".join(f"{label} {100 * best[label]['test_accuracy']:.1f} % (epoch {best[label]['epoch']})" for label in order)
-    return f"best test accuracy: {said}"
+    said = [f"{label} {100 * best[label]['test_accuracy']:.1f} % (epoch {best[label]['epoch']})" for label in order]
+    return f"Best test accuracy: {', '.join(part.replace(' ', NO_BREAK) for part in said)}"
 
 
 def _about(family: Family) -> str:
@@ -135,8 +137,15 @@ def learning(name: str, family: Family) -> Figure:
         _epochs_axis(ax, last)
         ax.set_ylabel(text)
         _named(ax, ends, look)
-    figure.suptitle(f"{message(family)}\n{_about(family)}", fontsize=10)
+    _head(figure, message(family), _about(family))
     return figure
+
+
+def _head(figure: Figure, *lines: str) -> None:
+    """Write the lines above the panels, broken where the figure ends; the parts of a list stay whole."""
+    room = int((figure.get_figwidth() - 0.2) / 0.082)  # of the mean letter at 10 points
+    broken = [part for line in lines for part in textwrap.wrap(line, room, break_on_hyphens=False)]
+    figure.suptitle("\n".join(broken), x=0.01, ha="left", fontsize=10)
 
 
 def _readings(ax: Axes, name: str, look: Mapping[str, Style], last: int) -> None:
@@ -203,7 +212,7 @@ def alignment(family: Family) -> Figure:
     low, high = grid[1][0].get_ylim()
     grid[1][0].set_ylim(min(low, 0.5), max(high, 2))
     notes = [f"{', '.join(exact)}: exactly the true gradient under every rule"] if exact else []
-    figure.suptitle("\n".join([_alignment_message(family, layers), _about(family), *notes]), fontsize=10)
+    _head(figure, _alignment_message(family, layers), _about(family), "grey, dotted: chance; grey, dashed: noise ceiling", *notes)
     return figure
 
 
@@ -229,8 +238,8 @@ def _floor_and_ceiling(ax: Axes, table: Sequence[Point], layer: str) -> None:
 
 def _alignment_message(family: Family, layers: Sequence[str]) -> str:
     ends = {label: rows[-1].get(f"cosine:{layers[0]}", math.nan) for label, rows in family.items() if not label.startswith("bp")}
-    said = ", ".join(f"{label} {value:.2f}" for label, value in ends.items() if not math.isnan(value))
-    return f"cosine of {layers[0]} with the true gradient in the last epoch: {said}\n(grey, dotted: chance; grey, dashed: noise ceiling)"
+    said = ", ".join(f"{label} {value:.2f}".replace(" ", NO_BREAK) for label, value in ends.items() if not math.isnan(value))
+    return f"Cosine of {layers[0]} with the true gradient in the last epoch: {said}"
 
 
 def table_of(family: Family) -> str:

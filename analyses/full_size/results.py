@@ -15,6 +15,7 @@ from typing import Any
 
 from gradlens.gradients.layer_names import is_norm
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.text_files import read_text
 from gradlens.training.run_directory import Run
 from gradlens.training.run_files import write
 
@@ -101,24 +102,25 @@ def rows_of(run: Run, item: str, data: str, commit: str, begun: str, device: str
 
 
 def read_rows(path: Path) -> Rows:
-    """The rows of a csv file, numbers as numbers; none where there is no file.
+    """The rows of a csv file as far as it goes, numbers as numbers: none of a missing or an empty one, a torn last line is left out.
 
     Raises:
-        InputError: not a csv file of this runner, or a torn or double row in it.
+        InputError: not a csv file of this runner, or a torn row within it, or a double one.
 
     """
-    if not path.exists():
+    text = read_text(path) if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]  # a copy that was cut off ends within a line
+    if not whole:
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        header = list(reader.fieldnames or [])
-        if header[: len(FIXED)] != list(FIXED):
-            raise InputError(f"{path} is not a csv file of analyses.full_size: its columns begin {', '.join(header[:3]) or 'nowhere'}")
-        rows: Rows = []
-        for line in reader:
-            if None in line or None in line.values():
-                raise InputError(f"{path}, line {reader.line_num}: a torn row; delete the file, the run directory still has its numbers")
-            rows.append({key: _value(key, text) for key, text in line.items()})
+    reader = csv.DictReader(io.StringIO(whole))
+    header = list(reader.fieldnames or [])
+    if header[: len(FIXED)] != list(FIXED):
+        raise InputError(f"{path} is not a csv file of analyses.full_size: its columns begin {', '.join(header[:3])}")
+    rows: Rows = []
+    for line in reader:
+        if None in line or None in line.values():
+            raise InputError(f"{path}, line {reader.line_num}: a torn row; delete the file, the run directory still has its numbers")
+        rows.append({key: _value(key, text) for key, text in line.items()})
     epochs = [row["epoch"] for row in rows]
     if epochs != sorted(set(epochs)):
         raise InputError(f"{path}: its epochs are {epochs}, each should stand once and in order")

@@ -235,7 +235,7 @@ def test_a_loss_that_is_not_finite_ends_one_item(machine):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda lines: [*lines[:-1], lines[-1][:40]], "torn row"),
+        (lambda lines: [lines[0], lines[1][:40] + "\n", lines[2]], "torn row"),
         (lambda lines: [*lines, lines[-1]], "each should stand once"),
         (lambda lines: ["a,b,c\n", "1,2,3\n"], "its columns begin a, b, c"),
         (lambda lines: [lines[0], lines[2], lines[1]], "in order"),
@@ -248,6 +248,46 @@ def test_a_csv_that_is_not_whole_is_refused(machine, spoil, words):
     path.write_text("".join(spoil(path.read_text().splitlines(keepends=True))))
     with pytest.raises(InputError, match=words):
         results.read_rows(path)
+
+
+@pytest.mark.parametrize("cut", [1, 40, -1], ids=["in its first cell", "in the middle", "before its line end"])
+def test_a_last_line_that_was_cut_off_is_left_out(machine, cut):
+    """Also where all its cells are there: the last number may have lost digits."""
+    a = item("a", until=2)
+    runner.work([a], machine)
+    path = machine.csv(a)
+    before, lines = results.read_rows(path), path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]) + lines[-1][:cut])
+    assert results.read_rows(path) == before[:-1]
+    assert runner.work([item("a")], machine)[0] == ["a"]  # gone on with: the run directory still has all
+    assert epochs(machine, a) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("content", [None, "", "item,ep"], ids=["missing", "empty", "cut off in its header"])
+def test_a_csv_without_a_whole_line_holds_no_rows(tmp_path, content):
+    path = tmp_path / "family" / "a.csv"
+    path.parent.mkdir()
+    if content is not None:
+        path.write_text(content)
+    assert results.read_rows(path) == []
+    assert results.summary([])["epochs"] == 0
+
+
+def test_what_is_shorter_is_drawn_as_far_as_it_is(listed, machine, monkeypatch, tmp_path):
+    """Of two items one has all epochs and a torn line after them, the other one epoch; a third file is empty."""
+    monkeypatch.setattr(figures, "items", lambda cpu=True: [*listed, item("c")])
+    runner.work([listed[0], replace(listed[1], until=1)], machine)
+    with machine.csv(listed[0]).open("a") as file:
+        file.write("a,4,3,")
+    machine.csv(item("c")).write_text("")
+    assert figures.main(["--results", str(machine.results)]) == 0
+    table = (machine.results / "tiny" / "drawn" / "table.md").read_text()
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == ["| `a`", "| `b`"]
+    assert " | 3 | " in table
+    assert " | 1 of 3 | " in table
+    drawn = (machine.results / "tiny" / "drawn" / "learning.csv").read_text()
+    assert drawn.count("b,test_accuracy") == 2
+    assert drawn.count("a,test_accuracy") == 4
 
 
 def test_a_learning_rate_is_chosen_once_on_held_out_images(machine, monkeypatch):
@@ -419,7 +459,11 @@ def test_figures_say_what_the_rows_say(listed, machine):
     drawn_layers, exact = figures._informative(figures.points(family))
     assert exact == ["block3.linear", "top.out"]  # dgl's last block and the top form one unit with the loss itself
     assert len(grid.axes) == 2 * len(drawn_layers) == 4
-    assert "best test accuracy" in figures.message(family)
+    assert figures.message(family).startswith("Best test accuracy: ")
+    long = {f"{label} with a long name {i}": rows for i in range(3) for label, rows in family.items()}
+    for figure in (figures.learning("tiny", long), figures.alignment(long)):
+        figure.draw_without_rendering()
+        assert all(text.get_window_extent().x1 <= figure.bbox.x1 for text in figure.texts)
 
 
 def test_the_tables_of_the_docs_are_those_of_the_csv_files():

@@ -72,6 +72,27 @@ def last_norm_ratios(rule):
     return "{}, {} and {}".format(*(number(ends[f"block{k}.conv"], 0) for k in (1, 2, 3)))
 
 
+def too_long(epoch):
+    """How many times too long dni's gradients are, from the last block to the first."""
+    row = next(r for r in rows_of("full_size/iteration1-fast-w32/fast-dni-published-s0-4epochs-w32.csv") if r["epoch"] == str(epoch))
+    return [f"{float(row[f'norm_ratio:block{k}.conv']):,.0f}" for k in (3, 1)]
+
+
+def best_full_size_bp():
+    rows = rows_of("full_size/iteration1-fast-w32/fast-bp-s0-w32.csv")
+    return number(100 * max(float(r["test_accuracy"]) for r in rows), 1)
+
+
+def second_iteration(network, rule):
+    rows = results(f"iteration2-{network}")["test_accuracy"][rule]
+    return ", ".join(number(rows[str(epoch)], 1) for epoch in range(1, len(rows)))
+
+
+def second_losses(network):
+    losses = results(f"iteration2-{network}")["train_loss"]
+    return "{} (bp) and {} (dgl)".format(*(number(list(losses[rule].values())[-1]) for rule in ("bp", "dgl")))
+
+
 def chance_of_layer_1():
     return bracket(results("gradient_similarity")["final_null_cosine"]["block1.conv"], 2)
 
@@ -110,7 +131,20 @@ SENTENCES = {
         lambda: "is {} and the norm ratio {};".format(*dni_with("sum")),
         lambda: "{} and {} (`python -m analyses.dni_target`)".format(*dni_with("mean")),
     ],
-    "iteration-1": [first_iteration_cosines, lambda: last_norm_ratios("dni"), lambda: last_norm_ratios("cdni")],
+    "iteration-1": [
+        first_iteration_cosines,
+        lambda: last_norm_ratios("dni"),
+        lambda: last_norm_ratios("cdni"),
+        *(lambda rule=rule: f"- {rule} {second_iteration('basic-cnn', rule)}" for rule in ("bp", "dgl")),
+        lambda: f"{second_iteration('vgg16', 'bp').replace(', ', ' and ')} % (bp)",
+        lambda: f"{second_iteration('vgg16', 'dgl').replace(', ', ' and ')} % (dgl)",
+        lambda: second_losses("vgg16"),
+    ],
+    "full-size": [
+        lambda: "{} (block 3) to {} (block 1) times longer than the true ones in the first epoch".format(*too_long(1)),
+        lambda: "{} to {} times in the fourth".format(*too_long(4)),
+        lambda: f"eight epochs ({best_full_size_bp()} %)",
+    ],
     "blocks-and-separability": [lambda: bracket(claim("representations", "I(h, y): block2"), 3)],
     "random-labels": [
         lambda: spread(*(block("bp", "block3", key) for key in ("mean", "low", "high"))),

@@ -13,6 +13,7 @@ from typing import Any
 from tools.docs.markdown import table
 from tools.docs.rule_tables import RULE_TABLES
 from tools.docs.stored import BLOCKS, DASH, LAYERS, PAGES, bounds, half_width, number, results, rows_of
+from tools.docs.verdict_tables import verdict_table
 
 # ------------------------------------------------------------------------------------------------------------ the tables
 
@@ -28,6 +29,13 @@ def iteration1() -> str:
         middle = beside.get((name, "epochs 5-7"), DASH)
         lines.append([f"`{name}`", beside[name, "epoch 1"], middle, *ends, number(run["training_minutes"], 0)])
     return table(["rule", "test accuracy %, epoch 1", "mean of epochs 5–7", "best (epoch)", "final (epoch)", "minutes"], lines)
+
+
+def iteration1_spread() -> str:
+    """How much the accuracies of seeds differ where it was measured."""
+    found = results("iteration1")["seed_sd"]
+    lines = [[f"`{rule}`", number(row["sd"], 2), row["seeds"]] for rule, row in found["points"].items()]
+    return table(["rule", "standard deviation over seeds (points)", "seeds"], lines)
 
 
 def iteration1_cosines() -> str:
@@ -192,7 +200,7 @@ SCRIPTS = (  # script, folder of its results, what, size
         "learning_curves",
         "learning_curves",
         "sentences of the reference study about its curves",
-        "width 16, 1,500 and 4,000 images, 3 seeds",
+        "width 16, 1,000 images, 60 epochs, 3 to 10 seeds",
     ),
     ("self_supervised table", "self_supervised", "12 rules with and without labels: probes, gradients of local twins", SMALL),
     (
@@ -242,6 +250,7 @@ def command_costs() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "iteration1-spread": iteration1_spread, "learning-curves": lambda: verdict_table("learning_curves", results("learning_curves")),
     "iteration1": iteration1, "iteration1-cosines": iteration1_cosines, "iteration1-epochs": iteration1_epochs,
     "without-labels": without_labels, "dni-target": dni_target, "step-costs": step_costs,
     "two-ranks": two_ranks, "bf16": bf16, "scripts": scripts,
