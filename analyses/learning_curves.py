@@ -242,7 +242,8 @@ def main() -> None:
         "minutes": {group: MINUTES[str(GROUPS[group]["method"])] for group in runs},
     }
     report(TESTS, results)
-    draw(runs, scores, data_name(args), args.figures / "learning_curves")
+    if runs:
+        draw(runs, scores, data_name(args), args.figures / "learning_curves")
     publish("learning_curves", [run for mine in runs.values() for run in mine], args, results, figures=False)
 
 

@@ -193,15 +193,7 @@ SENTENCES = {
             f"the gap is {gap('separable', 1)} after 1 update, {gap('separable', 100)} after 100 and {gap('separable', 1500)} after 1,500"
         ),
     ],
-    "learning-curves": [
-        lambda: bracket(claim("learning_curves", "dni does not fit"), 0).replace(" [", " points below `bp` ["),
-        lambda: bracket(claim("learning_curves", "loss falls more slowly"), 3, sign=True).replace(" [", " nats ["),
-        lambda: bracket(claim("learning_curves", "rate helps bp")).replace(" [", " points ["),
-        lambda: bracket(claim("learning_curves", "augmentation helps bp"), sign=True),
-        lambda: bracket(claim("learning_curves", "augmentation helps dgl")),
-        lambda: bracket(claim("learning_curves", "without augmentation: dgl above bp"), sign=True).replace(" [", " points ["),
-        chance_of_layer_1,
-    ],
+    "learning-curves": [chance_of_layer_1],
     "feedback": [
         lambda: f"after {race('fa')} against {race('bp')} examples",
         lambda: f"falls to {angle('backprop', '1e-4', 'first dip')} (paper: 20°), rises to {angle('backprop', '1e-4', 'rise after it')}",
