@@ -1,75 +1,118 @@
-"""Every supervised rule on the same network, data and epochs, each with its own learning rate: how good, how close, at what price.
+"""Every supervised rule on the same network, data and epochs, each with its own learning rate: how good, how close.
 
-BasicCNN of width 32, 6,000 CIFAR-10 images, batches of 128, five epochs, no augmentation, three seeds (one for the rules that no
-claim speaks of). Learning rates: of a grid of three, the one with the best accuracy on a held-out fifth of the training images after
-two epochs of the rest (first seed). Adam, but for kp, whose default is SGD with decoupled decay. greedy trains each of its three stages
-for five epochs, so every parameter sees as many images as elsewhere. Images a second and memory are measured by ``gradlens bench`` in one
-interleaved run at the end, against bp.
+BasicCNN of width 16, 6,000 CIFAR-10 images, batches of 128, five epochs, no augmentation, a rate that falls to 0 (cosine); ten seeds,
+three of the rules that no primary test speaks of. Learning rates: of a grid of five from 1e-4 to 1e-2 (kp, which has SGD with decoupled
+decay: 3e-3 to 0.3), the one with the best accuracy on a held-out fifth of the training images after two epochs of the rest (first seed);
+where that is an end of the grid, the grid goes on beyond it, three times at most. greedy trains its three stages for four, four and
+seven epochs (its rate does not begin anew with each, so the last, which begins at less than half of it, gets more): every parameter sees
+about as many images as elsewhere, the network three times as many. Test accuracies are of all 10,000 images. dni and cdni have gradlens's
+defaults (target=sum, zero_bias=true), not the published ones, which analyses.learning_curves has.
 
-Claims tested, paired by seed (supported or not where the 95 % interval of the mean difference lies on one side of the bound): final
-training loss bp <= chunked <= overlap <= dgl; sign-symmetric feedback far better than fa; cdni's cosine above dni's; dgl-async
-without slowdown at most a point below dgl. Each rule has its own learning rate, so a training loss speaks of rule and rate together;
-chunked has the chunks block1–block2 and block3–top, so its second block gets no gradient of the global loss, as overlap's does.
+One primary test a sentence, paired by seed (TESTS); the smallest visible effect of each is printed beside its verdict:
 
-Cosines, noise-corrected cosines and nulls are measured at the final weights on the eight batches that would follow; where the batches'
-halves agree too little to tell, there is no noise-corrected one. greedy's are left out: a block's truth is its own stage's loss, and frozen
-blocks use nothing. Its cost is that of its last stage. Memory is what a step adds: dgl-async's buffers and the feedback matrices,
-which are held between steps, are not in it. dgl-async's training loss is on stored batches.
+- "Training loss: back-prop, then chunked, overlapping, greedy": of the three steps of this order the middle one, overlap's loss at least
+  chunked's. It is the one that this network puts in doubt: chunked has the chunks block1-block2 and block3-top, so its second block
+  gets no gradient of the global loss, as overlap's does. The outer steps are further tests.
+- "Overlapping helps": final accuracy of overlap above dgl's. "Local optimisation works": greedy above untrained blocks (shallow).
+- Synthetic gradients "work" (dni above shallow), "quite worse than backprop" (5 points or more), are nearer the truth if they see
+  the label (cosine of cdni's blocks above dni's). What complete unlocking comes to is tested by analyses.dni_unlocked.
+- "Far better with the weights' signs": the mean of usf, brsf and frsf at least 10 points above fa.
+- dfa learns (above shallow) and is "slightly worse than backprop": no further than 5 points from it, the sign in a further test.
 
-    python -m analyses.all_methods --data cifar10          # about an hour on two cores; interrupted, it goes on
+Each rule has its own learning rate, so a training loss speaks of rule and rate together. Cosines, noise-corrected cosines and nulls are
+measured at the final weights of three seeds on the eight batches that would follow; where the batches' halves agree too little to tell,
+there is no noise-corrected one. greedy's are left out: a block's truth is its own stage's loss, and frozen blocks use nothing.
+dgl-async's training loss is on stored batches. What a step of each rule costs is measured by analyses.method_costs, on a quiet machine.
+
+    python -m analyses.all_methods --data cifar10          # about 85 minutes of one core; interrupted, it goes on
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from analyses.study import arguments, judged, publish, run_context_of, say, trained
+from analyses.rule_figures import draw
+from analyses.study import arguments, data_name, listed, minutes_of, publish, run_context_of, trained
+from analyses.verdicts import Test, by_seed, report
 from gradlens.cli.progress import Display
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.diagnostics import SPARSE, sparse_rows
 from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import preserve_buffers_and_rng, true_gradients
 from gradlens.methods import METHODS
-from gradlens.reporting.aggregate import scores, without_noise
-from gradlens.reporting.numbers import DASH, number_text, short_number
+from gradlens.reporting.aggregate import layer_points, scores, without_noise
 from gradlens.reporting.statistics import interval
 from gradlens.runtime.rng import seeded
+from gradlens.runtime.text_files import read_json, write_text
+from gradlens.training.comparison import ChosenRate
 from gradlens.training.config import Config, make_config
-from gradlens.training.cost.step_benchmark import bench
-from gradlens.training.run_directory import Run
-from gradlens.training.runs.lr_search import choose_lr
+from gradlens.training.run_directory import Run, plain
+from gradlens.training.runs.lr_search import rates_beyond, search_lr
 from gradlens.training.runs.train_run import prepare
 
-SEEDS, EPOCHS, TRIAL_EPOCHS, BATCHES, ROUNDS = 3, 5, 2, 8, 5
+SEEDS, EPOCHS, TRIAL_EPOCHS, BATCHES = 10, 5, 2, 8
 SHARED: dict[str, Any] = {
-    "limit": 6_000, "model": "basic-cnn", "width": 32, "batch_size": 128, "record_every": 20, "diagnose_every": 2,
+    "limit": 6_000, "model": "basic-cnn", "width": 16, "batch_size": 128, "lr_schedule": "cosine", "record_every": 24, "diagnose_every": 2,
 }  # fmt: skip
-ADAM = (3e-4, 1e-3, 3e-3)
-GRIDS = {"kp": (0.01, 0.03, 0.1)}
-ONE_SEED = ("greedy", "predsim", "infopro", "kp", "dni-unlocked")  # rules that no claim below speaks of: one seed, no interval
-STAGES = {"greedy": 3}  # a rule that trains stage by stage has so many
+ADAM = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+GRIDS = {"kp": (0.003, 0.01, 0.03, 0.1, 0.3)}
+WIDENED = 3  # times that a grid may be continued beyond the end at which its best rate lies
+FEW, FEW_SEEDS = ("predsim", "infopro", "kp", "dni-unlocked"), 3  # rules that no sentence speaks of
+LOOKED_AT = 3  # seeds whose final weights are measured on more batches
+STAGED = {"greedy": {TRIAL_EPOCHS: (7, 2), EPOCHS: (15, 4)}}  # epochs of other rules -> its own, and those of all stages but the last
 LAYERS = ("block1.conv", "block2.conv", "block3.conv", "top.hidden", "top.out")
 
 
-def tuned(name: str, args: Any, display: Display) -> list[Config]:
-    """The configs of a rule's seeds, with the learning rate that the held-out images choose."""
-    settings = {"method": name, "data": args.data, "epochs": EPOCHS * STAGES.get(name, 1), **SHARED}
-    trial = make_config(**{**settings, "epochs": TRIAL_EPOCHS * STAGES.get(name, 1)})
+def settings_of(name: str, epochs: int, data: str) -> dict[str, Any]:
+    """A rule's settings where other rules have so many epochs."""
+    settings = {"method": name, "data": data, "epochs": epochs, **SHARED}
+    if name in STAGED:
+        in_all, of_stage = STAGED[name][epochs]
+        settings.update(epochs=in_all, options={"stage_epochs": of_stage})
+    return settings
+
+
+def chosen_lr(name: str, args: Any, display: Display) -> ChosenRate:
+    """The learning rate that held-out images choose, from a grid that is continued until the best is no end of it."""
+    trial = make_config(**settings_of(name, TRIAL_EPOCHS, args.data))
     place = replace(run_context_of(args), out=args.out / "trials")
-    lr = choose_lr(trial, GRIDS.get(name, ADAM), 0.2, place, lambda c: display.watch(f"{name} lr {c.optimizer.lr:g}", c.epochs))
-    return [make_config(**settings, lr=lr, seed=seed) for seed in range(1 if name in ONE_SEED else SEEDS)]
+    grid: Sequence[float] = GRIDS.get(name, ADAM)
+    for _ in range(WIDENED + 1):
+        found = search_lr(trial, grid, 0.2, place, lambda c: display.watch(f"{name} lr {c.optimizer.lr:g}", c.epochs))
+        rate = found.rate(grid)
+        if not rate.at_end:
+            break
+        beyond = [lr for lr in rates_beyond(rate) if (lr < rate.lr) == (rate.lr == min(grid))]
+        grid = tuple(sorted({*grid, *beyond}))
+    return rate
+
+
+def configs_of(name: str, rate: ChosenRate, args: Any) -> list[Config]:
+    """The configs of a rule's seeds."""
+    seeds = min(args.seeds, FEW_SEEDS) if name in FEW else args.seeds
+    return [make_config(**settings_of(name, EPOCHS, args.data), lr=rate.lr, seed=seed) for seed in range(seeds)]
 
 
 Means = dict[tuple[str, str], float]  # (layer, quantity) -> mean over batches
 
 
 def at_the_end(run: Run, args: Any) -> Means:
-    """What is measured at a run's final weights, averaged over the batches that would follow its last one."""
+    """What :func:`measured` finds, which is kept beside the run."""
+    file = run.path / "at_the_end.json"
+    if not file.exists():
+        rows = [[layer, quantity, value] for (layer, quantity), value in measured(run, args).items()]
+        write_text(file, json.dumps(plain(rows)) + "\n")
+    return {(layer, quantity): math.nan if value is None else value for layer, quantity, value in read_json(file)}
+
+
+def measured(run: Run, args: Any) -> Means:
+    """The quantities of a run's final weights, averaged over the batches that would follow its last one."""
     state, saved = prepare(run.config, run_context_of(args)), run.checkpoint()
     state.network.load(saved, str(run.path))
     model, method = state.network
@@ -100,7 +143,7 @@ def table(groups: dict[str, list[Run]], means: dict[str, list[Means]]) -> list[d
         row: dict[str, Any] = {"method": name, "lr": score.lr, "train_loss": score.train_loss}
         row["best"] = (score.best_accuracy, score.best_low, score.best_high, score.best_epoch)
         row["final"] = (score.final_accuracy, score.final_low, score.final_high)
-        layers = () if name in STAGES else LAYERS
+        layers = () if name in STAGED else LAYERS
         for quantity in ("cosine", "null_cosine"):
             row[quantity] = {layer: interval(m.get((layer, quantity), math.nan) for m in means[name])[:3] for layer in layers}
         row["corrected_cosine"] = {layer: corrected(means[name], layer) for layer in layers}
@@ -108,109 +151,103 @@ def table(groups: dict[str, list[Run]], means: dict[str, list[Means]]) -> list[d
     return rows
 
 
-def costs(configs: Sequence[Config], args: Any) -> dict[str, dict[str, float | None]]:
-    """rule -> images a second, added memory and multiply-adds, relative to bp."""
-    with Display(quiet=False) as display:
-        result = bench(configs, (3, 32, 32), 10, run_context_of(args).device, ROUNDS, record_every=(), progress=display.count("bench"))
-    rows = {row.method: row for row in result.rows}
-    bp = rows["bp"]
-    return {
-        c.method: {
-            "images_per_s": bp.time_ratio / rows[c.method].time_ratio,
-            "memory": None if (mine := rows[c.method].memory_mb) is None or not bp.memory_mb else mine / bp.memory_mb,
-            "multiply_adds": rows[c.method].flop_ratio / bp.flop_ratio,
-        }
-        for c in configs
-    }
+# ------------------------------------------------------------------------------------------------------------- tests
 
-
-# ----------------------------------------------------------------------------------------------------------- claims
-
-
-def train_loss(run: Run) -> float:
-    """Mean loss over the last epoch."""
-    return [m.loss for m in run.metrics if m.split == "train"][-1]
-
-
-def accuracy(run: Run) -> float:
-    """Final test accuracy in %."""
-    return 100 * float(run.summary["test"]["final_accuracy"])
+LOSS, FINAL, BEST, COSINE = "training loss", "final accuracy", "best accuracy", "cosine of the blocks"
+METRICS: dict[str, Callable[[Mapping[str, Any]], float]] = {  # of what a results file says of a run
+    LOSS: lambda run: float(run["train"]["final_loss"]),  # mean over the last epoch
+    FINAL: lambda run: 100 * float(run["test"]["final_accuracy"]),
+    BEST: lambda run: 100 * float(run["test"]["best_accuracy"]),
+}
 
 
 def blocks_cosine(run: Run) -> float:
-    """Mean cosine of the blocks' convolutions over what was recorded in the second half of training."""
+    """Mean cosine of the blocks' convolutions over what was recorded in the second half of training; NaN where there is none."""
     half = run.summary["updates"] / 2
-    return fmean(
+    found = [
         r.value
         for r in run.gradients
         if r.quantity == "cosine" and r.kind == "weight" and r.layer in LAYERS and r.layer.endswith(".conv") and r.step >= half
-    )
+    ]
+    return fmean(found) if found else math.nan
 
 
-CLAIMS = (  # (claim, quantity, larger, smaller, bound): mean of larger − smaller is at least the bound
-    ("training loss: bp <= chunked", train_loss, "chunked", "bp", 0.0),
-    ("training loss: chunked <= overlap", train_loss, "overlap", "chunked", 0.0),
-    ("training loss: overlap <= dgl", train_loss, "dgl", "overlap", 0.0),
-    ("accuracy: usf at least 10 points above fa", accuracy, "usf", "fa", 10.0),
-    ("accuracy: brsf at least 10 points above fa", accuracy, "brsf", "fa", 10.0),
-    ("accuracy: frsf at least 10 points above fa", accuracy, "frsf", "fa", 10.0),
-    ("cosine of the blocks: cdni above dni", blocks_cosine, "cdni", "dni", 0.0),
-    ("accuracy: dgl-async no more than a point below dgl", accuracy, "dgl-async", "dgl", -1.0),
-    ("accuracy: dgl above untrained blocks (shallow)", accuracy, "dgl", "shallow", 0.0),
-    ("accuracy: bp above dni", accuracy, "bp", "dni", 0.0),
-    ("accuracy: dni above untrained blocks (shallow)", accuracy, "dni", "shallow", 0.0),
-    ("accuracy: fa above untrained blocks (shallow)", accuracy, "fa", "shallow", 0.0),
-    ("accuracy: dfa above untrained blocks (shallow)", accuracy, "dfa", "shallow", 0.0),
-    ("accuracy: bp above dfa", accuracy, "bp", "dfa", 0.0),
-    ("accuracy: overlap above dgl", accuracy, "overlap", "dgl", 0.0),
-    ("cosine of the blocks: overlap above dgl", blocks_cosine, "overlap", "dgl", 0.0),
-    ("cosine of the blocks: bp's (1) at least 0.1 above dgl's", blocks_cosine, "bp", "dgl", 0.1),
+def above(name: str, upper: str, lower: str, metric: str = FINAL, at_least: float = 0.0, primary_of: str = "") -> Test:
+    """The test that one rule is above another."""
+    says = f"{metric}: {upper} − {lower.replace('shallow', 'shallow (untrained blocks)')}"
+    return Test(name, says, metric, {upper: 1, lower: -1}, UNITS[metric], at_least=at_least, primary_of=primary_of)
+
+
+UNITS = {LOSS: "nats", FINAL: "points", BEST: "points", COSINE: "of cosine"}
+SIGNED = ("usf", "brsf", "frsf")
+FAR, QUITE, SLIGHTLY = 10.0, 5.0, 5.0  # points: what "far better", "quite worse" and "slightly worse" are taken to mean
+TESTS: tuple[Test, ...] = (
+    above("loss-chunked-overlap", "overlap", "chunked", LOSS, primary_of="loss-order"),
+    above("overlap-above-dgl", "overlap", "dgl", primary_of="overlap-helps"),
+    above("greedy-above-shallow", "greedy", "shallow", primary_of="local-works"),
+    above("dni-above-shallow", "dni", "shallow", primary_of="dni-works"),
+    above("bp-above-dni", "bp", "dni", at_least=QUITE, primary_of="dni-worse"),
+    above("cdni-nearer-than-dni", "cdni", "dni", COSINE, primary_of="cdni-closer"),
+    above("unlocked-above-shallow", "dni-unlocked", "shallow"),
+    Test(
+        "signs-above-fa",
+        f"{FINAL}: mean of usf, brsf and frsf − fa",
+        FINAL,
+        {**dict.fromkeys(SIGNED, 1 / 3), "fa": -1},
+        "points",
+        at_least=FAR,
+        primary_of="sign-symmetry",
+    ),
+    above("dfa-above-shallow", "dfa", "shallow", primary_of="dfa-works"),
+    Test("dfa-near-bp", f"{FINAL}: dfa − bp", FINAL, {"dfa": 1, "bp": -1}, "points", within=SLIGHTLY, primary_of="dfa-slightly-worse"),
+    above("bp-above-dfa", "bp", "dfa"),
+    above("loss-bp-chunked", "chunked", "bp", LOSS),
+    above("loss-overlap-dgl", "dgl", "overlap", LOSS),
+    *(above(f"{rule}-above-fa", rule, "fa", at_least=FAR) for rule in SIGNED),
+    above("dgl-above-shallow", "dgl", "shallow"),
+    above("fa-above-shallow", "fa", "shallow"),
+    above("async-near-dgl", "dgl-async", "dgl", at_least=-1.0),
+    above("overlap-nearer-than-dgl", "overlap", "dgl", COSINE),
+    above("dgl-below-bp-cosine", "bp", "dgl", COSINE, at_least=0.1),
 )
 
 
-UNITS = {train_loss: "nats", accuracy: "points", blocks_cosine: "of cosine"}
-
-
-def tested(groups: dict[str, list[Run]]) -> list[dict[str, Any]]:
-    """Each claim whose rules were trained, judged by the differences between runs of the same seed."""
-    return [
-        judged(claim, [of(a) - of(b) for a, b in zip(groups[larger], groups[smaller], strict=True)], UNITS[of], at_least=bound)
-        for claim, of, larger, smaller, bound in CLAIMS
-        if larger in groups and smaller in groups
-    ]
+def values_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """quantity -> rule -> one value a seed, of what a results file says of its runs (:func:`analyses.study.listed`)."""
+    in_order = sorted(runs, key=lambda run: run["seed"])
+    return {metric: by_seed((run["label"], of(run)) for run in in_order) for metric, of in METRICS.items()}
 
 
 # -------------------------------------------------------------------------------------------------------------- main
 
 
-def shown(row: dict[str, Any], cost: dict[str, float | None]) -> str:
-    """One line of the README's table."""
-    best, final = row["best"], row["final"]
-    cells = [f"`{row['method']}`", f"{row['lr']:g}", number_text(best[0], best[1], 1, 100), number_text(final[0], final[1], 1, 100)]
-    for layer in LAYERS[:4]:
-        three = [row["cosine"].get(layer, (math.nan,))[0], row["corrected_cosine"].get(layer, math.nan)]
-        three.append(row["null_cosine"].get(layer, (math.nan,))[0])
-        cells.append(" · ".join(map(short_number, three)) if math.isfinite(three[0]) else DASH)
-    cells += [short_number(cost[name]) for name in ("images_per_s", "memory", "multiply_adds")]
-    return "| " + " | ".join(cells) + " |"
+def seed_after_seed(groups: Mapping[str, Sequence[Config]]) -> list[Config]:
+    """All configs, all rules of a seed before the next seed: stopped early, it leaves whole comparisons."""
+    return sorted((config for group in groups.values() for config in group), key=lambda config: config.seed)
 
 
 def main() -> None:
-    """Choose learning rates, train or read all runs, test the claims, measure the costs, write figures/all_methods."""
-    args = arguments(__doc__ or "", methods=True)
-    names = list(dict.fromkeys(["bp", *(args.methods or METHODS)]))  # costs are relative to bp
+    """Choose learning rates, train or read all runs, test the sentences, write figures/all_methods."""
+    args = arguments(__doc__ or "", methods=True, numbers={"seeds": SEEDS})
+    names = args.methods or [name for name, rule in METHODS.items() if rule.classifies and not rule.has_teacher]
+    print("about 85 minutes of one core where no run is there yet; seed after seed, so that what is there can be compared", flush=True)
     with Display(quiet=False) as display:
-        groups = {name: tuned(name, args, display) for name in names}
-    runs = trained([config for group in groups.values() for config in group], args)
+        rates = {name: chosen_lr(name, args, display) for name in names}
+    for name, rate in rates.items():
+        print(f"{name}: learning rate {rate.lr:g} of {', '.join(f'{lr:g}' for lr in rate.grid)}", flush=True)
+    runs = trained(seed_after_seed({name: configs_of(name, rate, args) for name, rate in rates.items()}), args)
     by_name = {name: [r for r in runs if r.config.method == name] for name in names}
-    rows = table(by_name, {name: [at_the_end(run, args) for run in group] for name, group in by_name.items()})
-    claims = tested(by_name)
-    cost = costs([group[0] for group in groups.values()], args)
-    for row in rows:
-        print(shown(row, cost[row["method"]]))
-    say(claims)
-    settings = {**SHARED, "data": Path(args.data).name, "epochs": EPOCHS, "seeds": SEEDS}
-    publish("all_methods", runs, args, {"settings": settings, "table": rows, "cost": cost, "claims": claims})
+    rows = table(by_name, {name: [at_the_end(run, args) for run in group[:LOOKED_AT]] for name, group in by_name.items()})
+    results: dict[str, Any] = {
+        "settings": {**SHARED, "data": Path(args.data).name, "epochs": EPOCHS, "seeds": args.seeds},
+        "rates": {name: rate._asdict() for name, rate in rates.items()},
+        "table": rows,
+        "values": {**values_of(listed(runs)), COSINE: {name: [blocks_cosine(run) for run in group] for name, group in by_name.items()}},
+        "minutes": minutes_of(by_name),
+    }
+    report([test for test in TESTS if set(test.contrast) <= set(names)], results)
+    publish("all_methods", runs, args, results, figures=False)
+    draw(results, layer_points(runs, "angle", "feedback_transpose"), data_name(args), args.figures / "all_methods")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,14 @@ from matplotlib.figure import Figure
 from gradlens.reporting.style import COLOURS, LOOK
 
 
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights of labels, moved up as far as it takes to leave a gap between neighbours."""
+    placed: dict[int, float] = {}
+    for i in sorted(range(len(heights)), key=lambda i: heights[i]):
+        placed[i] = max(heights[i], max(placed.values(), default=-math.inf) + gap)
+    return [placed[i] for i in range(len(heights))]
+
+
 class Cell(NamedTuple):
     """One setting's value: mean over seeds with its 95 % interval."""
 

@@ -1,45 +1,123 @@
 """What makes contrastive learning work: the augmentations, the projection head, the batch and the number of steps.
 
-Claims (the reference study, of Chen et al. 2020): the composition of several augmentations matters more than any one; a nonlinear
-transformation between representation and loss helps; contrastive learning gains more from larger batches and from more steps than
-supervised learning.
+SimCLR (Chen et al. 2020) on BasicCNN of width 16 and 3,000 images of CIFAR-10, eight epochs in batches of 128 (192 updates) unless said
+otherwise, Adam 1e-3 decayed to zero, heads on maps averaged to 2x2, five seeds. What is compared is the representation, never the head:
+a linear probe of block3, fitted to the 3,000 labelled images, tested on all 10,000.
 
-SimCLR on BasicCNN of width 16, 3,000 images, eight epochs in batches of 128 unless said otherwise, Adam 1e-3, heads on maps averaged to
-2x2; judged by a linear probe of the last block (2,000 test images). Augmentations: each of four (colour is jitter and grey) alone, in
-pairs, and all, three seeds.
-Heads: one (linear), two and three layers, three seeds. Batches of 64 and 256 for 4 and 12 epochs (a larger batch
-means fewer updates of the same length), SimCLR beside backprop, three seeds.
+- `heads`: "a nonlinear transformation between representation and loss helps". No head (NT-Xent of the averaged maps, 64 numbers), one
+  layer (linear), two (nonlinear), three (SimCLRv2's), each with projections of 16 and of 64 numbers, as in the paper's figure 8. Primary
+  test: two layers above one, mean of the two widths. Of SimCLRv2's "bigger, deeper heads": three layers above two, mean of the widths.
+- `augmentations`: "their composition is important". Primary test: the paper's best pair, cropping with colour, above cropping alone,
+  which is the best single one there; both named before looking. `--all 1` trains every single one and every pair for the figure (33
+  core-minutes more); without it the figure keeps the matrix of an earlier run: three seeds, 2,000 test images, a constant rate.
+- `batches`: "contrastive learning gains more from larger batches and more steps than supervised learning". Batches of 64 and 256 for the
+  same numbers of updates, 188 and 564, the larger with twice the rate (Adam: by the root of the batch), SimCLR beside backprop. Primary
+  test: what a larger batch gains SimCLR less what it gains backprop. Not run: 45 core-minutes. (An earlier run compared them at equal
+  epochs and one rate, where the larger batch has a quarter of the updates; it is not judged.)
 
-    python -m analyses.simclr_ablations augmentations --data cifar10    # 30 minutes on one core; interrupted, it goes on
-    python -m analyses.simclr_ablations heads --data cifar10            # 8 minutes
-    python -m analyses.simclr_ablations batches --data cifar10          # 20 minutes
+Where the seeds' spread is the 1.2 points of earlier runs, five seeds show 2.2 points in a difference of two settings and 1.6 in one of
+two means of two, with 80 % power.
+
+    python -m analyses.simclr_ablations heads --data cifar10            # 21 core-minutes; interrupted, it goes on
+    python -m analyses.simclr_ablations augmentations --data cifar10    # 6 core-minutes
+    python -m analyses.simclr_ablations batches --data cifar10          # 45 core-minutes
 """
 
 from __future__ import annotations
 
+import argparse
+import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from analyses.drawing import Cell, value_map
-from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
-from gradlens.analysis.of_runs.options import FULL_PROBE
+from analyses.drawing import Cell, dots, value_map
+from analyses.probing import UNTRAINED, probe_accuracies
+from analyses.ssl_figures import HeadPoint, heads_figure
+from analyses.study import arguments, data_name, publish, trained
+from analyses.verdicts import Test, report
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
+SEEDS = 5
+BLOCK = "block3"
+METRIC = "probe of block3"
 SHARED: dict[str, Any] = {
-    "model": "basic-cnn", "width": 16, "limit": 3_000, "limit_test": 2_000, "epochs": 8, "batch_size": 128, "lr": 1e-3, "record_every": 0,
+    "model": "basic-cnn", "width": 16, "limit": 3_000, "limit_test": 1_000, "epochs": 8, "batch_size": 128, "lr": 1e-3,
+    "lr_schedule": "cosine", "record_every": 0,
 }  # fmt: skip
 VIEWS: dict[str, dict[str, Any]] = {
     "crop": {"crop": True}, "flip": {"flip": True}, "colour": {"jitter": 0.5, "grey": 0.2}, "blur": {"blur": 0.5},
 }  # fmt: skip
 OFF = {"crop": False, "flip": False, "jitter": 0.0, "grey": 0.0, "blur": 0.0, "side": 2}
-PROBE = replace(FULL_PROBE, features=512, blocks=("block3",), controls=False, separability=0)
-BATCHES, EPOCHS = (64, 256), (4, 12)
+LAYERS = {"no head": 0, "linear": 1, "two layers": 2, "three layers": 3}
+PROJECTIONS = (16, 64)
+BATCHES, UPDATES = (64, 256), (188, 564)
+RATES = {64: 1e-3, 256: 2e-3}
+MINUTES = {"heads": 21, "augmentations": 6, "batches": 45}  # of one core
+
+Settings = dict[str, list[Config]]  # group of the results -> one config a seed
+
+
+def head(name: str, width: int) -> str:
+    """What a head's group is called."""
+    return name if LAYERS[name] == 0 else f"{name}, {width}"
+
+
+def over_widths(more: str, less: str) -> dict[str, float]:
+    """The contrast of two kinds of heads, mean over the widths of the projection."""
+    contrast: dict[str, float] = {}
+    for name, sign in ((more, 1.0), (less, -1.0)):
+        for width in PROJECTIONS:
+            contrast[head(name, width)] = contrast.get(head(name, width), 0.0) + sign / len(PROJECTIONS)
+    return contrast
+
+
+def batch(method: str, size: int, updates: int) -> str:
+    """What a group of `batches` is called."""
+    return f"{method}, batches of {size}, {updates} updates"
+
+
+def gains(change: str) -> dict[str, dict[str, float]]:
+    """For each method the contrast of a larger batch, or of more updates."""
+    (small, large), (few, many) = BATCHES, UPDATES
+    less = (small, many) if change == "a larger batch" else (large, few)
+    return {method: {batch(method, large, many): 1.0, batch(method, *less): -1.0} for method in ("simclr", "bp")}
+
+
+def _head_test(name: str, says: str, contrast: dict[str, float], primary_of: str = "") -> Test:
+    return Test(name, f"probe of the representation: {says}", METRIC, contrast, "points", at_least=0.0, primary_of=primary_of)
+
+
+def _batch_tests(change: str, name: str, primary_of: str = "") -> tuple[Test, Test]:
+    mine, theirs = gains(change)["simclr"], gains(change)["bp"]
+    more = {**mine, **{group: -weight for group, weight in theirs.items()}}
+    said = f"probe of block3: what {change} gains simclr"
+    return (
+        Test(f"{name}-more-than-bp", f"{said}, less what it gains backprop", METRIC, more, "points", at_least=0.0, primary_of=primary_of),
+        Test(name, said, METRIC, mine, "points", at_least=0.0),
+    )
+
+
+TESTS: dict[str, tuple[Test, ...]] = {
+    "simclr_heads": (
+        _head_test("nonlinear-head", "two layers − linear, both widths", over_widths("two layers", "linear"), "simclr-nonlinear-head"),
+        _head_test("deeper-head", "three layers − two, both widths", over_widths("three layers", "two layers"), "simclr2-deeper-heads"),
+        _head_test("nonlinear-head-none", "two layers − no head, both widths", over_widths("two layers", "no head")),
+        _head_test("linear-head-none", "linear − no head, both widths", over_widths("linear", "no head")),
+        _head_test("wider-projection", "projections of 64 − of 16, two layers", {"two layers, 64": 1.0, "two layers, 16": -1.0}),
+    ),
+    "simclr_augmentations": (
+        Test(
+            "crop-and-colour", "probe of block3: cropping with colour − cropping alone", METRIC, {"crop + colour": 1.0, "crop": -1.0},
+            "points", at_least=0.0, primary_of="simclr-composition",
+        ),
+    ),
+    "simclr_batches": (*_batch_tests("a larger batch", "larger-batch", "simclr-batches"), *_batch_tests("more updates", "more-updates")),
+}  # fmt: skip
 
 
 def with_views(names: Sequence[str]) -> dict[str, Any]:
@@ -47,97 +125,97 @@ def with_views(names: Sequence[str]) -> dict[str, Any]:
     return {**OFF, **{k: v for name in names for k, v in VIEWS[name].items()}}
 
 
-def augmentations(data: str) -> dict[tuple[str, str], list[Config]]:
-    """(row, column) -> one config a seed; the diagonal is an augmentation alone, ("all", "all") all four."""
-    sets = {(a, a): (a,) for a in VIEWS} | {(a, b): (a, b) for a, b in combinations(VIEWS, 2)} | {("all", "all"): tuple(VIEWS)}
-    return {
-        key: [make_config(method="simclr", data=data, options=with_views(s), seed=i, **SHARED) for i in range(3)] for key, s in sets.items()
-    }
+def simclr(data: str, options: Mapping[str, Any]) -> list[Config]:
+    """One config a seed."""
+    return [make_config(method="simclr", data=data, options=dict(options), seed=seed, **SHARED) for seed in range(SEEDS)]
 
 
-def heads(data: str) -> dict[tuple[str, str], list[Config]]:
-    """Projection heads of one to three layers."""
-    return {
-        ("layers", str(n)): [make_config(method="simclr", data=data, options={"side": 2, "layers": n}, seed=i, **SHARED) for i in range(3)]
-        for n in (1, 2, 3)
-    }
+def heads(data: str, everything: bool = False) -> Settings:
+    """No head, and one to three layers with narrow and wide projections."""
+    found: Settings = {}
+    for name, layers in LAYERS.items():
+        for width in PROJECTIONS:
+            options = {"side": 2, "layers": layers, **({"out": width} if layers else {})}
+            found.setdefault(head(name, width), simclr(data, options))
+    return found
 
 
-def setting(batch: int, epochs: int) -> str:
-    """What a column is called."""
-    return f"batches of {batch}\n{epochs} epochs"
+def augmentations(data: str, everything: bool = False) -> Settings:
+    """Cropping alone and with colour; with ``everything`` each augmentation alone, in pairs, and all four."""
+    sets: list[tuple[str, ...]] = [("crop",), ("crop", "colour")]
+    if everything:
+        sets += [(name,) for name in VIEWS] + list(combinations(VIEWS, 2)) + [tuple(VIEWS)]
+    return {" + ".join(names): simclr(data, with_views(names)) for names in sets}
 
 
-def batches(data: str) -> dict[tuple[str, str], list[Config]]:
-    """Batch sizes and epochs, SimCLR and backprop."""
-    found = {}
+def batches(data: str, everything: bool = False) -> Settings:
+    """Batch sizes and numbers of updates, SimCLR and backprop."""
+    found: Settings = {}
     for method, options in (("simclr", {"side": 2}), ("bp", {})):
-        for batch in BATCHES:
-            for epochs in EPOCHS:
-                changed = {**SHARED, "batch_size": batch, "epochs": epochs}
-                found[method, setting(batch, epochs)] = [
-                    make_config(method=method, data=data, options=options, seed=i, **changed) for i in range(3)
+        for size in BATCHES:
+            for updates in UPDATES:
+                epochs = -(-updates * size // SHARED["limit"])
+                changed = {**SHARED, "batch_size": size, "lr": RATES[size], "epochs": epochs, "steps": updates}
+                found[batch(method, size, updates)] = [
+                    make_config(method=method, data=data, options=options, seed=seed, **changed) for seed in range(SEEDS)
                 ]
     return found
 
 
-def by_seed(found: Mapping[tuple[str, str], Sequence[float]], more: tuple[str, str], less: tuple[str, str]) -> list[float]:
-    """The gain of one setting over another, seed by seed, in points."""
-    return [a - b for a, b in zip(found[more], found[less], strict=True)]
+def matrix(values: Mapping[str, Sequence[float]], args: argparse.Namespace) -> tuple[list[Cell], str]:
+    """The cells of the figure of augmentations and what they are of: this run's if all were trained, else those drawn before."""
+    keys = {(a, b): a if a == b else f"{a} + {b}" for i, a in enumerate(VIEWS) for b in list(VIEWS)[i:]}
+    keys["all", "all"] = " + ".join(VIEWS)
+    if all(key in values for key in keys.values()):
+        return [Cell(*place, *interval(values[key])) for place, key in keys.items()], f"{SEEDS} seeds"
+    with (args.figures / "simclr_augmentations" / "augmentations.csv").open(encoding="utf-8") as file:
+        rows = [Cell(r["row"], r["column"], *(float(r[k]) for k in Cell._fields[2:])) for r in csv.DictReader(file)]
+    return rows, "3 seeds, 2,000 test images"
 
 
-def judge(what: str, found: Mapping[tuple[str, str], Sequence[float]]) -> list[dict[str, Any]]:
-    """The claims of one part."""
-    if what == "augmentations":
-        pairs = [key for key in found if key[0] != key[1]]
-        seeds = range(len(found["all", "all"]))
-        mean = {name: fmean(found[name, name]) for name in VIEWS}
-        better = {(a, b): max((a, b), key=lambda name: mean[name]) for a, b in pairs}
-        gains = [fmean(found[pair][i] - found[better[pair], better[pair]][i] for pair in pairs) for i in seeds]
-        return [
-            judged("a pair beats the better of its two alone, on average over the pairs", gains, "points", at_least=0),
-            judged("all four beat cropping alone", by_seed(found, ("all", "all"), ("crop", "crop")), "points", at_least=0),
-        ]
+def draw(what: str, values: Mapping[str, Sequence[float]], args: argparse.Namespace) -> None:
+    """Write a part's figure."""
+    folder, title = args.figures / f"simclr_{what}", f"{data_name(args)}, BasicCNN of width 16"
     if what == "heads":
-        return [
-            judged(f"a head of {n} layers beats a linear one", by_seed(found, ("layers", n), ("layers", "1")), "points", at_least=0)
-            for n in ("2", "3")
+        points = [
+            HeadPoint(name, width if layers else 64, *interval(values[head(name, width)]))
+            for name, layers in LAYERS.items()
+            for width in (PROJECTIONS if layers else PROJECTIONS[:1])
         ]
-    claims = []
-    small, large = BATCHES
-    short, long = EPOCHS
-    gained: dict[str, dict[str, list[float]]] = {}
-    for method in ("simclr", "bp"):
-        gained[method] = {
-            "a larger batch": by_seed(found, (method, setting(large, long)), (method, setting(small, long))),
-            "more steps": by_seed(found, (method, setting(large, long)), (method, setting(large, short))),
-        }
-    for change in ("a larger batch", "more steps"):
-        mine, theirs = gained["simclr"][change], gained["bp"][change]
-        claims.append(judged(f"simclr gains from {change}", mine, "points", at_least=0))
-        more = [a - b for a, b in zip(mine, theirs, strict=True)]
-        claims.append(judged(f"simclr gains more from {change} than supervised backprop", more, "points", at_least=0))
-    return claims
+        save_figure(heads_figure(points, interval(values[UNTRAINED]), title), points, folder, what)
+    elif what == "augmentations":
+        cells, made_of = matrix(values, args)
+        save_figure(value_map(cells, f"SimCLR, augmentations, {title}, {made_of}", "probe accuracy in %"), cells, folder, what)
+    else:
+        cells = [Cell(group, "probe of block3", *interval(found)) for group, found in values.items()]
+        save_figure(dots(cells, f"SimCLR, batches, {title}", "test accuracy in %"), cells, folder, what)
 
 
 def main() -> None:
     """Train or read one part's runs, probe them, judge, write figures/simclr_<part>."""
-    args = arguments(__doc__ or "", what=("augmentations", "heads", "batches"))
-    wanted = {"augmentations": augmentations, "heads": heads, "batches": batches}[args.what](args.data)
-    order = [(key, config) for key, configs in wanted.items() for config in configs]
-    runs: list[Run] = trained([config for _, config in order], args)
-    results = probed(runs, args, PROBE)
-    found: dict[tuple[str, str], list[float]] = {}
-    for (key, _), result in zip(order, results, strict=True):
-        found.setdefault(key, []).append(probe_accuracy(result, "block3"))
-    cells = [Cell(*key, *interval(values)) for key, values in found.items()]
-    for cell in cells:
-        print(f"{cell.row:12} {cell.column:10} {cell.mean:5.1f} %  [{cell.low:.1f}, {cell.high:.1f}]")
-    claims = judge(args.what, found)
-    say(claims)
-    title = f"SimCLR, {args.what} · {data_name(args)} · BasicCNN, width 16"
-    save_figure(value_map(cells, title, "probe accuracy in %"), cells, args.figures / f"simclr_{args.what}", args.what)
-    publish(f"simclr_{args.what}", runs, args, {"claims": claims, "accuracy": [c._asdict() for c in cells]}, figures=False)
+    args = arguments(__doc__ or "", what=("augmentations", "heads", "batches"), numbers={"all": 0})
+    print(f"about {MINUTES[args.what]} core-minutes")
+    wanted = {"augmentations": augmentations, "heads": heads, "batches": batches}[args.what](args.data, bool(args.all))
+    runs: list[Run] = []
+    values: dict[str, list[float]] = {group: [] for group in wanted}
+    minutes: dict[str, list[float]] = {group: [] for group in wanted}
+    for seed in range(SEEDS):  # a seed of every group before the next, so that stopping early leaves whole comparisons
+        found = trained([configs[seed] for configs in wanted.values()], args)
+        for group, run in zip(wanted, found, strict=True):
+            values[group].append(probe_accuracies(run, [BLOCK], args)[BLOCK])
+            minutes[group].append(sum(t.seconds for t in run.timing) / 60)
+        values.setdefault(UNTRAINED, []).append(probe_accuracies(found[0], [BLOCK], args, UNTRAINED)[BLOCK])
+        runs += found
+    for group, accuracies in values.items():
+        print(f"{group:40} {fmean(accuracies):5.1f} %")
+    results: dict[str, Any] = {
+        "values": {METRIC: values},
+        "minutes": {group: fmean(m) for group, m in minutes.items()} | {"untrained": 0.0},
+    }
+    study = f"simclr_{args.what}"
+    report(TESTS[study], results)
+    draw(args.what, values, args)
+    publish(study, runs, args, results, figures=False)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -181,6 +182,11 @@ def say(claims: Iterable[Mapping[str, Any]]) -> None:
         print(f"{claim['verdict']}: {claim['claim']} ({told(claim)})")
 
 
+def minutes_of(groups: Mapping[str, Sequence[Run]]) -> dict[str, float]:
+    """group -> mean minutes of training of one of its runs: what a further seed would cost."""
+    return {name: fmean(sum(t.seconds for t in run.timing) for run in runs) / 60 for name, runs in groups.items() if runs}
+
+
 def environment() -> dict[str, Any]:
     """Versions, threads and the day, for a results file."""
     return {
@@ -188,6 +194,20 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "written": time.strftime("%Y-%m-%d"),
     }
+
+
+def listed(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """What a results file says of each run."""
+    return [
+        {
+            "label": label,
+            "seed": run.config.seed,
+            "lr": run.config.optimizer.lr,
+            **{k: v for k, v in run.summary.items() if isinstance(v, dict)},
+            "training_minutes": round(sum(t.seconds for t in run.timing) / 60, 1),
+        }
+        for run, label in zip(runs, run_labels(runs), strict=True)
+    ]
 
 
 def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: dict[str, Any], figures: bool = True) -> None:
@@ -205,17 +225,7 @@ def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: d
     folder.mkdir(parents=True, exist_ok=True)
     if figures:
         _draw(runs, folder)
-    listed = [
-        {
-            "label": label,
-            "seed": run.config.seed,
-            "lr": run.config.optimizer.lr,
-            **{k: v for k, v in run.summary.items() if isinstance(v, dict)},
-            "training_minutes": round(sum(t.seconds for t in run.timing) / 60, 1),
-        }
-        for run, label in zip(runs, run_labels(runs), strict=True)
-    ]
-    write_text(folder / "results.json", json.dumps(plain({**results, "runs": listed, **environment()}), indent=2) + "\n")
+    write_text(folder / "results.json", json.dumps(plain({**results, "runs": listed(runs), **environment()}), indent=2) + "\n")
     print(f"wrote {folder}")
 
 

@@ -82,12 +82,13 @@ def projection(shape: Sequence[int], layers: int, out: int, side: int = 1, convo
     """Build the projection head of SimCLR (arXiv 2002.05709, §4.2; three layers: arXiv 2006.10029): activations [N, *shape] -> [N, out].
 
     Average to ``side`` × ``side``, then ``layers`` times Linear–BN–ReLU of the input's width, of which the last is Linear–BN of width
-    ``out`` without shift and ReLU. One layer is the linear head. Its children layer1, layer2, … can be kept for fine-tuning.
+    ``out`` without shift and ReLU. One layer is the linear head, none the control without a head: the averages themselves, [N, features].
+    The children layer1, layer2, … can be kept for fine-tuning.
 
     Args:
         shape: (C, H, W), (features,), or that of sequences, (C, L) or (T, D).
-        layers: 1 or more.
-        out: output features.
+        layers: 0 or more.
+        out: output features; not used without layers.
         side: side of the square that maps are averaged to; sequences are averaged to this length.
         convolutions: 3×3 conv–BN–ReLU layers before the average of maps (the deeper local decoders of Xiong et al. 2020).
         last: whether a sequence's features come last, (T, D).
@@ -106,5 +107,6 @@ def projection(shape: Sequence[int], layers: int, out: int, side: int = 1, convo
     stages["flatten"] = nn.Flatten()
     for i in range(1, layers):
         stages[f"layer{i}"] = nn.Sequential(nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU())
-    stages[f"layer{layers}"] = nn.Sequential(nn.Linear(width, out, bias=False), Scaled(out))
+    if layers:
+        stages[f"layer{layers}"] = nn.Sequential(nn.Linear(width, out, bias=False), Scaled(out))
     return nn.Sequential(stages)

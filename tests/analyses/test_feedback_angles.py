@@ -1,4 +1,4 @@
-"""The simulated networks of analyses/feedback_angles.py: one by one in a plain loop, by gradlens's own rules, and by a conservation law."""
+"""The networks of analyses/linear_demonstration.py, one by one in a plain loop and by gradlens's own rules; and the study of them."""
 
 from collections import OrderedDict
 from itertools import pairwise
@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from analyses import feedback_angles as demo
+from analyses import feedback_angles as study
+from analyses import feedback_figures as figures
+from analyses import linear_demonstration as demo
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods import METHODS
 from gradlens.runtime.csv_tables import read_csv, write_csv
@@ -29,7 +31,7 @@ def off(a, b):
     return np.abs(a - b).max()
 
 
-@pytest.mark.parametrize("rule", demo.GRID)
+@pytest.mark.parametrize("rule", study.GRID)
 def test_each_network_is_what_a_plain_loop_over_its_examples_gives(rule):
     nets, xs, moments = simulated(rule)
     t, a, w, b = (part[WHICH].copy() for part in nets)
@@ -41,11 +43,11 @@ def test_each_network_is_what_a_plain_loop_over_its_examples_gives(rule):
         assert off(moment.e[WHICH], np.array(e)) < 1e-12
         way_back = {"fa": b, "bp": w.T.copy(), "shallow": np.zeros((20, 10))}[rule]
         for i in range(20):
-            told = sum(way_back[i, k] * e[k] for k in range(10))
+            signal = sum(way_back[i, k] * e[k] for k in range(10))
             for k in range(10):
                 w[k, i] += LR * e[k] * h[i]
             for j in range(30):
-                a[i, j] += LR * told * x[j]
+                a[i, j] += LR * signal * x[j]
     assert off(moments[-1].w[WHICH], nets.w[WHICH]) > 0.01
 
 
@@ -106,19 +108,32 @@ def test_scales_differ_in_nothing_but_the_scale_and_seeds_in_all():
     assert 0.49 < np.abs(nets.b).max() <= 0.5
     assert not np.isclose(xs[:, 0], xs[:, 1]).any()
     np.testing.assert_array_equal(demo.stack((4,), (0.25,)).w[0, 0], nets.w[2, 1])
+    wider = demo.stack(SEEDS, SCALES, ratio=10)
+    np.testing.assert_allclose(wider.w, 10 * nets.w, rtol=1e-12)
+    for part in ("teacher", "w0", "b"):
+        np.testing.assert_array_equal(getattr(wider, part), getattr(nets, part))
 
 
 def test_angles_are_signed_and_taken_before_the_update():
     a = np.array([[3.0, 0.0], [1.0, 1.0]])
     np.testing.assert_allclose(demo.angle(a, np.array([[-2.0, 0.0], [0.0, 5.0]])), [180, 45])
-    nets, xs, moments = simulated("fa", demo.LR)
-    seen = demo.follow(nets, xs, (0, 7, 30))
+    nets, xs, moments = simulated("fa", 1e-3)
+    seen = study.follow(nets, xs, (0, 7, 30), 1e-3)
     for n, i in enumerate(seen.looks):
         w, e = moments[i].w[WHICH], moments[i].e[WHICH]
-        told = nets.b[WHICH] @ e
+        signal = nets.b[WHICH] @ e
         for to, other in (("backprop", w.T @ e), ("pseudo-backprop", np.linalg.lstsq(w, e, rcond=None)[0])):
-            cosine = told @ other / (np.linalg.norm(told) * np.linalg.norm(other))
+            cosine = signal @ other / (np.linalg.norm(signal) * np.linalg.norm(other))
             assert seen.of(to)[(n, *WHICH)] == pytest.approx(np.degrees(np.arccos(cosine)), abs=1e-6)
+
+
+def test_a_network_that_diverges_has_no_angle_and_leaves_the_others_alone():
+    nets, xs = demo.stack(SEEDS, SCALES), demo.examples(SEEDS, STEPS)
+    both = study.follow(nets, xs, (5, STEPS - 1), np.reshape([1e-3, 1e30], (2, 1, 1, 1, 1)))
+    alone = study.follow(nets, xs, (5, STEPS - 1), 1e-3)
+    for to in study.TO:
+        np.testing.assert_allclose(both.of(to)[:, 0], alone.of(to))
+        assert np.isnan(both.of(to)[1, 1]).all()
 
 
 def test_nse_is_the_error_on_white_inputs_and_its_shallow_least_is_that_of_the_best_readout():
@@ -132,29 +147,41 @@ def test_nse_is_the_error_on_white_inputs_and_its_shallow_least_is_that_of_the_b
 
 
 def made_up(b, c):
-    """Angles that stay at b and c degrees at every scale, a little apart between two networks."""
-    looks = demo.LOOKS
-    spread = np.array([-0.5, 0.5]) * np.ones((len(looks), len(demo.SCALES), 2))
-    return demo.Followed(looks, np.stack([b + spread, c + spread]), np.ones_like(spread))
+    """Angles that stay at b and c degrees, one a scale or one for all, half a degree apart from their mean between two networks."""
+    looks = study.LOOKS
+    spread = np.array([-0.5, 0.5]) * np.ones((len(looks), len(study.SCALES), 2))
+    return study.Followed(looks, np.stack([np.reshape(b, (-1, 1)) + spread, np.reshape(c, (-1, 1)) + spread]), np.ones_like(spread))
 
 
-def test_verdicts_say_how_far_ours_is_from_the_documents_range():
-    for r in demo.compared(made_up(59.0, 62.0)):
-        theirs, ours = r.documents, 59.0 if r.to == "backprop" else 62.0
-        assert r.ours == pytest.approx(ours)
-        assert r.off == pytest.approx(max(theirs[0] - ours, ours - theirs[1], 0))
-        assert r.verdict == ("within" if r.off <= 5 else "outside")
-    at_end = {(r.to, r.scale): r.verdict for r in demo.compared(made_up(61.0, 71.0)) if r.when == "end"}
-    assert at_end["backprop", "0.25"] == at_end["pseudo-backprop", "0.15"] == "within"
-    assert at_end["pseudo-backprop", "0.1"] == "outside"
+def test_readings_are_compared_scale_by_scale():
+    readings = study.compared("as written", made_up(59.0, 62.0))
+    assert [r.figure for r in readings] == [*study.FIGURE["backprop"], *study.FIGURE["pseudo-backprop"]]
+    assert [r.scale for r in readings] == 2 * list(study.SCALES)
+    for r in readings:
+        assert r.ours == pytest.approx(59.0 if r.to == "backprop" else 62.0)
+        assert r.sd == pytest.approx(2**-0.5)
+    agreement = study.of_means(readings)
+    off = [r.figure - r.ours for r in readings]
+    assert agreement["rms"] == pytest.approx(np.sqrt(np.mean(np.square(off))))
+    assert agreement["within_two_sd"] == sum(abs(d) <= 2 * 2**-0.5 for d in off) == 2
 
 
-def test_a_dip_is_looked_for_at_the_start_and_the_rise_after_it():
-    seen = made_up(23.0, 0.0)
-    for first, last, angle in ((0, 250, 90.0), (250, 600, 20.0), (600, 6_000, 42.0), (6_000, 8_000, 15.0)):
-        seen.angles[0, seen.since(first) : seen.since(last)] = angle
-    ours = {r.when: r.ours for r in demo.compared(seen) if r.to == "backprop" and r.scale in ("1e-4", demo.SMALLEST)}
-    assert ours == {"first dip": pytest.approx(20), "rise after it": pytest.approx(42), "end": pytest.approx(23)}
+def test_a_figure_that_one_more_network_could_have_given_is_as_near_as_another_network():
+    exact = made_up(*(np.array(study.FIGURE[to]) for to in study.TO))
+    np.testing.assert_allclose(study.rms(exact), 0.5)
+    np.testing.assert_allclose(study.nearness(exact), 0.5)  # the networks are a degree apart, the figure half a degree from each
+    far = made_up(*(np.array(study.FIGURE[to]) + 20 for to in study.TO))
+    assert (study.nearness(far) < -18).all()
+
+
+def test_the_values_that_are_tested():
+    values = study.angle_values({name: made_up(30.0 + np.arange(9), 1.0) for name in study.SETTINGS})
+    assert values["below 90°"]["any w"] == pytest.approx([52.5, 51.5])
+    assert values["angle to pseudo-backprop"]["w=0.0001"] == pytest.approx([0.5, 1.5])
+    for test in study.TESTS:
+        if test.metric in values:
+            assert set(test.contrast) <= set(values[test.metric])
+    assert {t.metric for t in study.TESTS} - set(values) == {"decades below the best shallow", "examples to 1 %"}
 
 
 def drawn(figure):
@@ -165,13 +192,22 @@ def drawn(figure):
 
 def test_figures_are_drawn_from_their_tables_alone(tmp_path):
     seen = made_up(30.0, 60.0)
-    readings = demo.compared(seen)
-    errors = np.geomspace(1, 1e-6, demo.RACE)[:, None] * [1.0, 2.0]
-    points = [p for rule in demo.GRID for p in demo.race_rows(rule, 0.1, errors, 90 * errors)]
-    for rows, draw in ((demo.angle_rows(seen), lambda rows: demo.angle_figure(rows, readings)), (points, demo.race_figure)):
+    words = {name: name for name in study.SETTINGS}
+    readings = [r for name in words for r in study.compared(name, seen)]
+    errors = np.geomspace(1, 1e-6, study.RACE)[:, None] * [1.0, 2.0]
+    points = [p for rule in study.GRID for p in study.race_rows(rule, 0.1, errors, 90 * errors)]
+    angles = [row for name in words for row in study.angle_rows(name, seen)]
+    for rows, draw in ((angles, lambda rows: figures.angle_figure(rows, readings, words)), (points, figures.race_figure)):
         write_csv(tmp_path / "table.csv", rows)
         again = read_csv(tmp_path / "table.csv", type(rows[0]))
         assert again == rows
         np.testing.assert_array_equal(drawn(draw(again)), drawn(draw(rows)))
-    angles = demo.angle_figure(demo.angle_rows(seen), readings)
-    assert [{line.get_ydata()[0] for line in ax.lines[: len(demo.SCALES)]} for ax in angles.axes] == [{30.0}, {60.0}]
+    shown = figures.angle_figure(angles, readings, words)
+    assert [{line.get_ydata()[0] for line in ax.lines[: len(study.SCALES)]} for ax in shown.axes] == 2 * [{30.0}, {60.0}]
+    assert [list(ax.lines[-1].get_ydata()) for ax in shown.axes[:2]] == [list(study.FIGURE[to]) for to in study.TO]
+
+
+def test_labels_are_pushed_apart_and_keep_their_order():
+    placed = figures.apart([3.0, 1.0, 1.2, 9.0], 2.0)
+    assert placed[1] < placed[2] < placed[0] < placed[3] == 9.0
+    assert min(np.diff(sorted(placed))) == pytest.approx(2.0, abs=1e-5)

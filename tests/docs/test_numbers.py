@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from tools.docs import result_tables
-from tools.docs.result_tables import FIGURES, PAGES, TABLES, number, results, rows_of, with_marks, with_tables
+from tools.docs import result_tables, rule_tables
+from tools.docs.result_tables import PAGES, TABLES, number, results, rows_of, with_marks, with_tables
+from tools.docs.stored import FIGURES
 
 pytestmark = pytest.mark.skipif(not FIGURES.is_dir(), reason="figures are not in the source distribution")
 MARK = re.compile(r"<!-- table: (\S+) -->")
@@ -234,7 +235,7 @@ def test_sentences_hold_the_numbers_of_the_files(page):
 def test_a_wrong_cell_is_seen(monkeypatch):
     page = (PAGES / "every-rule.md").read_text(encoding="utf-8")
     assert with_tables(page.replace("0.56 · 0.69", "0.57 · 0.69").replace("54.1 ± 5.8", "54.1 ± 5.9")) == page
-    monkeypatch.setattr(result_tables, "number", lambda value, digits=2: "7")
+    monkeypatch.setattr(rule_tables, "number", lambda value, digits=2: "7")
     assert with_tables(page) != page
 
 

@@ -107,6 +107,34 @@ def test_contrastive_rules_descend_nt_xent_of_a_head_written_out_by_hand(name):
         assert_near(updates[k].grad.params, {n: p.grad for n, p in twin[k].named_parameters()}, 1e-9)
 
 
+@pytest.mark.parametrize("side", [1, 2])
+def test_without_a_head_simclr_compares_the_averaged_maps_themselves(side):
+    """``layers=0``: NT-Xent of the maps' averages over side x side squares, written out by hand; no parameter beside the encoder's."""
+    method, c = posed("simclr", layers=0, side=side, out=3)
+    assert not list(method.parameters())
+    assert method.kept_head(1) is None
+    _, updates = step(method, c)
+    twin, h = copy.deepcopy(c.model), c.x.flatten(0, 1)
+    for k in (0, 1):
+        h = twin[k](h)
+    n, cut = len(h), h.shape[2] // side
+    cells = [h[:, :, i * cut : (i + 1) * cut, j * cut : (j + 1) * cut].mean((2, 3)) for i in range(side) for j in range(side)]
+    z = torch.stack(cells, 2).flatten(1)
+    s = torch.tensor(0.5).double().reciprocal() * z @ z.T / (z.norm(dim=1)[:, None] * z.norm(dim=1))
+    others = ~torch.eye(n, dtype=torch.bool)
+    loss = -sum(s[i, i ^ 1] - s[i][others[i]].exp().sum().log() for i in range(n)) / n
+    loss.backward()
+    assert updates[1].signal.loss.item() == pytest.approx(loss.item(), abs=1e-10)
+    for k in (0, 1):
+        assert_near(updates[k].grad.params, {n: p.grad for n, p in twin[k].named_parameters()}, 1e-9)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_the_last_layer_of_a_projection_head_is_as_wide_as_asked(layers):
+    method, c = posed("simclr", layers=layers, out=5)
+    assert method.made(c.blocks, c.x).shape == (12, 5)
+
+
 def test_the_descent_ratio_tends_to_one_where_the_discriminator_stands_still():
     method, c = posed("context-encoder", lambda_adv=0.5, discriminator_lr=0.0)
     theirs = {p for n, p in method.named_parameters() if ".discriminator." in n}

@@ -5,54 +5,15 @@ A page holds each table between ``<!-- table: NAME -->`` and ``<!-- end of table
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tools.docs.markdown import table
+from tools.docs.rule_tables import RULE_TABLES
+from tools.docs.stored import BLOCKS, DASH, LAYERS, PAGES, bounds, half_width, number, results, rows_of
 from tools.docs.verdict_tables import verdict_table
-
-ROOT = Path(__file__).parents[2]
-FIGURES, PAGES = ROOT / "figures", ROOT / "docs" / "results"
-LAYERS = ("block1.conv", "block2.conv", "block3.conv", "top.hidden", "top.out")
-BLOCKS = ("block1", "block2", "block3", "top")
-DASH = "–"
-Triple = Sequence[float | None]  # mean, low, high; no interval: None
-
-
-def results(name: str) -> Any:
-    """The results.json of a folder under ``figures``, or a file by its path there."""
-    path = FIGURES / name
-    return json.loads((path if path.suffix else path / "results.json").read_text(encoding="utf-8"))
-
-
-def rows_of(name: str) -> list[dict[str, str]]:
-    """The rows of a csv file under ``figures``."""
-    with (FIGURES / name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A rounded number, or a dash; a zero keeps no sign."""
-    if value is None or math.isnan(value):
-        return DASH
-    text = f"{value:.{digits}f}"
-    return text.lstrip("-") if float(text) == 0 else text
-
-
-def half_width(value: Triple, digits: int = 1, scale: float = 1) -> str:
-    """``mean ± half the interval``, rounded once; the mean alone where one seed has no interval."""
-    mean, low, high = ((None if v is None else scale * v) for v in value[:3])
-    return number(mean, digits) + ("" if low is None or high is None else f" ± {number((high - low) / 2, digits)}")
-
-
-def bounds(row: dict[str, Any]) -> Triple:
-    """Mean and interval of a row."""
-    return (row["mean"], row["low"], row["high"])
-
 
 # ------------------------------------------------------------------------------------------------------------ the tables
 
@@ -105,57 +66,6 @@ def iteration1_epochs() -> str:
         losses = [value.get((rule, what, epoch)) for what in ("train loss", "test loss") for rule in rules[:2]]
         lines.append([epoch, *(number(a and 100 * a, 1) for a in accuracies), *(number(loss, 3) for loss in losses)])
     return table(head, lines)
-
-
-def every_rule() -> str:
-    """Accuracy and costs of every supervised rule."""
-    found = results("all_methods")
-    lines = []
-    for row in found["table"]:
-        costs = [number(found["cost"][row["method"]][key]) for key in ("images_per_s", "memory", "multiply_adds")]
-        scores = [half_width(row[key], 1, 100) for key in ("best", "final")]
-        lines.append([f"`{row['method']}`", f"{row['lr']:g}", *scores, *costs])
-    return table(["rule", "lr", "best %", "final %", "images/s", "memory", "multiply-adds"], lines)
-
-
-def every_rule_cosines() -> str:
-    """Three cosines a layer of every supervised rule."""
-    rows = results("all_methods")["table"]
-    return table(["rule", *LAYERS[:4]], [[f"`{row['method']}`", *(_three_cosines(row, layer) for layer in LAYERS[:4])] for row in rows])
-
-
-def _three_cosines(row: dict[str, Any], layer: str) -> str:
-    """Cosine, noise-corrected cosine and chance; a dash where the rule trains no such layer or has no truth there."""
-    cosine = row["cosine"].get(layer, [None])[0]
-    if cosine is None:
-        return DASH
-    return " · ".join((number(cosine), number(row["corrected_cosine"][layer]), number(row["null_cosine"][layer][0])))
-
-
-def blocks() -> str:
-    """What a linear probe reads from each block."""
-    test = {
-        (r["label"], r["network"], r["block"]): half_width(bounds(r), 1, 100)
-        for r in results("linear_separability")["accuracy"]
-        if (r["half"], r["labels"]) == ("test", "true")
-    }
-    rules = ("bp", "dgl", "greedy", "chunked", "overlap", "dni", "cdni", "fa", "dfa")
-    lines = [[f"`{m}`", *(test[m, "trained", b] for b in BLOCKS), test[m, "own", "own"]] for m in rules]
-    lines.append(["untrained", *(test["bp", "untrained", b] for b in BLOCKS), f"raw pixels {test['bp', 'pixels', 'pixels']}"])
-    return table(["", *BLOCKS, "network's own output"], lines)
-
-
-def random_labels() -> str:
-    """How fast and how far each rule fits random labels."""
-    names = {"dgl head=linear pooled=no": "`dgl`, linear head", "dgl head=mlp pooled=yes": "`dgl`, pooled MLP head"}
-    names |= {"bp": "`bp`", "dgl head=mlp pooled=no": "`dgl`, full MLP head"}
-    lines = []
-    for row in results("random_labels")["scores"]:
-        area, final = ([row[key + end] for end in ("", "_low", "_high")] for key in ("area", "final"))
-        best = (row["best"], row["best_low"], 2 * row["best"] - row["best_low"])
-        cells = [half_width(area, 1, 100), number(row["epochs_to_90"], 1), half_width(final, 1, 100), half_width(best, 1, 100)]
-        lines.append([names[row["label"]], *cells, f"{row['own_parameters']:,}"])
-    return table(["", "mean over epochs, %", "epoch of 90 %", "final %", "best %", "parameters of the heads"], lines)
 
 
 def without_labels() -> str:
@@ -236,23 +146,6 @@ def bf16() -> str:
     return table(["bp on BasicCNN", *LAYERS], [[names[key], *(number(row[layer][0], 3) for layer in LAYERS)] for key, row in found.items()])
 
 
-def slow_blocks() -> str:
-    """Accuracy of dgl-async where one block is slowed down."""
-    points = {(p[0], p[1]): p[2:5] for p in results("async_slowdown")["points"]}
-    units = {1: "block1", 2: "block2", 3: "block3 and top"}
-    head = ["slowed part", "not slowed", "slowed 1.2 times", "slowed 3 times"]
-    return table(head, [[name, *(half_width(points[unit, f]) for f in (1.0, 1.2, 3.0))] for unit, name in units.items()])
-
-
-def greedy_heads() -> str:
-    """Accuracy after each stage of greedy training, by the head's hidden layers."""
-    points = {(p[0], p[1]): p[2:5] for p in results("greedy_heads")["points"]}
-    return table(
-        ["hidden layers", *(f"after stage {s}" for s in (1, 2, 3))],
-        [[h, *(half_width(points[h, s]) for s in (1, 2, 3))] for h in (1, 2, 3)],
-    )
-
-
 def scripts() -> str:
     """What each script trains, at what size, and the minutes that its saved results took."""
     return table(
@@ -266,8 +159,7 @@ def _minutes(folder: str) -> str:
     found = results(folder)
     runs = [run["training_minutes"] for run in found.get("runs", []) if run.get("training_minutes") is not None]
     if sum(runs) >= 0.1:
-        probes = found.get("minutes")  # by group: of one training
-        beside = f", and {number(probes, 0)} of probes" if isinstance(probes, float | int) else ""
+        beside = f", and {number(found['minutes_of_probes'], 0)} of probes" if "minutes_of_probes" in found else ""
         return number(sum(runs), 0) + beside
     return number(found.get("cpu_minutes", found.get("seconds", math.nan) / 60), 0)
 
@@ -285,7 +177,7 @@ SCRIPTS = (  # script, folder of its results, what, size
     (
         "all_methods",
         "all_methods",
-        "18 rules: accuracy, cosine, noise, chance, cost; 17 claims",
+        "18 rules: accuracy, cosine, noise, chance",
         "width 32, 6,000 images, 5 epochs, 3 seeds (5 rules: 1)",
     ),
     ("linear_separability", "linear_separability", "linear probes of every block", "the same runs, and greedy with 3 seeds"),
@@ -359,17 +251,16 @@ def command_costs() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "iteration1-spread": iteration1_spread, "learning-curves": lambda: verdict_table("learning_curves", results("learning_curves")),
-    "iteration1": iteration1, "iteration1-cosines": iteration1_cosines, "iteration1-epochs": iteration1_epochs, "every-rule": every_rule,
-    "every-rule-cosines": every_rule_cosines, "blocks": blocks,
-    "random-labels": random_labels, "without-labels": without_labels, "dni-target": dni_target, "step-costs": step_costs,
-    "two-ranks": two_ranks, "bf16": bf16, "slow-blocks": slow_blocks, "greedy-heads": greedy_heads, "scripts": scripts,
-    "which-rule": which_rule, "command-costs": command_costs,
+    "iteration1": iteration1, "iteration1-cosines": iteration1_cosines, "iteration1-epochs": iteration1_epochs,
+    "without-labels": without_labels, "dni-target": dni_target, "step-costs": step_costs,
+    "two-ranks": two_ranks, "bf16": bf16, "scripts": scripts,
+    "which-rule": which_rule, "command-costs": command_costs, **RULE_TABLES,
 }  # fmt: skip
 
 
 def with_marks() -> list[Path]:
     """The pages that may hold tables."""
-    return [*sorted(PAGES.glob("*.md")), PAGES.parent / "faq.md"]
+    return [*sorted(PAGES.glob("*.md")), PAGES.parent / "faq.md", PAGES.parent / "how-to" / "timeline.md"]
 
 
 def with_tables(page: str) -> str:

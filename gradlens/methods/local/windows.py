@@ -177,9 +177,9 @@ class Slopes(NamedTuple):
 
 def differentiated(local: Local, z: Tensor, head: nn.Module, k: int) -> Slopes:
     """Differentiate a local loss with respect to the leaf ``z`` [N, *out] and the parameters of block k's head."""
-    names, params = zip(*trainable(head, f"heads.{k}").items(), strict=True)
-    slope, *grads = torch.autograd.grad(local.loss, [z, *params])
-    return Slopes(local.loss.detach(), slope, dict(zip(names, grads, strict=True)), local.logits)
+    params = trainable(head, f"heads.{k}")
+    slope, *grads = torch.autograd.grad(local.loss, [z, *params.values()])
+    return Slopes(local.loss.detach(), slope, dict(zip(params, grads, strict=True)), local.logits)
 
 
 class LocalLosses(InWindows, Method):

@@ -21,8 +21,8 @@ class SimCLROptions(ViewOptions, frozen=True):
     """Options of simclr."""
 
     temperature: float = Field(0.5, gt=0, description="temperature of NT-Xent")
-    layers: int = Field(2, ge=1, le=3, description="layers of the projection head: 1 is linear, 3 is SimCLRv2's")
-    out: int = Field(128, ge=1, description="output features of the projection head")
+    layers: int = Field(2, ge=0, le=3, description="layers of the projection head: 0 is no head, 1 is linear, 3 is SimCLRv2's")
+    out: int = Field(128, ge=1, description="width of the projection: output features of the head's last layer; not used if layers is 0")
     side: int = Field(1, ge=1, description="maps are averaged to side x side before the head")
     convolutions: int = Field(0, ge=0, description="3x3 convolutions of each head before that average")
 
@@ -44,7 +44,7 @@ class TwoViews(PretextTask):
         super().__init__(net, options)
 
     def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
-        """Build a projection head."""
+        """Build a projection head; with ``layers=0`` it has no parameters and passes the averaged maps on."""
         o = self.options
         return projection(net.shapes[k], o.layers, o.out, o.side, o.convolutions, net.turned(k))
 

@@ -1,0 +1,87 @@
+"""Finished runs on all test images of their data, however few each epoch was tested on: linear probes, and their own accuracy."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
+
+import torch
+
+from analyses.study import run_context_of
+from gradlens.analysis.activations import FORWARD_BATCH, checkpoint_digest, load_snapshots
+from gradlens.analysis.linear_probe import probe_network, probe_pixels
+from gradlens.analysis.of_runs.options import FULL_PROBE, ProbeOptions
+from gradlens.data.split import Split
+from gradlens.data.transforms import input_of
+from gradlens.runtime.rng import generator
+from gradlens.runtime.text_files import read_json, write_text
+from gradlens.training.build import load_model_and_method
+from gradlens.training.context import load_data
+from gradlens.training.run_directory import Run
+
+TRAINED, UNTRAINED, PIXELS = "trained", "untrained", "pixels"
+OPTIONS = replace(FULL_PROBE, features=512, controls=False, separability=0)
+
+
+def probe_accuracies(run: Run, blocks: Sequence[str], args: argparse.Namespace, network: str = TRAINED) -> dict[str, float]:
+    """Block -> test accuracy in % of the run's network, at the end or before training; of raw pixels under the name ``pixels``.
+
+    The probe is fitted to the run's training images (a fifth of them chooses l2) and tested on all test images of the data set. What was
+    measured of the same weights is kept beside the run.
+    """
+    kept = run.path / "probe_all_test.json"
+    known = dict(read_json(kept)) if kept.exists() else {}
+    if known.get("weights") != (weights := checkpoint_digest(run)):
+        known = {"weights": weights}
+    found = known.setdefault(network, {})
+    wanted = [PIXELS] if network == PIXELS else list(blocks)
+    if missing := [name for name in wanted if name not in found]:
+        found |= _measured(run, missing, args, network)
+        write_text(kept, json.dumps(known) + "\n")
+    return {name: found[name] for name in wanted}
+
+
+def final_accuracy(run: Run, args: argparse.Namespace) -> float:
+    """Test accuracy in % of a run's last weights on all test images of its data; kept beside the run."""
+    kept = run.path / "accuracy_all_test.json"
+    weights = checkpoint_digest(run)
+    if kept.exists() and (known := read_json(kept))["weights"] == weights:
+        return float(known["accuracy"])
+    context = run_context_of(args)
+    data = load_data(run.config.replace(limit_test=None), context)
+    model, method = load_model_and_method(run, data.shape, len(data.classes), context.device)
+    to_input = input_of(run.config.data.normalize, data, context.device)
+    with torch.no_grad():
+        parts = torch.split(data.test.images, FORWARD_BATCH)
+        answers = torch.cat([method.predict(list(model), to_input(x)).argmax(1) for x in parts])
+        right = int((answers == data.test.labels).sum())
+    accuracy = 100 * right / len(data.test)
+    write_text(kept, json.dumps({"weights": weights, "accuracy": accuracy}) + "\n")
+    return accuracy
+
+
+def minutes_of(runs: Sequence[Run]) -> float:
+    """Minutes of training of one run, mean over runs."""
+    return fmean(sum(t.seconds for t in run.timing) / 60 for run in runs)
+
+
+def _measured(run: Run, blocks: Sequence[str], args: argparse.Namespace, network: str) -> dict[str, float]:
+    context = run_context_of(args)
+    data = load_data(run.config.replace(limit_test=None), context)
+    train = _shuffled(data.train, run.config.seed)
+    classes = len(data.classes)
+    if network == PIXELS:
+        results = [probe_pixels(train, data.test, classes, OPTIONS, run.config.seed)]
+    else:
+        frozen = next(load_snapshots(run, context, "last" if network == TRAINED else UNTRAINED))
+        options: ProbeOptions = replace(OPTIONS, blocks=tuple(blocks))
+        results = list(probe_network(frozen, train, data.test, classes, options, run.config.seed))
+    return {row["block"]: 100 * float(row["test"]) for result in results for row in result.rows}
+
+
+def _shuffled(split: Split, seed: int) -> Split:
+    """In the order in which ``gradlens probe`` reads them, so that the same fifth chooses l2."""
+    return split.take(torch.randperm(len(split), generator=generator(seed, "probe train")))

@@ -1,0 +1,198 @@
+"""How long are the first synthetic gradients, and is the gap of DNI a matter of units or of principle?
+
+The law. A synthesiser whose last layer has weight zero and PyTorch's default bias (as published) gives every image the same vector: of a
+layer with fan-in f each of the D outputs is a bias of variance 1/(3f), so its length is √(D/3f). The true gradient of a mean loss over N
+images is 1/N times the per-image gradient g. So
+
+    ‖synthetic‖ / ‖true‖ = N · √(D/3f) / ‖g‖.
+
+In an MLP D = f = width and, with default weights, every linear layer passes 1/3 of a gradient's squared length, every ReLU 1/2, from
+‖softmax − label‖² = 1 − 1/C: N · 1.054 · 6^(j/2), j blocks below the top one, without a free parameter and the same at every width. In
+BasicCNN, whose synthesiser is a 5×5 convolution, D/3f = P/75 with P pixels: N · 0.516 · √P below its output block. A regression of N·δ
+removes the N; a bias of zero removes the vector, until the first step of Adam, which moves each weight by the rate, whatever the gradient:
+then the length grows as rate · f · √D, so with the width to the power of 3/2, and its ratio to δ with N unless N·δ is regressed.
+
+Measured: the ratios before the first and the second update, ten seeds. Then accuracy: dni and cdni × regressed quantity × first bias, on
+the digits, an MLP of three blocks of 64 and batches of 32 and 256; BasicCNN of width 8 with batches of 64; 400 updates, Adam, each arm at
+its own rate (analyses/tuned_arms.py), ten seeds; four times the updates, at the same rates, for what is left.
+
+Tests (chosen before looking; the smallest visible effect of ten seeds at a paired sd of 3 points is 3 points):
+
+- cdni-is-units, dni-is-units: N·δ and a zero start close at least half of the published variant's gap to bp (MLP, batches of 256).
+- cdni-reaches-bp, dni-reaches-bp: they come within two points of bp.
+- gap-grows-with-batch: the published cdni's gap to bp is larger at N = 256 than at 32, at equal updates.
+- law-batch, law-width, law-constant: the exponents 1 and 0, and the constant within a fifth.
+
+    python -m analyses.synthetic_gradient_scale          # about 30 core-minutes; interrupted, it goes on
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import product
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import torch
+
+from analyses.study import arguments, publish
+from analyses.tuned_arms import Arm, Bench, Tuned, accuracy_values
+from gradlens.data.datasets import load
+from gradlens.training.config import make_config
+from gradlens.training.runs.build_state import build_state
+
+SEEDS = 10
+RULES = ("dni", "cdni")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "as published": {"target": "mean", "zero_bias": False},
+    "zero start": {"target": "mean", "zero_bias": True},
+    "N·δ": {"target": "sum", "zero_bias": False},
+    "N·δ, zero start": {"target": "sum", "zero_bias": True},
+}
+PUBLISHED, OURS = "as published", "N·δ, zero start"
+UNTRAINED = "untrained blocks"
+SHARED: dict[str, Any] = {"data": "digits", "epochs": 400, "steps": 400}
+MLP: dict[str, Any] = {"model": "mlp", "width": 64, "depth": 3}
+CNN: dict[str, Any] = {"model": "basic-cnn", "width": 8}
+SMALL, LARGE, CNN_BATCH, LONGER = 32, 256, 64, 1600
+BATCHES = (8, 16, 32, 64, 128, 256, 512)
+WIDTHS = (8, 16, 32, 64, 128)
+FIXED_BATCH, FIXED_WIDTH = 64, 32
+FIRST_RATE = 1e-3  # of the single update after which lengths are measured
+CLASSES = 10
+
+
+class Length(NamedTuple):
+    """How long synthetic gradients are beside the true ones, of one network on one batch: ‖S‖ / ‖δ‖."""
+
+    model: str
+    width: int
+    batch: int
+    seed: int
+    interface: int  # 0: after the first block
+    updates: int  # made before: 0, or 1
+    variant: str
+    ratio: float
+
+
+def lengths(model: str, width: int, batch: int, seed: int, variant: str, updates: int) -> list[Length]:
+    """The ratio at each interface before an update; the batch is that of this update."""
+    options = VARIANTS[variant]
+    config = make_config(
+        method="dni", options=options, model=model, width=width, data="digits", batch_size=batch, seed=seed, lr=FIRST_RATE, record_every=0,
+        epochs=9, steps=max(1, updates),
+    )  # fmt: skip
+    state = build_state(config, load("digits"), torch.device("cpu"))
+    for step in range(updates):
+        state.stage.step(step, None, lambda: False, False)
+    x, y = state.batches.batch(updates)
+    method: Any = state.network.method
+    seen = []
+    z = x
+    for block in state.network.model:
+        z = block(z)
+        z.retain_grad()
+        seen.append(z)
+    torch.nn.functional.cross_entropy(z, y).backward()  # type: ignore[no-untyped-call]
+    rows = []
+    for k, h in enumerate(seen[:-1]):
+        with torch.no_grad():
+            synthetic = method.synthesisers[k](h.detach()) / (len(y) if options["target"] == "sum" else 1)
+        assert h.grad is not None
+        rows.append(Length(model, width, batch, seed, k, updates, variant, float(synthetic.norm() / h.grad.norm())))
+    return rows
+
+
+def predicted(model: str, batch: int, below: int) -> float:
+    """The law's ratio before the first update, so many blocks below the interface under the output block (BasicCNN: only there)."""
+    error = 1 - 1 / CLASSES
+    if model == "mlp":
+        return batch * math.sqrt(1 / 3) / math.sqrt(error / 3 / 6**below)
+    return batch * math.sqrt(1 / 75) / math.sqrt(error / 18)  # one pixel is left of the digits
+
+
+def measured() -> Iterator[Length]:
+    """All lengths: over N at one width, over widths at one N."""
+    sizes = [(FIXED_WIDTH, n) for n in BATCHES] + [(w, FIXED_BATCH) for w in WIDTHS if w != FIXED_WIDTH]
+    for model, (width, batch), seed in product(("mlp", "basic-cnn"), sizes, range(SEEDS)):
+        yield from lengths(model, width, batch, seed, PUBLISHED, 0)
+        for variant in ("zero start", OURS):
+            yield lengths(model, width, batch, seed, variant, 1)[-1]
+
+
+def slope(points: Sequence[tuple[float, float]]) -> float:
+    """Of log y over log x."""
+    x, y = (torch.tensor([math.log(v) for v in column], dtype=torch.float64) for column in zip(*points, strict=True))
+    return float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
+
+
+def law_values(rows: Sequence[Length]) -> dict[str, dict[str, list[float]]]:
+    """The exponents and the constant, one a seed, under the output block."""
+    found: dict[str, dict[str, list[float]]] = {"exponent of N": {}, "exponent of the width": {}, "measured / predicted": {}}
+    for model, (variant, updates) in product(("mlp", "basic-cnn"), ((PUBLISHED, 0), ("zero start", 1), (OURS, 1))):
+        group = f"{model}, {variant}, {updates} update{'s' * (updates != 1)}"
+        for seed in range(SEEDS):
+            top = max(r.interface for r in rows if r.model == model)
+            mine = [r for r in rows if (r.model, r.seed, r.variant, r.updates, r.interface) == (model, seed, variant, updates, top)]
+            over_n = [(r.batch, r.ratio) for r in mine if r.width == FIXED_WIDTH]
+            over_width = [(r.width, r.ratio) for r in mine if r.batch == FIXED_BATCH]
+            found["exponent of N"].setdefault(group, []).append(slope(over_n))
+            found["exponent of the width"].setdefault(group, []).append(slope(over_width))
+            if updates == 0:
+                share = math.exp(fmean(math.log(r.ratio / predicted(model, r.batch, 0)) for r in mine))
+                found["measured / predicted"].setdefault(group, []).append(share)
+    for below in (1, 2):
+        for seed in range(SEEDS):
+            mine = [r for r in rows if (r.model, r.seed, r.variant, r.interface) == ("mlp", seed, PUBLISHED, 2 - below)]
+            share = math.exp(fmean(math.log(r.ratio / predicted("mlp", r.batch, below)) for r in mine))
+            found["measured / predicted"].setdefault(f"mlp, {below} block{'s' * (below > 1)} lower", []).append(share)
+    return found
+
+
+COMPARISONS: tuple[tuple[str, dict[str, Any], tuple[str, ...], dict[str, Any]], ...] = (  # name, network, variants, other settings
+    (f"MLP, N = {LARGE}", MLP, (PUBLISHED, OURS), {"batch_size": LARGE}),
+    (f"MLP, N = {SMALL}", MLP, (PUBLISHED, OURS), {"batch_size": SMALL}),
+    (f"MLP, N = {LARGE}", MLP, ("zero start", "N·δ"), {"batch_size": LARGE}),
+    (f"MLP, N = {SMALL}, {LONGER:,} updates", MLP, (OURS,), {"batch_size": SMALL, "steps": LONGER}),
+    (f"CNN, N = {CNN_BATCH}", CNN, (PUBLISHED, OURS), {"batch_size": CNN_BATCH}),
+)
+
+
+def arms(variants: Sequence[str] = tuple(VARIANTS)) -> list[Arm]:
+    """Bp, the control, and the variants of both rules."""
+    found = [Arm("bp", "bp", {}), Arm(UNTRAINED, "shallow", {})]
+    return found + [Arm(f"{rule}, {v}", rule, VARIANTS[v]) for v, rule in product(variants, RULES)]
+
+
+def trained(bench: Bench, comparisons: int) -> dict[str, Tuned]:
+    """The first so many comparisons' arms: group -> its runs. Longer runs take the rate of the short ones."""
+    found: dict[str, Tuned] = {}
+    for name, net, variants, more in COMPARISONS[:comparisons]:
+        print(name, flush=True)
+        for arm in arms(variants):
+            short = found.get(f"MLP, N = {SMALL}: {arm.name}")
+            rate = short.rate if short and more.get("steps") else None
+            if f"{name}: {arm.name}" not in found:
+                found[f"{name}: {arm.name}"] = bench.tuned(arm, range(SEEDS), rate, **net, **more)
+    return found
+
+
+def main() -> None:
+    """Measure the lengths, train the arms, write figures/synthetic_gradient_scale."""
+    args = arguments(__doc__ or "", data="digits", numbers={"comparisons": len(COMPARISONS)})
+    print("about 30 core-minutes: lengths 1, then the comparisons: 6, 5, 5, 4 and 9", flush=True)
+    rows = list(measured())
+    bench = Bench({**SHARED, "data": args.data}, args.out / "synthetic_gradient_scale")
+    found = trained(bench, args.comparisons)
+    results = {
+        "settings": {"shared": SHARED, "mlp": MLP, "cnn": CNN, "longer": LONGER, "seeds": SEEDS, "first_rate": FIRST_RATE},
+        "values": {**law_values(rows), **accuracy_values(found)},
+        "minutes": {group: arm.minutes() for group, arm in found.items()},
+        "rates": {group: {"chosen": arm.rate, "held-out accuracy": arm.tried} for group, arm in found.items()},
+    }
+    publish("synthetic_gradient_scale", [], args, results, figures=False)
+
+
+if __name__ == "__main__":
+    main()
