@@ -145,15 +145,14 @@ SENTENCES = {
         lambda: bracket(claim("inpainting", "centre: squared error"), 0).replace(" [", " % ["),
         lambda: bracket(claim("inpainting", "centre: block3 is read better than the untrained")).replace(" [", " points ["),
     ],
-    "learning-curves": [
-        lambda: bracket(claim("learning_curves", "dni does not fit"), 0).replace(" [", " points below `bp` ["),
-        lambda: bracket(claim("learning_curves", "loss falls more slowly"), 3, sign=True).replace(" [", " nats ["),
-        lambda: bracket(claim("learning_curves", "rate helps bp")).replace(" [", " points ["),
-        lambda: bracket(claim("learning_curves", "augmentation helps bp"), sign=True),
-        lambda: bracket(claim("learning_curves", "augmentation helps dgl")),
-        lambda: bracket(claim("learning_curves", "without augmentation: dgl above bp"), sign=True).replace(" [", " points ["),
-        chance_of_layer_1,
+    "theory": [
+        lambda: bracket(claim("predicting", "X1 needs twice")).replace(" [", " times ["),
+        lambda: bracket(claim("synthetic_theory", "random labels are fitted less")).replace(" [", " points ["),
+        lambda: (
+            f"the gap is {gap('separable', 1)} after 1 update, {gap('separable', 100)} after 100 and {gap('separable', 1500)} after 1,500"
+        ),
     ],
+    "learning-curves": [chance_of_layer_1],
     "feedback": [
         lambda: f"the learning rate is {results('feedback_angles')['settings']['inferred']['lr']:g}.",
     ],

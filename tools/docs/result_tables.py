@@ -35,7 +35,7 @@ def iteration1() -> str:
 def iteration1_spread() -> str:
     """How much the accuracies of seeds differ where it was measured."""
     found = results("iteration1")["seed_sd"]
-    lines = [[f"`{rule}`", number(row["sd"], 2), row["seeds"]] for rule, row in found["points"].items()]
+    lines = [[f"`{rule}`", number(row["sd"], 2), row["seeds"]] for rule, row in (found or {"points": {}})["points"].items()]
     return table(["rule", "standard deviation over seeds (points)", "seeds"], lines)
 
 
