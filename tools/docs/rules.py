@@ -35,7 +35,8 @@ SIDE_BY_SIDE: dict[str, dict[tuple[str, ...], str]] = {  # family -> rules drawn
         ): "All blocks get the loss's gradient; only the output block; all, with a loss that also reads a teacher.",
     },
     "local": {
-        ("dgl", "overlap", "chunked", "greedy"): "A loss for each block, for overlapping windows, for chunks, and for one block at a time.",
+        ("dgl", "overlap", "chunked"): "A loss for each block, for overlapping windows, and for chunks.",
+        ("dgl", "greedy"): "All blocks at once against one after the other.",
     },
     "synthetic gradients": {
         ("dni", "dni-unlocked"): "Predicted error signals, which learn from the message of block k+1; and predicted inputs too.",
