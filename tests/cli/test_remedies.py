@@ -211,7 +211,8 @@ def test_a_rule_in_a_file_is_listed_with_its_details(tmp_path, monkeypatch, caps
 
     said = printed("list", "methods", "mine.py:Rule", "dgl")
     for part in (
-        "mine-rule delta_k = J_{k+1}ᵀ delta_{k+1}. ", "file mine.py:Rule family your own ", " More of it. ", "depends on input: ", " backward_message: ",
+        "mine-rule delta_k = J_{k+1}ᵀ delta_{k+1}. ", "file mine.py:Rule family your own ", " More of it. ",
+        "depends on input: ", " backward_message: ",
         "options --set mine-rule.OPTION=VALUE: share (default 0.1): share that is kept kind: without a description; one, two lr: ",
         "locked fwd upd bwd ", "dgl each block has an auxiliary head of its own",
     ):  # fmt: skip

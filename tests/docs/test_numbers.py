@@ -145,13 +145,6 @@ SENTENCES = {
         lambda: bracket(claim("inpainting", "centre: squared error"), 0).replace(" [", " % ["),
         lambda: bracket(claim("inpainting", "centre: block3 is read better than the untrained")).replace(" [", " points ["),
     ],
-    "theory": [
-        lambda: bracket(claim("predicting", "X1 needs twice")).replace(" [", " times ["),
-        lambda: bracket(claim("synthetic_theory", "random labels are fitted less")).replace(" [", " points ["),
-        lambda: (
-            f"the gap is {gap('separable', 1)} after 1 update, {gap('separable', 100)} after 100 and {gap('separable', 1500)} after 1,500"
-        ),
-    ],
     "learning-curves": [chance_of_layer_1],
     "feedback": [
         lambda: f"the learning rate is {results('feedback_angles')['settings']['inferred']['lr']:g}.",
