@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from analyses.sentences import SENTENCES, STUDIES, Sentence
 from analyses.study import HERE
-from analyses.verdicts import REFUTED, SUPPORTED, UNDECIDED, Decided, Test, decide, effect_in_words, in_words, what_would_decide
+from analyses.verdicts import REFUTED, SUPPORTED, UNDECIDED, Decided, Test, decide, effect_in_words, in_words, measured, what_would_decide
 from gradlens.reporting.statistics import benjamini_hochberg
 from gradlens.runtime.text_files import read_json, write_text
 
@@ -45,9 +45,8 @@ def evidence(figures: Path) -> list[Evidence]:
     found = []
     for study, script in STUDIES.items():
         file = figures / study / "results.json"
-        results = read_json(file) if file.exists() else {}
-        if "values" in results:  # else its script has not been run since it saves them
-            found += [Evidence(decided, script, study) for decided in decide(tests_of(study), results)]
+        results = read_json(file) if file.exists() else {}  # without values where its script has not been run since it saves them
+        found += [Evidence(decided, script, study) for decided in decide(measured(tests_of(study), results), results)]
     rates = benjamini_hochberg([e.found.p if e.found.test.primary_of else math.nan for e in found])
     return [e._replace(rate=rate) for e, rate in zip(found, rates, strict=True)]
 

@@ -124,10 +124,10 @@ def _check_options(pairs: Sequence[str], rules: Sequence[str]) -> None:
             if not _is_elsewhere(rule) and is_current("methods"):
                 raise unknown("method", rule, METHODS, others=OTHER_NAMES)
             continue
-        asked = [rule] if dot else rules or METHODS
-        known = list(dict.fromkeys(one for name in asked for one in OPTIONS[name]))
+        rules_meant = [rule] if dot else rules or METHODS
+        known = list(dict.fromkeys(one for name in rules_meant for one in OPTIONS[name]))
         if option not in known and not _in_a_rule(rf"(?m)^ +{re.escape(option)}: "):
-            what, of = (f"option of {', '.join(asked)}", " ".join(asked)) if dot or rules else ("option", "NAME")
+            what, of = (f"option of {', '.join(rules_meant)}", " ".join(rules_meant)) if dot or rules else ("option", "NAME")
             raise unknown(what, option, known, f"gradlens list methods {of}")
 
 
@@ -158,8 +158,8 @@ def check_choices(settings: Mapping[str, Any], own: Collection[str] = ()) -> Non
                 raise unknown("model", text, MODELS)
         elif is_current("settings"):
             named = flag.name.replace("-", " ") if flag.type is str else "value"
-            said = unknown(named, text, flag.choices, "gradlens train --help")
-            raise said if flag.type is str else InputError(f"--{flag.name}: {said}")
+            refusal = unknown(named, text, flag.choices, "gradlens train --help")
+            raise refusal if flag.type is str else InputError(f"--{flag.name}: {refusal}")
 
 
 # ----------------------------------------------------------------------------------------------- of single commands

@@ -13,8 +13,8 @@ from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.tables import Table
 
 LOCKED = (
-    "locked: fwd = block k runs after block k−1; upd = it is updated after all later blocks have run; bwd = … and have gone backward"
-    " (inside a chunk or window where a rule has such)"
+    "locked: fwd = block k runs after block k−1; upd = it is updated after all later blocks have run; bwd = … and have gone backward;"
+    " win = both, but only for the later blocks of its window"
 )
 MORE = "`gradlens list methods NAME` prints the rest of a rule: its equation, options, paper and what a block's update depends on"
 OWN_RULE = "FILE.py:Class"
@@ -35,13 +35,20 @@ def family(rule: type[Any]) -> str:
     return inside[0].replace("_", " ") if len(inside) > 1 else "baselines"
 
 
+def lock_words(rule: type[Any]) -> str:
+    """Return the locks of a rule's blocks in the words of ``LOCKED``."""
+    locks = rule.locks()
+    later = (locks.update and rule.has_windows, locks.update and not rule.has_windows, locks.backward and not rule.has_windows)
+    return " ".join(word for word, held in zip(("fwd", "win", "upd", "bwd"), (locks.forward, *later), strict=True) if held) or "no"
+
+
 def _methods() -> list[tuple[str, ...]]:
     from gradlens.methods import METHODS
 
     families = list(dict.fromkeys(map(family, METHODS.values())))
     rows: list[tuple[str, ...]] = [("method", "family", "locked", "in a line")]
     for name, rule in sorted(METHODS.items(), key=lambda item: families.index(family(item[1]))):
-        rows.append((name, family(rule), _locked(rule), _in_a_line(rule)))
+        rows.append((name, family(rule), lock_words(rule), _in_a_line(rule)))
     return [*rows, (OWN_RULE, "your own", "", "a subclass of gradlens.Method")]
 
 
@@ -239,16 +246,11 @@ def _of_own_rule(typed: str) -> tuple[str, str, list[tuple[str, str]]]:
     name = known_as("method", typed)
     rule = METHODS[name]
     bench = ("cost", f"`gradlens bench {typed}` measures it beside bp's; `gradlens check {typed}` checks the rule")
-    return name, _in_a_line(rule), [("file", typed), ("family", "your own"), *_of_rule(name, rule), ("locked", _locked(rule)), bench]
+    return name, _in_a_line(rule), [("file", typed), ("family", "your own"), *_of_rule(name, rule), ("locked", lock_words(rule)), bench]
 
 
 def _in_a_line(rule: Any) -> str:
     return vars(rule).get("summary") or first_sentence(rule)
-
-
-def _locked(rule: Any) -> str:
-    """Return the words of the column "locked"."""
-    return " ".join(word for word, locked in zip(("fwd", "upd", "bwd"), rule.locks(), strict=False) if locked) or "no"
 
 
 def check_long(what: str, names: Sequence[str]) -> None:

@@ -63,12 +63,12 @@ def _halves(cls: Any, name: str, root: Path, download: bool, splits: dict[str, d
     try:
         parts = [cls(root, download=download, **splits[s]) for s in ("train", "test")]
     except Exception as error:  # torchvision, pickle, zlib and scipy raise different types for a damaged file
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         if download:
-            raise InputError(f"{name} could not be downloaded to {root}: {said}") from error
-        if isinstance(error, RuntimeError) and "not found" in said:
+            raise InputError(f"{name} could not be downloaded to {root}: {reason}") from error
+        if isinstance(error, RuntimeError) and "not found" in reason:
             raise InputError(f"no {name} under {root}: --download fetches it, --data-dir names another folder") from error
-        raise InputError(f"the files of {name} under {root} cannot be read: {said}") from error
+        raise InputError(f"the files of {name} under {root} cannot be read: {reason}") from error
     halves = []
     for part in parts:
         x = torch.as_tensor(np.asarray(part.data))

@@ -137,8 +137,8 @@ def sentence(root: Path, passed_over: dict[str, int]) -> str:
     by_number = sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
     types = [name for name, _ in by_number if name.startswith(".")]
     rest = sum(passed_over[name] for name in types[MOST_TYPES:])
-    said = [f"{n} {name}" for name, n in by_number if name not in types[MOST_TYPES:]] + [f"{rest} of other types"] * bool(rest)
-    return f"{root}: passed over {', '.join(said)}"
+    counts = [f"{n} {name}" for name, n in by_number if name not in types[MOST_TYPES:]] + [f"{rest} of other types"] * bool(rest)
+    return f"{root}: passed over {', '.join(counts)}"
 
 
 def _composed(folder: Path, names: list[str]) -> list[str]:

@@ -154,12 +154,12 @@ class LayerReader:
         """List layers never called, layers reached by no backward pass, then labels that could not be read (a sentence per reason)."""
         never = [path for path in self.layers if path not in self.called]
         missing = ", ".join(map(named, never))
-        said = [f"never called: {missing} {_WHY_NEVER}"] if never else []
+        sentences = [f"never called: {missing} {_WHY_NEVER}"] if never else []
         if missed := [path for path in self.reached.missed() if path not in self.unread]:
-            said.append(f"called, but no backward pass reached the output of {', '.join(map(named, missed))} {_WHY_MISSED}")
+            sentences.append(f"called, but no backward pass reached the output of {', '.join(map(named, missed))} {_WHY_MISSED}")
         for why in dict.fromkeys(self.unread.values()):
-            said.append(f"{', '.join(named(label) for label, w in self.unread.items() if w == why)} could not be read: {why}")
-        return said
+            sentences.append(f"{', '.join(named(label) for label, w in self.unread.items() if w == why)} could not be read: {why}")
+        return sentences
 
     # ---------------------------------------------------------------------------------------------- forward passes
 

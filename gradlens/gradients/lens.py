@@ -64,9 +64,9 @@ class Lens:
         self.gradients: dict[str, dict[str, Tensor]] = {}  # backward -> layer -> gradient at its output [N, *out]
 
     def __repr__(self) -> str:
-        read, asked = len(self._reader.called), len(self._reader.layers)
+        read, requested = len(self._reader.called), len(self._reader.layers)
         passes = ", ".join(self.gradients) or "none"
-        return f"<Lens: {read} of {asked} layers read; backward passes: {passes}; .activations, .gradients, .compare()>"
+        return f"<Lens: {read} of {requested} layers read; backward passes: {passes}; .activations, .gradients, .compare()>"
 
     def __enter__(self) -> Lens:
         self._reader.start()
@@ -79,11 +79,21 @@ class Lens:
                 warnings.warn(f"Lens: {sentence}", stacklevel=2)
 
     def paused(self) -> AbstractContextManager[None]:
-        """Stop recording inside this context."""
+        """Stop recording inside this context.
+
+        Returns:
+            a context manager.
+
+        """
         return self._reader.paused()
 
     def unread(self) -> list[str]:
-        """List requested layers that were not read, reached by no backward pass so far, or left out of a comparison, a sentence each."""
+        """List requested layers that were not read, reached by no backward pass so far, or left out of a comparison, a sentence each.
+
+        Returns:
+            the sentences; empty if nothing is missing.
+
+        """
         return [*self._reader.complaints(), *self._left_out]
 
     @contextmanager
@@ -94,6 +104,9 @@ class Lens:
 
         Args:
             name: key of ``gradients``.
+
+        Yields:
+            nothing; a context manager.
 
         """
         before, self._tag = self._tag, name

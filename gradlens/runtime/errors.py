@@ -132,5 +132,5 @@ class Failsafe:
         """Print the failure once, and disable further calls."""
         if self.works:
             self.works = False
-            said = " ".join(f"{type(error).__name__}: {error}".split())
-            print(f"gradlens: {self.what} failed and is disabled; training continues ({said})", file=sys.stderr)
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            print(f"gradlens: {self.what} failed and is disabled; training continues ({reason})", file=sys.stderr)

@@ -93,13 +93,13 @@ def configs_of(
 
 def _of_file(error: InputError, path: Path | None, file: Mapping[str, Any], typed: Mapping[str, Any]) -> InputError:
     """Name the config file in the error of a setting that it sets and no flag does, and the setting by its name there."""
-    said = re.match(r"--([\w-]+): |unknown option of \S+ '(\w+)'", str(error))
-    if path is None or said is None:
+    found = re.match(r"--([\w-]+): |unknown option of \S+ '(\w+)'", str(error))
+    if path is None or found is None:
         return error
-    name, option = (said[1] or "").replace("-", "_"), said[2]
+    name, option = (found[1] or "").replace("-", "_"), found[2]
     if option in file.get("options", {}):
         return InputError(f"{path}: {error}")
-    return InputError(f"{path}: {name}: {str(error)[said.end() :]}") if name in file and name not in typed else error
+    return InputError(f"{path}: {name}: {str(error)[found.end() :]}") if name in file and name not in typed else error
 
 
 def _of_ranks(rule: type[Method], file: dict[str, Any], typed: dict[str, Any], num_ranks: int, default: str) -> dict[str, Any]:
@@ -107,9 +107,9 @@ def _of_ranks(rule: type[Method], file: dict[str, Any], typed: dict[str, Any], n
     shared = typed.get("parallel") or file.get("parallel", "none")
     if shared == "none" and "parallel" not in typed:
         shared = default
-    said = {**(file if file.get("parallel") == shared else {}), **typed}
+    given_there = {**(file if file.get("parallel") == shared else {}), **typed}
     no_records = ("diagnose_every", *(["record_every"] if rule.pipelined else [])) if shared == "layers" else ()
-    return {"ranks": num_ranks, "parallel": shared} | {name: 0 for name in no_records if name not in said}
+    return {"ranks": num_ranks, "parallel": shared} | {name: 0 for name in no_records if name not in given_there}
 
 
 def _refuse_unknown_options(sets: list[tuple[str | None, str, Any]], methods: Mapping[str, str]) -> None:

@@ -48,9 +48,9 @@ def setting(
         limits: pydantic's: ``ge``, ``lt`` …
 
     """
-    said: dict[str, Any] = {"flat": flat, "panel": panel, "choices": choices, "names": names, "typed": typed, "synonyms": synonyms}
-    said |= {"since": since} if since else {}
-    return Field(default, description=text, json_schema_extra=said | ({"own": own} if own else {}), **limits)
+    meta: dict[str, Any] = {"flat": flat, "panel": panel, "choices": choices, "names": names, "typed": typed, "synonyms": synonyms}
+    meta |= {"since": since} if since else {}
+    return Field(default, description=text, json_schema_extra=meta | ({"own": own} if own else {}), **limits)
 
 
 class Settings(BaseModel, frozen=True, extra="forbid"):
@@ -61,9 +61,9 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     @field_validator("*")
     @classmethod
     def _known(cls, value: Any, info: Any) -> Any:
-        said = extra_of(cls.model_fields[info.field_name])
-        if said.get("choices") and not said.get("own") and value not in said["choices"]:
-            raise unknown((said["flat"] or info.field_name).replace("_", " "), value, said["choices"], EVERYTHING)
+        meta = extra_of(cls.model_fields[info.field_name])
+        if meta.get("choices") and not meta.get("own") and value not in meta["choices"]:
+            raise unknown((meta["flat"] or info.field_name).replace("_", " "), value, meta["choices"], EVERYTHING)
         return value
 
 
@@ -102,7 +102,7 @@ def extra_of(field: Any) -> Mapping[str, Any]:
     return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
-NOTHING_SAID: Mapping[str, Any] = {
+UNSET: Mapping[str, Any] = {
     "flat": "", "panel": "", "choices": (), "names": (), "typed": (), "synonyms": (), "since": None, "own": False
 }  # fmt: skip
 
@@ -116,10 +116,10 @@ def settings_of(kind: type[Settings]) -> Mapping[str, Setting]:
             inside = settings_of(field.annotation)
             found |= {flat: setting._replace(path=(name, *setting.path)) for flat, setting in inside.items()}
             continue
-        said = {**NOTHING_SAID, **extra_of(field)}
-        said["choices"] = said["choices"] or _named_values(field.annotation)
-        flat, panel, default = said.pop("flat") or name, said.pop("panel") or kind.PANEL, field.get_default(call_default_factory=True)
-        found[flat] = Setting(flat, (name,), default, _type_of_flag(field.annotation), field.description or "", panel, **said)
+        meta = {**UNSET, **extra_of(field)}
+        meta["choices"] = meta["choices"] or _named_values(field.annotation)
+        flat, panel, default = meta.pop("flat") or name, meta.pop("panel") or kind.PANEL, field.get_default(call_default_factory=True)
+        found[flat] = Setting(flat, (name,), default, _type_of_flag(field.annotation), field.description or "", panel, **meta)
     return found
 
 

@@ -91,7 +91,8 @@ QUICK = [
     (["train", "bp", "--precision", "fp8"], ["unknown precision 'fp8'; nearest: fp32, bf16, auto"]),
     (["train", "bp", "--lr-schedule", "cos"], ["unknown lr schedule 'cos'; nearest: cosine"]),
     (["list", "method"], ["unknown list 'method'"]),
-    (["list", "methods"], ["method locked in a line", "local:", "dgl fwd each block has an auxiliary head of its own", "FILE.py:Class"]),
+    (["list", "methods"], ["method locked in a line", "local:", "dgl fwd each block has an auxiliary head", "FILE.py:Class"]),
+    (["list", "methods", "loco"], ["locked fwd win"]),
     (
         ["list", "methods", "dni"],
         [

@@ -83,7 +83,7 @@ def test_a_shared_module_gives_one_entry_per_call():
     torch.testing.assert_close(lens.gradients["backward"]["0"], want)
 
 
-def test_two_backwards_are_told_apart_and_compared():
+def test_two_backwards_are_distinguished_and_compared():
     model, x = net(), torch.randn(5, 6, dtype=torch.float64)
     with gradlens.Lens(model, ["0", "2"]) as lens:
         out = model(x)
