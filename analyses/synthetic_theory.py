@@ -76,7 +76,7 @@ TESTS: tuple[Test, ...] = (
         within=linear.CRITICAL,
     ),
     *(
-        Test(f"blind-rests-{i}", f"the same where dni rests, {layers}", REST, {f"{LESS}, {layers}": 1}, "", at_least=1e-3)
+        Test(f"blind-rests-{i}", f"norm of the true gradient where dni rests, {layers}", REST, {f"{LESS}, {layers}": 1}, "", at_least=1e-3)
         for i, layers in enumerate((NO_LAYER, ONE_LAYER))
     ),
     Test(
@@ -100,7 +100,7 @@ TESTS: tuple[Test, ...] = (
     _gap("implied-separable", "separable", FIRST, LAST, 0.1, "implied-loss"),
     _gap("implied-approaches", "separable", FIRST, MIDDLE, 0.1),
     Test(
-        "implied-leaves", f"the same gap, separable labels: after {LAST:,} updates − after {MIDDLE:,}", GAP,
+        "implied-leaves", f"gap between implied and true loss, separable labels: after {LAST:,} updates − after {MIDDLE:,}", GAP,
         {f"separable labels, update {LAST}": 1, f"separable labels, update {MIDDLE}": -1}, "of the true loss's spread", at_least=0.1,
     ),
     _gap("implied-random", "random", FIRST, LAST, 0.1),
@@ -109,10 +109,10 @@ TESTS: tuple[Test, ...] = (
         {"bp": 1, EVERY: -1}, "points", at_least=5, primary_of="layers-differ",
     ),
     Test(
-        "layer-10-like-untrained", "the same probe: nearer to that of untrained layers than to bp's (the middle of these − cdni)", PROBE,
+        "layer-10-like-untrained", f"linear probe at layer {DEPTH}: the middle of bp's and of untrained layers' − cdni with a synthesiser after every layer", PROBE,
         {"bp": 0.5, UNTRAINED: 0.5, EVERY: -1}, "points", at_least=0,
     ),
-    Test("layer-10-one", f"the same probe, bp − {list(NETS)[1]}", PROBE, {"bp": 1, list(NETS)[1]: -1}, "points", at_least=5),
+    Test("layer-10-one", f"linear probe at layer {DEPTH}: test accuracy, bp − {list(NETS)[1]}", PROBE, {"bp": 1, list(NETS)[1]: -1}, "points", at_least=5),
     *(
         Test(f"deep-accuracy-{i}", f"test accuracy, bp − {net}", "deep net: test accuracy", {"bp": 1, net: -1}, "points", at_least=5)
         for i, net in enumerate(list(NETS)[1:])
