@@ -49,6 +49,7 @@ from gradlens.reporting.style import save_figure
 REST, ABOVE, CLOSED, GAP = "true gradient at rest", "loss above least squares", "distance from the closed form", "implied loss: gap"
 PROBE, LIKENESS = f"linear probe at layer {DEPTH}", f"likeness to bp of another seed, layers {DEPTH // 2 + 1} to {DEPTH}"
 ONE_LAYER, NO_LAYER = hidden_layers(1), hidden_layers(0)
+ONE = list(NETS)[1]
 
 
 def _gap(name: str, labelling: str, earlier: int, later: int, at_least: float, primary_of: str = "") -> Test:
@@ -109,10 +110,10 @@ TESTS: tuple[Test, ...] = (
         {"bp": 1, EVERY: -1}, "points", at_least=5, primary_of="layers-differ",
     ),
     Test(
-        "layer-10-like-untrained", f"linear probe at layer {DEPTH}: the middle of bp's and of untrained layers' − cdni with a synthesiser after every layer", PROBE,
-        {"bp": 0.5, UNTRAINED: 0.5, EVERY: -1}, "points", at_least=0,
+        "layer-10-like-untrained", f"{PROBE}: the middle of bp's and of untrained layers' − cdni with a synthesiser after every layer",
+        PROBE, {"bp": 0.5, UNTRAINED: 0.5, EVERY: -1}, "points", at_least=0,
     ),
-    Test("layer-10-one", f"linear probe at layer {DEPTH}: test accuracy, bp − {list(NETS)[1]}", PROBE, {"bp": 1, list(NETS)[1]: -1}, "points", at_least=5),
+    Test("layer-10-one", f"{PROBE}: test accuracy, bp − {ONE}", PROBE, {"bp": 1, ONE: -1}, "points", at_least=5),
     *(
         Test(f"deep-accuracy-{i}", f"test accuracy, bp − {net}", "deep net: test accuracy", {"bp": 1, net: -1}, "points", at_least=5)
         for i, net in enumerate(list(NETS)[1:])
