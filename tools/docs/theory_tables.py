@@ -93,6 +93,7 @@ def crossovers() -> str:
 
 
 THEORY_TABLES: dict[str, Callable[[], str]] = {
-    "scale-lengths": scale_lengths, "scale-accuracy": scale_accuracy, "scale-rates": scale_rates, "unlocked": unlocked, "provable": provable, "crossovers": crossovers,
+    "scale-lengths": scale_lengths, "scale-accuracy": scale_accuracy, "scale-rates": scale_rates, "unlocked": unlocked,
+    "provable": provable, "crossovers": crossovers,
     **{f"tests-{study}": partial(tests, study) for study in STUDIES},
 }  # fmt: skip
