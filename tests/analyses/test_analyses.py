@@ -6,8 +6,7 @@ from argparse import Namespace
 
 import pytest
 
-from analyses import random_labels
-from analyses.all_methods import corrected, shown
+from analyses.all_methods import corrected
 from analyses.study import data_name, judged, told, verdict, verdict_within
 from gradlens.reporting.aggregate import without_noise
 from gradlens.reporting.statistics import Interval
@@ -52,36 +51,6 @@ def test_the_correction_is_made_of_means_and_not_a_mean_of_ratios():
     ]
     assert corrected(seeds, "l") == pytest.approx(0.15 / math.sqrt(0.205 * 0.35))
     assert math.isnan(corrected([{}], "l"))
-
-
-def test_a_row_without_cosines_shows_dashes():
-    row = {
-        "method": "shallow", "lr": 1e-3, "best": (0.3, 0.2, 0.4, 5.0), "final": (0.3, math.nan, math.nan),
-        "cosine": {}, "corrected_cosine": {}, "null_cosine": {},
-    }  # fmt: skip
-    line = shown(row, {"images_per_s": 2.0, "memory": None, "multiply_adds": 0.3})
-    assert line == "| `shallow` | 0.001 | 30.0 ± 10.0 | 30.0 | – | – | – | – | 2.00 | – | 0.30 |"
-
-
-def test_memorization_is_judged_seed_by_seed_and_head_by_head():
-    def runs_of(method, options, areas):
-        config = {"method": method, "options": {"head": "mlp", "pooled": False, **options} if method == "dgl" else {}}
-        made = [Namespace(config=Namespace(**config, seed=s)) for s in range(3)]
-        return list(zip(made, [{"area": a, "final": 0.5 + s / 10} for s, a in enumerate(areas)], strict=True))
-
-    pairs = runs_of("bp", {}, (0.6, 0.7, 0.8)) + runs_of("dgl", {"head": "linear"}, (0.3, 0.4, 0.5))
-    pairs += runs_of("dgl", {"pooled": True}, (0.7, 0.8, 0.9)) + runs_of("dgl", {}, (0.5, 0.7, 0.9))
-    found = random_labels.by_rule(*zip(*reversed(pairs), strict=True))
-    judged_ = {c["claim"]: c for c in random_labels.claims(found)}
-    assert len(judged_) == 6
-    by_area = {
-        head: judged_[f"mean accuracy over the epochs on random labels: bp above dgl with {head}"] for head in random_labels.HEADS.values()
-    }
-    assert [by_area[head]["verdict"] for head in random_labels.HEADS.values()] == ["supported", "not supported", "undecided"]
-    assert by_area["a linear head"]["difference"][0] == pytest.approx(30)
-    gains = random_labels.heads(found)
-    assert gains["a pooled MLP head - a linear head"][0] == pytest.approx(40)
-    assert gains["a full MLP head - a pooled MLP head"][0] == pytest.approx(-10)
 
 
 def test_results_are_strict_json():

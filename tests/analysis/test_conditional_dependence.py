@@ -214,7 +214,7 @@ def test_the_numbers_of_the_documentation():
         (lambda x1, x2, y: (x1, x2, np.where(y == 1, np.nan, y)), "labels hold NaN"),
     ],
 )
-def test_what_cannot_be_used_is_said(change, said):
+def test_what_cannot_be_used_is_reported(change, said):
     with pytest.raises(InputError, match=said):
         conditional_dependence(*change(*views()))
 
