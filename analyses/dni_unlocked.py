@@ -11,8 +11,10 @@ Digits, an MLP of three blocks of 64 and BasicCNN of width 8, batches of 64, 400
 Tests (chosen before looking; ten seeds at a paired sd of 5 points see 5 points):
 
 - unlocked-learns: dni-unlocked is above blocks that stay as initialised (MLP).
-- unlocked-near-dni: it is no more than two points below dni (MLP); further, with labels, against cdni.
-- where-trained: trained at the real output it is above the variant trained at the synthetic input; on both networks, with labels too.
+- unlocked-near-dni: it is no more than two points below dni (MLP).
+- where-trained: trained at the real output it is above the variant trained at the synthetic input (MLP).
+
+With labels, and on BasicCNN, nothing is tested: these two comparisons have not been run (11 core-minutes).
 
     python -m analyses.dni_unlocked          # about 16 core-minutes; interrupted, it goes on
 """
@@ -43,7 +45,7 @@ CNN: dict[str, Any] = {"model": "basic-cnn", "width": 8}
 VARIANT = f"{Path(__file__).resolve()}:TrainedAtSyntheticInput"
 REAL, SYNTHETIC = "unlocked, trained at the real output", "unlocked, trained at the synthetic input"
 UNTRAINED, LABELS = "untrained blocks", ", with labels"
-TITLE = "Completely unlocked DNI, and where its gradient synthesiser is trained"
+TITLE = "Completely unlocked DNI stays below blocks that are not trained at all"
 
 
 class TrainedAtSyntheticInput(DNIUnlocked):
@@ -94,9 +96,6 @@ TESTS: tuple[Test, ...] = (
     _differ("unlocked-learns", REAL, UNTRAINED, 0, "forward-unlocked-learns"),
     _differ("unlocked-near-dni", REAL, "dni", -2),
     _differ("where-trained", REAL, SYNTHETIC, 0),
-    _differ("unlocked-learns-labels", REAL + LABELS, UNTRAINED, 0),
-    _differ("unlocked-near-cdni", REAL + LABELS, "cdni", -2),
-    _differ("where-trained-labels", REAL + LABELS, SYNTHETIC + LABELS, 0),
 )
 
 

@@ -295,14 +295,17 @@ TESTS: tuple[Test, ...] = (
         "linear-in-dependence", "error of the linear ψ over ε_CI: R² of a straight line", STRAIGHT, LINE, "", "predicting-linear",
         at_least=0.98,
     ),
-    _test("linear-in-dependence-star", "the same of ψ*", STRAIGHT, LINE_STAR, "", at_least=0.98),
+    _test("linear-in-dependence-star", "error of ψ* over ε_CI: R² of a straight line", STRAIGHT, LINE_STAR, "", at_least=0.98),
     _test(
         "power-of-dependence", "power with which the error of the linear ψ grows above that at 0 (1: linear, 2: square)", POWER, LINE, "",
         at_least=1.5,
     ),
-    _test("power-of-dependence-star", "the same of ψ*", POWER, LINE_STAR, "", at_least=1.5),
+    _test("power-of-dependence-star", "power with which the error of ψ* grows above that at 0", POWER, LINE_STAR, "", at_least=1.5),
     _test("linear-in-classes", "error of the linear ψ over all k: R² of a straight line", STRAIGHT, CLASSES, "", at_least=0.98),
-    _test("linear-in-few-classes", f"the same for k ≤ {FULL.few_classes}", STRAIGHT, FEW_CLASSES, "", at_least=0.98),
+    _test(
+        "linear-in-few-classes", f"error of the linear ψ over k ≤ {FULL.few_classes}: R² of a straight line", STRAIGHT, FEW_CLASSES, "",
+        at_least=0.98,
+    ),
     *(
         _test(
             f"falls-{i}", f"at α = 0, from {FULL.slope_from} labels, exponent of the excess risk over labels + 1: {label}", FALL, label, "",

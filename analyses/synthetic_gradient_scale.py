@@ -133,13 +133,16 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
     return float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
 
 
+FINAL, CONSTANT = "final test accuracy", "measured / predicted − 1"
+OF_N, OF_WIDTH = "exponent of N − law", "exponent of the width − law"
+LENGTHS, AFTER = "synthetic / true length, as published", "synthetic / true length, after a step of Adam from zero"
 FIRST = (("as published", 0), ("zero start", 1), ("N·δ, zero start", 1))  # variants, and the updates made before one looks
 EXPONENTS = {"as published": (1.0, 0.0), "zero start": (1.0, 1.5), "N·δ, zero start": (0.0, 1.5)}  # the law's, of N and of the width
 
 
 def law_values(rows: Sequence[Length]) -> dict[str, dict[str, list[float]]]:
     """Distances from the law's exponents and constant, one a seed, under the output block and, of the constant, lower."""
-    names = "exponent of N − law", "exponent of the width − law", "measured / predicted − 1"
+    names = OF_N, OF_WIDTH, CONSTANT
     found: dict[str, dict[str, list[float]]] = {name: {} for name in names}
     for model, (variant, updates), seed in product(("mlp", "basic-cnn"), FIRST, range(SEEDS)):
         here = [r for r in rows if (r.model, r.seed, r.variant, r.updates) == (model, seed, variant, updates)]
@@ -188,7 +191,6 @@ def _law(name: str, says: str, metric: str, group: str, within: float) -> Test:
     return Test(name, says, metric, {group: 1.0}, "", within=within)
 
 
-FINAL, CONSTANT = "final test accuracy", "measured / predicted − 1"
 HERE, THERE = f"MLP, N = {LARGE}", f"MLP, N = {SMALL}"
 TESTS: tuple[Test, ...] = (
     _reaches("dni-reaches-bp", HERE, "dni", "scale"),
@@ -207,13 +209,13 @@ TESTS: tuple[Test, ...] = (
         )
         for rule, variant in product(RULES, (PUBLISHED, OURS))
     ),
-    _law("law-batch", "first lengths as published, MLP: exponent of N − 1", "exponent of N − law", "mlp, as published", 0.05),
-    _law("law-width", "first lengths as published, MLP: exponent of the width", "exponent of the width − law", "mlp, as published", 0.1),
-    _law("law-constant", "first lengths as published, MLP, block 3: measured / predicted − 1", CONSTANT, "mlp, block 3", 0.2),
-    _law("law-constant-cnn", "the same, BasicCNN, block 3", CONSTANT, "basic-cnn, block 3", 0.2),
-    _law("law-adam", "after a step of Adam from zero, MLP: exponent of N − 1", "exponent of N − law", "mlp, zero start", 0.1),
-    _law("law-adam-units", "the same, regressing N·δ: exponent of N", "exponent of N − law", "mlp, N·δ, zero start", 0.1),
-    _law("law-adam-width", "the same: exponent of the width − 3/2", "exponent of the width − law", "mlp, N·δ, zero start", 0.1),
+    _law("law-batch", f"{LENGTHS}, MLP: exponent of N − 1", OF_N, "mlp, as published", 0.05),
+    _law("law-width", f"{LENGTHS}, MLP: exponent of the width", OF_WIDTH, "mlp, as published", 0.1),
+    _law("law-constant", f"{LENGTHS}, MLP, block 3: measured / predicted − 1", CONSTANT, "mlp, block 3", 0.2),
+    _law("law-constant-cnn", f"{LENGTHS}, BasicCNN, block 3: measured / predicted − 1", CONSTANT, "basic-cnn, block 3", 0.2),
+    _law("law-adam", f"{AFTER}, MLP: exponent of N − 1", OF_N, "mlp, zero start", 0.1),
+    _law("law-adam-units", f"{AFTER}, regressing N·δ, MLP: exponent of N", OF_N, "mlp, N·δ, zero start", 0.1),
+    _law("law-adam-width", f"{AFTER}, regressing N·δ, MLP: exponent of the width − 3/2", OF_WIDTH, "mlp, N·δ, zero start", 0.1),
 )  # fmt: skip
 COMPARISONS: tuple[tuple[str, dict[str, Any], tuple[str, ...], dict[str, Any]], ...] = (  # name, network, variants, other settings
     (f"MLP, N = {LARGE}", MLP, (PUBLISHED, OURS), {"batch_size": LARGE}),

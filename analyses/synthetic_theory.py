@@ -50,6 +50,7 @@ from gradlens.reporting.style import save_figure
 REST, ABOVE, CLOSED, GAP = "true gradient at rest", "loss above least squares", "distance from the closed form", "implied loss: gap"
 PROBE, LIKENESS = f"linear probe at layer {DEPTH}", f"likeness to bp of another seed, layers {DEPTH // 2 + 1} to {DEPTH}"
 ONE_LAYER, NO_LAYER = hidden_layers(1), hidden_layers(0)
+ONE = list(NETS)[1]
 
 
 def _gap(name: str, labelling: str, earlier: int, later: int, at_least: float, primary_of: str = "") -> Test:
@@ -77,7 +78,7 @@ TESTS: tuple[Test, ...] = (
         within=linear.CRITICAL,
     ),
     *(
-        Test(f"blind-rests-{i}", f"the same where dni rests, {layers}", REST, {f"{LESS}, {layers}": 1}, "", at_least=1e-3)
+        Test(f"blind-rests-{i}", f"norm of the true gradient where dni rests, {layers}", REST, {f"{LESS}, {layers}": 1}, "", at_least=1e-3)
         for i, layers in enumerate((NO_LAYER, ONE_LAYER))
     ),
     Test(
@@ -101,7 +102,7 @@ TESTS: tuple[Test, ...] = (
     _gap("implied-separable", "separable", FIRST, LAST, 0.1, "implied-loss"),
     _gap("implied-approaches", "separable", FIRST, MIDDLE, 0.1),
     Test(
-        "implied-leaves", f"the same gap, separable labels: after {LAST:,} updates − after {MIDDLE:,}", GAP,
+        "implied-leaves", f"gap between implied and true loss, separable labels: after {LAST:,} updates − after {MIDDLE:,}", GAP,
         {f"separable labels, update {LAST}": 1, f"separable labels, update {MIDDLE}": -1}, "of the true loss's spread", at_least=0.1,
     ),
     _gap("implied-random", "random", FIRST, LAST, 0.1),
@@ -110,10 +111,10 @@ TESTS: tuple[Test, ...] = (
         {"bp": 1, EVERY: -1}, "points", at_least=5, primary_of="layers-differ-drastically",
     ),
     Test(
-        "layer-10-like-untrained", "the same probe: nearer to that of untrained layers than to bp's (the middle of these − cdni)", PROBE,
-        {"bp": 0.5, UNTRAINED: 0.5, EVERY: -1}, "points", at_least=0,
+        "layer-10-like-untrained", f"{PROBE}: the middle of bp's and of untrained layers' − cdni with a synthesiser after every layer",
+        PROBE, {"bp": 0.5, UNTRAINED: 0.5, EVERY: -1}, "points", at_least=0,
     ),
-    Test("layer-10-one", f"the same probe, bp − {list(NETS)[1]}", PROBE, {"bp": 1, list(NETS)[1]: -1}, "points", at_least=5),
+    Test("layer-10-one", f"{PROBE}: test accuracy, bp − {ONE}", PROBE, {"bp": 1, ONE: -1}, "points", at_least=5),
     *(
         Test(f"deep-accuracy-{i}", f"test accuracy, bp − {net}", "deep net: test accuracy", {"bp": 1, net: -1}, "points", at_least=5)
         for i, net in enumerate(list(NETS)[1:])

@@ -56,6 +56,15 @@ def scale_accuracy() -> str:
     return table(["final test accuracy % (rate)", *comparisons], lines)
 
 
+def scale_rates() -> str:
+    """Accuracy on held-out images at every rate that was tried, batches of 256."""
+    rates = results("synthetic_gradient_scale")["rates"]
+    here = {group.partition(": ")[2]: found["held-out accuracy"] for group, found in rates.items() if group.startswith("MLP, N = 256: ")}
+    tried = sorted({rate for found in here.values() for rate in found}, key=float)
+    lines = [[arm, *(short_number(found.get(rate), 0) for rate in tried)] for arm, found in here.items()]
+    return table(["held-out accuracy %, N = 256, at rate", *tried], lines)
+
+
 def unlocked() -> str:
     """Final test accuracy of completely unlocked DNI."""
     found = results("dni_unlocked")
@@ -84,6 +93,7 @@ def crossovers() -> str:
 
 
 THEORY_TABLES: dict[str, Callable[[], str]] = {
-    "scale-lengths": scale_lengths, "scale-accuracy": scale_accuracy, "unlocked": unlocked, "provable": provable, "crossovers": crossovers,
+    "scale-lengths": scale_lengths, "scale-accuracy": scale_accuracy, "scale-rates": scale_rates, "unlocked": unlocked,
+    "provable": provable, "crossovers": crossovers,
     **{f"tests-{study}": partial(tests, study) for study in STUDIES},
 }  # fmt: skip
