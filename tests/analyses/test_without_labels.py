@@ -131,6 +131,28 @@ def test_no_network_stands_in_two_pairs():
     assert found["dni-unlike-blocks"].effect.mean == pytest.approx(0.4)
 
 
+def test_inpainting_is_judged_seed_by_seed(monkeypatch):
+    """Block1 and block2 are read alike, block3 as given, the untrained network at 30 %; errors below the mean patch's 0.05."""
+    tops = {"centre": (45, 46, 47), "random": (39, 41, 43), "none": (40, 41, 42), "noise": (47, 48, 49)}
+    runs = [SimpleNamespace(config=SimpleNamespace(options={"corrupt": task}), top=top) for task, values in tops.items() for top in values]
+
+    def read(run, blocks, args, network=TRAINED):
+        if network == PIXELS:
+            return {PIXELS: 20.0}
+        return {block: 30.0 if network == UNTRAINED else run.top if block == "block3" else 40.0 for block in blocks}
+
+    monkeypatch.setattr(inpainting, "probe_accuracies", read)
+    filled = [{"errors": {"network": {"l2": l2}, "mean_patch": {"l2": 0.05}}} for l2 in (0.04, 0.04, 0.041) * 4]
+    values = inpainting.measured(runs, filled, argparse.Namespace())
+    assert values[PIXELS] == {"raw pixels": [20.0] * 3}
+    found = {d.test.name: (d.verdict, d.effect.mean) for d in decide(inpainting.TESTS, {"values": values})}
+    assert found["inpainting-above-autoencoder"] == ("supported", pytest.approx(2.5))
+    assert found["inpainting-centre-above-noise"][1] == pytest.approx(-2)
+    assert found["inpainting-centre-above-untrained"] == ("supported", pytest.approx(16))
+    assert found["inpainting-random-error"][1] == pytest.approx(100 * (0.01 + 0.01 + 0.009) / 3 / 0.05)
+    assert {c.row for c in inpainting.cells_of(values)} == {*inpainting.TASKS.values(), "untrained"}
+
+
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory):
     """The same training, tested on 50 and on all images, and a run that answers."""
