@@ -20,7 +20,7 @@ What is tested, in the setting as written, on networks of other seeds than those
 Beside them: fa needs no more examples than bp to an error of 1 %; in the inferred setting the figure is no further from a network
 (root mean square over 18 readings) than another network is, but for a degree; in the one as written it is.
 
-    python -m analyses.feedback_angles          # three minutes of one core
+    python -m analyses.feedback_angles          # two minutes of one core
 """
 
 from __future__ import annotations
@@ -289,7 +289,7 @@ def main() -> None:
     """Simulate, compare with the figure, test, draw, write figures/feedback_angles."""
     args = arguments(__doc__ or "")
     folder = args.figures / "feedback_angles"
-    print("about three minutes of one core", flush=True)
+    print("about two minutes of one core", flush=True)
     began = time.process_time()
     points, found, values = raced()
     seen = {

@@ -137,6 +137,7 @@ class Table:
 
     def __init__(self, part: Part, source: Source | ImageFolder, out: Path) -> None:
         self.part, self.source, self.out = part, source, out / "feedback_tables"
+        self.seconds: dict[str, float] = {}  # run -> CPU time, of all that were asked for
 
     def run(self, config: Config) -> Trained:
         """Train a config, or read what it gave."""
@@ -145,7 +146,9 @@ class Table:
             trained = self.train(config)
             file.parent.mkdir(parents=True, exist_ok=True)
             write(file, json.dumps(trained._asdict()).encode())
-        return Trained(**read_json(file))
+        found = Trained(**read_json(file))
+        self.seconds[file.stem] = found.seconds
+        return found
 
     def train(self, config: Config) -> Trained:
         """Train a config by gradlens's loop; nothing is written."""
@@ -192,16 +195,15 @@ class Table:
 
 
 def cells(tables: Sequence[Table], seeds: int) -> Iterator[dict[str, Any]]:
-    """Each rule at each depth on each data set; a depth is finished, all its seeds, before the next begins."""
-    for table in tables:
-        for depth in table.part.depths:
-            rates = {rule: table.rate(rule, depth) for rule in RULES}
-            runs: dict[str, list[Trained]] = {rule: [] for rule in RULES}
-            for seed in range(seeds):
-                for rule in RULES:
-                    runs[rule].append(table.run(config_of(table.part, rule, depth, seed, rates[rule][0])))
+    """Each rule at each depth on each data set, the shallowest first; a depth is finished, all its seeds, before the next begins."""
+    for depth, table in sorted(((depth, each) for each in tables for depth in each.part.depths), key=lambda pair: pair[0]):
+        rates = {rule: table.rate(rule, depth) for rule in RULES}
+        runs: dict[str, list[Trained]] = {rule: [] for rule in RULES}
+        for seed in range(seeds):
             for rule in RULES:
-                yield _cell(table.part, rule, depth, rates[rule], runs[rule])
+                runs[rule].append(table.run(config_of(table.part, rule, depth, seed, rates[rule][0])))
+        for rule in RULES:
+            yield _cell(table.part, rule, depth, rates[rule], runs[rule])
 
 
 def _cell(part: Part, rule: str, depth: int, rate: tuple[float, dict[float, float]], runs: Sequence[Trained]) -> dict[str, Any]:
@@ -261,7 +263,16 @@ def main() -> None:
     folder = args.figures / "feedback_tables"
     folder.mkdir(parents=True, exist_ok=True)
     parts = [{**table.part._asdict(), "network": NET} for table in tables]
-    results = {"parts": parts, "seeds": args.seeds, "cells": found, "values": values, "minutes": minutes, **environment()}
+    spent = sum(sum(table.seconds.values()) for table in tables) / 60
+    results = {
+        "parts": parts,
+        "seeds": args.seeds,
+        "cells": found,
+        "values": values,
+        "minutes": minutes,
+        "cpu_minutes": spent,
+        **environment(),
+    }
     tested = {part.data for part in (table.part for table in tables)}
     report([test for test in TESTS if test.metric.removeprefix("final ") in tested], results)
     points = depth_points(found)

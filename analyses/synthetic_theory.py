@@ -41,7 +41,7 @@ from analyses.study import arguments, publish
 from analyses.synthetic_theory_depth import DEPTH, EVERY, NETS, UNTRAINED
 from analyses.synthetic_theory_linear import FULL, LESS, hidden_layers
 from analyses.synthetic_theory_plane import FIRST, LAST, MIDDLE, PLANE_NETS
-from analyses.tuned_arms import stored
+from analyses.tuned_arms import cpu_minutes, stored
 from analyses.verdicts import Test, report
 from gradlens.reporting import representations
 from gradlens.reporting.style import save_figure
@@ -152,7 +152,7 @@ def main() -> None:
     alike = depth.likenesses(deep.found)
     values = linear.linear_values(rest, closed) | plane.plane_values(planes, looks) | depth.deep_values(deep.found, alike)
     gaps, layers, matrices = plane.gap_rows(looks), depth.depth_rows(deep.found, alike), depth.rdm_rows(deep.found)
-    title = "Layers between synthesisers are read worse the higher they lie"
+    title = "With a synthesiser after every layer, high layers are read worse; one in the middle costs nothing"
     figures: dict[str, tuple[Any, Any]] = {
         "fixed_points": (linear.fixed_points(rest), rest),
         "convergence": (linear.convergence(losses), losses),
@@ -160,7 +160,12 @@ def main() -> None:
         "implied_loss": (plane.implied_losses(curves), curves),
         "implied_gap": (plane.implied_gaps(gaps), gaps),
         "by_depth": (depth.by_depth(layers, title), layers),
-        "rdm": (representations.rdm_figure(matrices, title="digits, MLP of ten layers, one seed"), matrices),
+        "rdm": (
+            representations.rdm_figure(
+                matrices, title="digits, MLP of ten layers, one seed: classes part by layer, less between synthesisers"
+            ),
+            matrices,
+        ),
     }
     for name, (figure, rows) in figures.items():
         save_figure(figure, rows, folder, name)
@@ -172,6 +177,7 @@ def main() -> None:
         "minutes": deep.minutes,
         "rates": deep.rates,
         "not_at_rest": moving,
+        "cpu_minutes": cpu_minutes(args.out / "synthetic_theory"),
         "rest": [r._asdict() for r in rest],
     }
     print(f"not at rest after {linear.LINEAR_UPDATES:,} updates: {'; '.join(moving) or 'none'}")

@@ -70,17 +70,17 @@ def inpainting_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -
 
 def inpainting_table(found: Sequence[InpaintingRow]) -> Table:
     """Return the errors to print, in per cent of the grey scale as in the paper."""
-    said = Table(title="predicted pixels of held-out images")
-    said.add_column("method")
+    table = Table(title="predicted pixels of held-out images")
+    table.add_column("method")
     for name, unit in (("L1", "%"), ("L2", "%"), ("PSNR", "dB")):
-        said.add_column(name, unit)
+        table.add_column(name, unit)
     for name, unit in (("L1", "%"), ("L2", "%"), ("PSNR", "dB")):
-        said.add_column(f"mean patch {name}", unit, apart=name == "L1")
+        table.add_column(f"mean patch {name}", unit, apart=name == "L1")
     for r in found:
         l1, m1, m2 = (number_cell(share, scale=100) for share in (r.l1, r.mean_patch_l1, r.mean_patch_l2))
         psnr, patch_psnr = number_cell(r.psnr, 1), number_cell(r.mean_patch_psnr, 1)
-        said.add_row(r.label, l1, mean_cell(r.l2, r.l2_low, scale=100, high=r.l2_high), psnr, m1, m2, patch_psnr)
-    return said
+        table.add_row(r.label, l1, mean_cell(r.l2, r.l2_low, scale=100, high=r.l2_high), psnr, m1, m2, patch_psnr)
+    return table
 
 
 # ----------------------------------------------------------------------------------------------------------- figures

@@ -95,8 +95,8 @@ def _signals(s: RuleStructure, k: int, loss_of: dict[int, str]) -> Iterator[Link
 
 def described(s: RuleStructure) -> str:
     """Describe a schematic in words, as its text alternative."""
-    said = [f"{link.source} to {link.target} ({link.carries})" for link in links(s) if link.carries in ("error signal", "learning target")]
-    return f"Schematic of {s.rule}: {'; '.join(said)}."
+    sent = [f"{link.source} to {link.target} ({link.carries})" for link in links(s) if link.carries in ("error signal", "learning target")]
+    return f"Schematic of {s.rule}: {'; '.join(sent)}."
 
 
 # ---------------------------------------------------------------------------------------------------------------- drawing
@@ -221,7 +221,7 @@ class _Panel:
             (self._loss_above if k == len(self.s.blocks) - 1 else self._loss_beside)(k, block)
 
     def _loss_above(self, k: int, block: BlockSignal) -> None:
-        """The loss of the output block."""
+        """Draw the loss of the output block."""
         y = STEP * k + HEIGHT / 2
         above = y + 0.72
         self._arrow((-PAIR, y), (-PAIR, above - 0.18), "forward")
@@ -229,7 +229,7 @@ class _Panel:
         self._loss(0, above + 0.12, block)
 
     def _loss_beside(self, k: int, block: BlockSignal) -> None:
-        """A local loss that reads a lower block's output without a module between."""
+        """Draw a local loss that reads an earlier block's output without a module between."""
         y, edge = STEP * k, WIDTH / 2
         self._arrow((edge, y + 0.13), (BESIDE - 0.34, y + 0.13), "forward")
         self._arrow((BESIDE - 0.34, y - 0.13), (edge, y - 0.13), "signal")

@@ -66,7 +66,7 @@ def test_a_larger_batch_has_as_many_updates_and_a_scaled_rate():
     assert sorted(more.contrast.values()) == [-1, -1, 1, 1]
 
 
-def test_local_learning_is_judged_by_all_local_rules_and_loco_by_loco():
+def test_local_learning_is_decided_by_all_local_rules_and_loco_by_loco():
     by_name = {test.name: test for test in self_supervised.TESTS}
     local = {
         name for name, rule in self_supervised.RULES.items() if rule[0] in ("loco", "simclr-local", "infomax", "context-encoder-local")
@@ -131,7 +131,7 @@ def test_no_network_stands_in_two_pairs():
     assert found["dni-unlike-blocks"].effect.mean == pytest.approx(0.4)
 
 
-def test_inpainting_is_judged_seed_by_seed(monkeypatch):
+def test_inpainting_is_decided_seed_by_seed(monkeypatch):
     """Block1 and block2 are read alike, block3 as given, the untrained network at 30 %; errors below the mean patch's 0.05."""
     tops = {"centre": (45, 46, 47), "random": (39, 41, 43), "none": (40, 41, 42), "noise": (47, 48, 49)}
     runs = [SimpleNamespace(config=SimpleNamespace(options={"corrupt": task}), top=top) for task, values in tops.items() for top in values]

@@ -301,7 +301,7 @@ def test_the_discriminators_learning_rate_arrives_and_follows_the_schedule():
     assert [g["betas"] for g in optimizer.param_groups] == [(0.5, 0.999)] * 2
 
 
-def test_local_modules_hear_nothing_of_each_other():
+def test_local_modules_receive_nothing_of_each_other():
     model, method, x, y = posed("context-encoder-local", lambda_adv=0.2)
     assert [sorted({n.split(".")[1] for n, _ in method.named_parameters()})] == [["0", "1"]]
     before = updates_of(copy.deepcopy(model), method, x, y)
@@ -500,7 +500,7 @@ def test_what_the_rule_says_is_recorded(run):
         (["modules=9"], "unknown option of context-encoder 'modules'"),
     ],
 )
-def test_what_cannot_be_masked_is_said_in_one_sentence(program, tmp_path, sets, said):
+def test_what_cannot_be_masked_is_reported_in_one_sentence(program, tmp_path, sets, said):
     arguments = [part for one in sets for part in ("--set", one)]
     status, out, err = program("train", "context-encoder", "--width", "4", "--out", tmp_path / "runs", *arguments)
     assert (status, out) == (2, "")
@@ -524,7 +524,7 @@ def test_only_context_encoders_are_shown(program, tmp_path):
         inpainting.must_inpaint(METHODS["bp"])
 
 
-def test_context_encoders_are_told_by_their_class():
+def test_context_encoders_are_recognised_by_their_class():
     assert [name for name, rule in METHODS.items() if rule.inpaints] == ["context-encoder", "context-encoder-local"]
 
 

@@ -9,9 +9,11 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from tools.docs.feedback_tables import FEEDBACK_TABLES
 from tools.docs.markdown import table
 from tools.docs.rule_tables import RULE_TABLES
 from tools.docs.stored import BLOCKS, DASH, LAYERS, PAGES, bounds, half_width, number, results, rows_of
+from tools.docs.theory_tables import THEORY_TABLES
 from tools.docs.verdict_tables import verdict_table
 
 # ------------------------------------------------------------------------------------------------------------ the tables
@@ -33,7 +35,7 @@ def iteration1() -> str:
 def iteration1_spread() -> str:
     """How much the accuracies of seeds differ where it was measured."""
     found = results("iteration1")["seed_sd"]
-    lines = [[f"`{rule}`", number(row["sd"], 2), row["seeds"]] for rule, row in found["points"].items()]
+    lines = [[f"`{rule}`", number(row["sd"], 2), row["seeds"]] for rule, row in (found or {"points": {}})["points"].items()]
     return table(["rule", "standard deviation over seeds (points)", "seeds"], lines)
 
 
@@ -204,7 +206,10 @@ SCRIPTS = (  # script, folder of its results, what, size
     ("greedy_heads", "greedy_heads", "greedy heads of 1, 2, 3 hidden layers", "width 16, 5,000 images, 4 epochs a stage, 3 seeds"),
     ("feedback_angles", "feedback_angles", "the linear demonstration of feedback alignment", "as in the paper, 10 networks a scale"),
     ("predicting", "predicting", "sample complexity of a pretext task, simulated", "30 trials"),
-    ("provable", "provable", "layer by layer on hierarchical digits and CIFAR-10", "2,000 digits, 3 seeds"),
+    ("provable", "provable", "layer by layer on hierarchical digits and CIFAR-10", "2,000 digits, 10 seeds"),
+    ("synthetic_theory", "synthetic_theory", "fixed points, implied losses, layers between synthesisers", "toys and digits, 10 seeds"),
+    ("synthetic_gradient_scale", "synthetic_gradient_scale", "length and units of synthetic gradients", "digits, 400 updates, 10 seeds"),
+    ("dni_unlocked", "dni_unlocked", "synthetic inputs and gradients", "digits, 400 updates, 10 seeds"),
 )
 
 PURPOSES = (  # of the FAQ: what one wants, rules, what to know beside their accuracy
@@ -240,7 +245,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "iteration1": iteration1, "iteration1-cosines": iteration1_cosines, "iteration1-epochs": iteration1_epochs,
     "without-labels": without_labels, "dni-target": dni_target, "step-costs": step_costs,
     "two-ranks": two_ranks, "bf16": bf16, "scripts": scripts,
-    "which-rule": which_rule, "command-costs": command_costs, **RULE_TABLES,
+    "which-rule": which_rule, "command-costs": command_costs, **RULE_TABLES, **THEORY_TABLES, **FEEDBACK_TABLES,
 }  # fmt: skip
 
 

@@ -187,12 +187,12 @@ def rows_ahead(grid: Grid, options: PatchOptions) -> int:
 
     """
     high, wide = grid.patch
-    said = f"patches of {high}x{wide} pixels, {grid.stride} apart, make {grid.rows} row{'s' * (grid.rows != 1)} of patches"
+    rows = f"patches of {high}x{wide} pixels, {grid.stride} apart, make {grid.rows} row{'s' * (grid.rows != 1)} of patches"
     possible = grid.rows - 1 - options.skip
     if possible < 1:
-        raise InputError(f"{said}, and skip={options.skip} needs {options.skip + 2}: set a smaller patch or stride, or take larger images")
+        raise InputError(f"{rows}, and skip={options.skip} needs {options.skip + 2}: set a smaller patch or stride, or take larger images")
     if options.steps is not None and options.steps > possible:
-        raise InputError(f"steps={options.steps} with skip={options.skip} needs {options.steps + options.skip + 1} rows, but {said}")
+        raise InputError(f"steps={options.steps} with skip={options.skip} needs {options.steps + options.skip + 1} rows, but {rows}")
     return options.steps or min(STEPS, possible)
 
 
