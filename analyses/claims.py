@@ -114,7 +114,9 @@ def _belongs(further: Evidence, sentences: Sequence[Sentence], primary: Mapping[
 
 def _line(sentence: Sentence, evidence_: Evidence | None) -> str:
     if evidence_ is None:
-        return f"| {sentence.text} | {UNTESTED} | {sentence.untested or 'its script has not been run to its end'} | | | | |"
+        script = next((script for study, script in STUDIES.items() if any(t.primary_of == sentence.key for t in tests_of(study))), "")
+        why = sentence.untested or "not run since its test was written; the first lines of the script state its cost"
+        return f"| {sentence.text} | {UNTESTED} | {why} | | | | {f'`{script}`' if script else ''} |"
     found = evidence_.found
     cells = (found.verdict, effect_in_words(found), found.seeds, _p(found.p_holm), _p(evidence_.rate), f"`{evidence_.script}`")
     return f"| {sentence.text} | {' | '.join(map(str, cells))} |"

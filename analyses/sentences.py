@@ -139,11 +139,8 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
         Sentence("linear-converges", "Learning dynamics: linear models, deep ones too, converge to the optimum"),
         Sentence("log-loss-underfits", "Learning dynamics: with the log-loss a linear synthesiser under-fits noise"),
         Sentence("implied-loss", "Learning dynamics: the loss it implies approaches the true one"),
-        Sentence(
-            "layers-differ",
-            "Layers are represented drastically differently with synthetic gradients",
-            PAIRS,
-        ),
+        Sentence("layers-differ", "Layers are represented differently with synthetic gradients ...", PAIRS),
+        Sentence("layers-differ-drastically", "... drastically, in a deep net"),
     ),
     "A Provably Correct Algorithm for Deep Learning that Actually Works": (
         Sentence("provable-digits", "Layerwise optimisation works on hierarchically generated digits"),
