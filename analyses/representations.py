@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -30,7 +31,7 @@ from gradlens.analysis.of_runs.representations import Representations
 from gradlens.analysis.representations import TRAINED
 from gradlens.cli.progress import Display
 from gradlens.reporting import representations
-from gradlens.reporting.style import save_figure
+from gradlens.reporting.style import head, save_figure
 from gradlens.runtime.text_files import read_json
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
@@ -40,6 +41,7 @@ BLOCKS = ("block1", "block2", "block3", "top")
 UNLIKE = 0.1  # of CKA
 MEAN = "CKA, mean of the blocks"
 KEPT = {"information_y_bits": "I(h, y)", "reconstruction_r2": "I(h, x)"}
+PANELS = {"information_y_bits": "label: bits that a head reads\n(lower bound)", "reconstruction_r2": "image: R² of a decoder"}
 UNITS = {"I(h, y)": "bits", "I(h, x)": "of R²"}
 Result = Mapping[str, Any]
 Values = dict[str, dict[str, list[float]]]  # quantity -> group -> one a seed or pair
@@ -136,14 +138,24 @@ def main() -> None:
     publish("representations", runs, args, content, figures=False)
 
 
+def by_depth(points: Sequence[representations.DepthPoint], folder: Path, title: str) -> None:
+    """Write the figure of what each block holds of label and image; its title says what is read at the top."""
+    shown = [p for p in points if p.quantity in PANELS]
+    top = {p.label: p.mean for p in shown if (p.block, p.quantity) == (BLOCKS[-1], "information_y_bits")}
+    said = ", ".join(f"{top[rule]:.1f} from {rule}" for rule in METHODS if rule in top)
+    figure = representations.representation_by_depth(shown, PANELS, title=title)
+    figure.set_figwidth(7.6)
+    seeds = f"{title}; mean of {max(p.seeds for p in shown)} seeds, band: 95 % interval"
+    head(figure, f"Bits of the label that a head reads at the top: {said}", seeds)
+    save_figure(figure, shown, folder, "representation_by_depth")
+
+
 def draw(
     points: Sequence[representations.DepthPoint], pair: Result, few: Sequence[Run], results: Sequence[Result], args: argparse.Namespace
 ) -> None:
     """Write the three figures: quantities by depth, CKA of the first pair, dissimilarities of one seed."""
     folder, title = args.figures / "representations", f"{data_name(args)}, BasicCNN of width {SHARED['width']}"
-    shown = [p for p in points if p.quantity in representations.REPRESENTATION_QUANTITIES]
-    by_depth = representations.representation_by_depth(shown, representations.REPRESENTATION_QUANTITIES, title=title)
-    save_figure(by_depth, shown, folder, "representation_by_depth")
+    by_depth(points, folder, title)
     cells = representations.similarity_cells(pair, "bp s0")
     save_figure(representations.cka_figure(cells, title=title), cells, folder, "cka")
     rows = representations.rdm_rows(few, results)

@@ -87,16 +87,16 @@ def inpainting_table(found: Sequence[InpaintingRow]) -> Table:
 
 
 def _strip(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return [K, C, H, W] side by side with white between them: [H, *, 3]; images that are not of three channels are their mean."""
+    """Return [K, C, H, W] one above the other with white between them: [*, W, 3]; images that are not of three channels are their mean."""
     colour = images if images.shape[1] == 3 else np.repeat(images.mean(1, keepdims=True).round().astype(np.uint8), 3, 1)
-    gap = max(1, images.shape[3] // 16)
-    spaced = np.pad(np.moveaxis(colour, 1, -1), ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
-    return np.concatenate(list(spaced), 1)[:, :-gap]
+    gap = max(1, images.shape[2] // 16)
+    spaced = np.pad(np.moveaxis(colour, 1, -1), ((0, 0), (0, gap), (0, 0), (0, 0)), constant_values=255)
+    return np.concatenate(list(spaced), 0)[:-gap]
 
 
 @style.context(LOOK)
 def inpainting_grid(panels: Sequence[InpaintingPanel], *, title: str = "") -> Figure:
-    """Draw held-out images in columns: the images, and below them each label's network input and output.
+    """Draw held-out images, a row each: in the first column the images, right of it each label's network input and output.
 
     Args:
         panels: one a label.
@@ -108,26 +108,29 @@ def inpainting_grid(panels: Sequence[InpaintingPanel], *, title: str = "") -> Fi
     """
     if not panels:
         raise InputError("no inpainted images to draw")
-    strips: list[tuple[str, NDArray[np.uint8]]] = []
+    strips: list[tuple[str, str, NDArray[np.uint8]]] = []  # label above a pair of columns, name of a column, its images
     shown: NDArray[np.uint8] | None = None
     for panel in panels:
         if shown is None or not np.array_equal(shown, panel.original):
             shown = panel.original
-            strips.append(("images", _strip(shown)))
-        strips += [(f"{fill(panel.label, 14)}\ninput", _strip(panel.corrupted)), ("output", _strip(panel.output))]
-    wide = 6.6
-    heights = [wide * strip.shape[0] / strip.shape[1] for _, strip in strips]
-    figure = Figure(figsize=(wide + 2.6, sum(heights) + 0.08 * len(strips) + 0.6), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.02, w_pad=0.04)  # type: ignore[union-attr, call-arg]
-    axes = figure.subplots(len(strips), 1, squeeze=False, gridspec_kw={"height_ratios": heights}).ravel()
-    for ax, (name, strip) in zip(axes, strips, strict=True):
+            strips.append(("", "images", _strip(shown)))
+        strips += [(panel.label, "input", _strip(panel.corrupted)), ("", "output", _strip(panel.output))]
+    tall = max(strip.shape[0] / strip.shape[1] for *_, strip in strips)
+    wide, above = max(0.87 * len(strips), 6.2), 1.3  # inches; above the images two lines of title, three of a label and a name
+    height = above + 0.83 * tall * wide / (0.87 * len(strips))
+    figure = Figure(figsize=(wide, height))
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - above / height, wspace=0.07)
+    axes = figure.subplots(1, len(strips), squeeze=False).ravel()
+    for ax, (label, name, strip) in zip(axes, strips, strict=True):
         ax.imshow(strip, interpolation="nearest", aspect="equal")
         ax.set_xticks([]), ax.set_yticks([])
         ax.grid(visible=False)
         for spine in ax.spines.values():
             spine.set_visible(False)
-        ax.set_ylabel(name, rotation=0, ha="right", va="center")
-        ax.set_anchor("E")  # what the fixed aspect leaves over goes to the labels
+        ax.set_title(name, fontsize=9)
+        ax.set_anchor("N")
+        if label:  # over its two columns
+            ax.annotate(fill(label, 15), (1.03, 1), xytext=(0, 17), xycoords="axes fraction", textcoords="offset points", ha="center")
     text = "Held-out images, the network's input, and its prediction where pixels are missing"
     head(figure, text, title)
     return figure

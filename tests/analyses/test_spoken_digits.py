@@ -159,7 +159,7 @@ def test_probes_read_what_a_plain_classifier_reads(packed):
     assert 20 < found["speaker"] < 80  # of two speakers
 
 
-def test_the_script_trains_probes_and_judges(packed, tmp_path, monkeypatch, capsys):
+def test_the_script_trains_probes_and_decides(packed, tmp_path, monkeypatch, capsys):
     words = [
         "--data",
         str(packed),

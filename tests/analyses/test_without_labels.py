@@ -66,7 +66,7 @@ def test_a_larger_batch_has_as_many_updates_and_a_scaled_rate():
     assert sorted(more.contrast.values()) == [-1, -1, 1, 1]
 
 
-def test_local_learning_is_judged_by_all_local_rules_and_loco_by_loco():
+def test_local_learning_is_decided_by_all_local_rules_and_loco_by_loco():
     by_name = {test.name: test for test in self_supervised.TESTS}
     local = {
         name for name, rule in self_supervised.RULES.items() if rule[0] in ("loco", "simclr-local", "infomax", "context-encoder-local")
@@ -129,6 +129,28 @@ def test_no_network_stands_in_two_pairs():
     tests = [test for test in representations.TESTS if test.metric.startswith("CKA")]
     found = {d.test.name: d for d in decide(tests, {"values": values})}
     assert found["dni-unlike-blocks"].effect.mean == pytest.approx(0.4)
+
+
+def test_inpainting_is_decided_seed_by_seed(monkeypatch):
+    """Block1 and block2 are read alike, block3 as given, the untrained network at 30 %; errors below the mean patch's 0.05."""
+    tops = {"centre": (45, 46, 47), "random": (39, 41, 43), "none": (40, 41, 42), "noise": (47, 48, 49)}
+    runs = [SimpleNamespace(config=SimpleNamespace(options={"corrupt": task}), top=top) for task, values in tops.items() for top in values]
+
+    def read(run, blocks, args, network=TRAINED):
+        if network == PIXELS:
+            return {PIXELS: 20.0}
+        return {block: 30.0 if network == UNTRAINED else run.top if block == "block3" else 40.0 for block in blocks}
+
+    monkeypatch.setattr(inpainting, "probe_accuracies", read)
+    filled = [{"errors": {"network": {"l2": l2}, "mean_patch": {"l2": 0.05}}} for l2 in (0.04, 0.04, 0.041) * 4]
+    values = inpainting.measured(runs, filled, argparse.Namespace())
+    assert values[PIXELS] == {"raw pixels": [20.0] * 3}
+    found = {d.test.name: (d.verdict, d.effect.mean) for d in decide(inpainting.TESTS, {"values": values})}
+    assert found["inpainting-above-autoencoder"] == ("supported", pytest.approx(2.5))
+    assert found["inpainting-centre-above-noise"][1] == pytest.approx(-2)
+    assert found["inpainting-centre-above-untrained"] == ("supported", pytest.approx(16))
+    assert found["inpainting-random-error"][1] == pytest.approx(100 * (0.01 + 0.01 + 0.009) / 3 / 0.05)
+    assert {c.row for c in inpainting.cells_of(values)} == {*inpainting.TASKS.values(), "untrained"}
 
 
 @pytest.fixture(scope="module")
