@@ -24,7 +24,7 @@ class LengthRow(NamedTuple):
     updates: int  # made before
     variant: str
     ratio: float
-    law: float | None
+    predicted: float | None
     seeds: int
 
 
@@ -55,7 +55,7 @@ def _lines(ax: Axes, rows: Sequence[LengthRow], x: str, looks: Sequence[tuple[Ma
         mine = sorted((r for r in rows if all(getattr(r, key) == value for key, value in wanted.items())), key=lambda r: getattr(r, x))
         at = [getattr(r, x) for r in mine]
         ax.plot(at, [r.ratio for r in mine], marker, color=colour, markersize=5)
-        law = [r.law for r in mine if r.law is not None]
+        law = [r.predicted for r in mine if r.predicted is not None]
         ax.plot(at, law if len(law) == len(at) else [r.ratio for r in mine], color=colour, linewidth=1.2)
         ax.annotate(name, (at[-1], mine[-1].ratio), (7, up), textcoords="offset points", color=colour, va="center", fontsize=9)
     ax.axhline(1, color="0.4", linewidth=0.9, linestyle=(0, (4, 2)))

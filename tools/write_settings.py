@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's package, whichever is installed
 
 from gradlens._version import PACKAGE
 from gradlens.analysis.of_runs.interface import AnalysisWithTraining

@@ -102,7 +102,7 @@ def test_defaults_stand_as_they_are_typed():
     assert "| `layers` | `1` | hidden layers" in text  # 1 == True
     assert "| `pooled` | `false` |" in text
     assert "| `width` |  | width" in text
-    assert "as in `--set dgl.head=mlp`" in text
+    assert "as in `--set dgl.head=linear`" in text  # no default
 
 
 def test_the_index_names_every_rule_and_draws_each_family():

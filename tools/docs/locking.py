@@ -14,7 +14,7 @@ from gradlens.methods import METHODS
 from tools.docs.markdown import between_marks, table
 
 HEADINGS = (
-    "forward-locked: it runs after the block below has",
+    "forward-locked: it runs after block k−1 has",
     "update-locked: it is updated after the later blocks have run",
     "backward-locked: … and have gone backward",
     "reads the labels",

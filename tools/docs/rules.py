@@ -72,7 +72,12 @@ def write_rules(docs: Path) -> list[Path]:
 
 def index() -> str:
     """All rules by family, one line each, and some of each drawn side by side."""
-    lines = ["# Learning rules", "", f"{len(METHODS)} rules, each compared with its published reference in the tests.", ""]
+    lines = [
+        "# Learning rules",
+        "",
+        f"{len(METHODS)} rules, each compared with its published reference in the tests. [Symbols](../concepts/glossary.md#symbols-of-equations) of their equations.",
+        "",
+    ]
     for key, title in FAMILIES.items():
         mine = [(name, rule) for name, rule in METHODS.items() if family(rule) == key]
         rows = [(f"[`{name}`]({name}.md)", inline(first_sentence(rule)), linked(papers(rule))) for name, rule in mine]
@@ -113,8 +118,8 @@ def _options(name: str, rule: type[Method]) -> Iterator[str]:
         (f"`{key}`", "" if field.default is None else f"`{_value(field.default)}`", inline(field.description or "") + _choices(field))
         for key, field in fields.items()
     ]
-    key, field = next(iter(fields.items()))
-    yield f"Set with `--set {name}.NAME=VALUE`, as in `--set {name}.{key}={_value(field.default)}`."
+    shown = next(((key, other) for key, field in fields.items() if (other := _other_value(field)) is not None), None)
+    yield f"Set with `--set {name}.NAME=VALUE`" + (f", as in `--set {name}.{shown[0]}={_value(shown[1])}`." if shown else ".")
     yield from ("", table(("option", "default", "meaning"), rows))
     if rule.defaults:
         own = " ".join(f"`--{setting.replace('_', '-')} {value}`" for setting, value in rule.defaults.items())
@@ -126,8 +131,19 @@ def _value(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _named(field: Any) -> list[Any]:
+    """Return the values that an option's type names."""
+    return [v for kind in (field.annotation, *get_args(field.annotation)) if get_origin(kind) is Literal for v in get_args(kind)]
+
+
+def _other_value(field: Any) -> Any:
+    """Return a value that is not the option's default, where its type names some; None otherwise."""
+    values = [not field.default] if isinstance(field.default, bool) else [v for v in _named(field) if v != field.default]
+    return values[0] if values else None
+
+
 def _choices(field: Any) -> str:
-    named = [v for kind in (field.annotation, *get_args(field.annotation)) if get_origin(kind) is Literal for v in get_args(kind)]
+    named = _named(field)
     return f"; one of {', '.join(f'`{v}`' for v in named)}" if named else ""
 
 

@@ -26,7 +26,7 @@ def _over_seeds(values: Any, digits: int = 1) -> str:
 
 
 def scale_lengths() -> str:
-    """Lengths of the first synthetic gradients beside the law."""
+    """Lengths of the first synthetic gradients beside the predicted ones."""
     rows = [r for r in rows_of("synthetic_gradient_scale/lengths.csv") if r["width"] == "32" and r["variant"] == VARIANTS[0]]
     nets = [
         ("mlp", "2", "MLP, block 1"),
@@ -37,7 +37,7 @@ def scale_lengths() -> str:
     lines = []
     for model, below, name in nets:
         here = {r["batch"]: r for r in rows if (r["model"], r["below"]) == (model, below)}
-        cells = [f"{float(here[n]['ratio']):.3g} ({float(here[n]['law']):.3g})" for n in ("8", "64", "512")]
+        cells = [f"{float(here[n]['ratio']):.3g} ({float(here[n]['predicted']):.3g})" for n in ("8", "64", "512")]
         lines.append([name, *cells])
     return table(["‖synthetic‖ / ‖true‖, measured (predicted)", "N = 8", "N = 64", "N = 512"], lines)
 
