@@ -18,6 +18,7 @@ from tools.docs.markdown import docstring, inline, table
 from tools.docs.papers import linked, papers
 from tools.docs.pictures import draw_rules
 
+SYMBOLS = "The [symbols](../concepts/glossary.md#symbols-of-equations) of their equations are explained in the glossary."
 DIGITS = (1, 8, 8)  # scikit-learn's, the default data
 FAMILIES = {  # as `gradlens list methods` names them -> title, in the order of the site
     "baselines": "Backpropagation and controls",
