@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from analyses.sentences import SENTENCES, STUDIES, Sentence
 from analyses.study import HERE
-from analyses.verdicts import REFUTED, SUPPORTED, UNDECIDED, Decided, Test, decide, effect_in_words, in_words, what_would_decide
+from analyses.verdicts import REFUTED, SUPPORTED, UNDECIDED, Decided, Test, decide, effect_in_words, in_words, measured, what_would_decide
 from gradlens.reporting.statistics import benjamini_hochberg
 from gradlens.runtime.text_files import read_json, write_text
 
@@ -45,9 +45,8 @@ def evidence(figures: Path) -> list[Evidence]:
     found = []
     for study, script in STUDIES.items():
         file = figures / study / "results.json"
-        results = read_json(file) if file.exists() else {}
-        if "values" in results:  # else its script has not been run since it saves them
-            found += [Evidence(decided, script, study) for decided in decide(tests_of(study), results)]
+        results = read_json(file) if file.exists() else {}  # without values where its script has not been run since it saves them
+        found += [Evidence(decided, script, study) for decided in decide(measured(tests_of(study), results), results)]
     rates = benjamini_hochberg([e.found.p if e.found.test.primary_of else math.nan for e in found])
     return [e._replace(rate=rate) for e, rate in zip(found, rates, strict=True)]
 
@@ -115,7 +114,9 @@ def _belongs(further: Evidence, sentences: Sequence[Sentence], primary: Mapping[
 
 def _line(sentence: Sentence, evidence_: Evidence | None) -> str:
     if evidence_ is None:
-        return f"| {sentence.text} | {UNTESTED} | {sentence.untested or 'its script has not been run to its end'} | | | | |"
+        script = next((script for study, script in STUDIES.items() if any(t.primary_of == sentence.key for t in tests_of(study))), "")
+        why = sentence.untested or "not run since its test was written; the first lines of the script state its cost"
+        return f"| {sentence.text} | {UNTESTED} | {why} | | | | {f'`{script}`' if script else ''} |"
     found = evidence_.found
     cells = (found.verdict, effect_in_words(found), found.seeds, _p(found.p_holm), _p(evidence_.rate), f"`{evidence_.script}`")
     return f"| {sentence.text} | {' | '.join(map(str, cells))} |"

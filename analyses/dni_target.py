@@ -3,7 +3,8 @@
 The references regress δ itself, the gradient of the batch's mean loss (target=mean), and leave the last bias at PyTorch's default
 (zero_bias=false), some 500–1500 times larger than δ at the start. Alternative: regress N·δ, the per-image gradient, and divide by N
 (target=sum), from a zero start. Compared on the mean cosine of the blocks' weight gradients with the true ones over the last epoch, on the
-ratio of their norms, and on test accuracy; BasicCNN of width 32 on the digits, 15 epochs, Adam 3e-4, three seeds.
+ratio of their norms, and on test accuracy; BasicCNN of width 32 on the digits, 15 epochs, Adam 3e-4, three seeds. These are too few, at one
+learning rate for all, to order the variants by accuracy: analyses/synthetic_gradient_scale.py does, with ten seeds and a rate for each.
 
     python -m analyses.dni_target
 """

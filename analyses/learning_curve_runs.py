@@ -34,26 +34,27 @@ MINUTES = {"bp": 0.45, "dgl": 0.6, "dni": 0.9, "cdni": 0.9, "shallow": 0.2}  # o
 
 
 class Stage(NamedTuple):
-    """Runs that answer a question together."""
+    """Runs of one seed that answer a question together."""
 
     groups: tuple[str, ...]
-    seeds: range
+    seed: int
 
 
 FITTING, AUGMENTED = ("bp", "dgl", "dni", "cdni"), ("bp augmented", "dgl augmented")
 RATES = ("bp sgd 0.001", "bp sgd 0.003", "dgl sgd 0.001", "dgl sgd 0.003")
 NORMALISED, DEFAULTS = ("bp unit gaussian", "bp [0, 1]"), ("dni default", "cdni default")
-STAGES = (  # in the order of what they decide a minute; stopped after any of them, groups that are compared have the same seeds
-    Stage((*FITTING, *AUGMENTED), range(3)),
-    Stage(RATES, range(3)),
-    Stage(("shallow",), range(3)),
-    Stage((*FITTING, *AUGMENTED), range(3, 5)),
-    Stage((*RATES, "shallow"), range(3, 5)),
-    Stage(NORMALISED, range(5)),
-    Stage(DEFAULTS, range(3)),
-    Stage(("bp", "dgl", *AUGMENTED), range(5, 10)),
-    Stage(NORMALISED, range(5, 10)),
+PLAN = (  # in the order of what they decide a minute
+    ((*FITTING, *AUGMENTED), range(3)),
+    (RATES, range(3)),
+    (("shallow",), range(3)),
+    ((*FITTING, *AUGMENTED), range(3, 5)),
+    ((*RATES, "shallow"), range(3, 5)),
+    (NORMALISED, range(5)),
+    (DEFAULTS, range(3)),
+    (("bp", "dgl", *AUGMENTED), range(5, 10)),
+    (NORMALISED, range(5, 10)),
 )
+STAGES = tuple(Stage(groups, seed) for groups, seeds in PLAN for seed in seeds)  # stopped after any, what was made compares whole groups
 Runs = dict[str, list[Run]]  # group -> its runs in the order of seeds
 
 
@@ -64,17 +65,17 @@ def config(group: str, seed: int, data: str) -> Config:
 
 def cost(stages: Sequence[Stage]) -> float:
     """Core-minutes of some stages, on a free core."""
-    return sum(MINUTES[str(GROUPS[group]["method"])] * len(stage.seeds) for stage in stages for group in stage.groups)
+    return sum(MINUTES[str(GROUPS[group]["method"])] for stage in stages for group in stage.groups)
 
 
 def train(args: Namespace, stages: int = len(STAGES)) -> Runs:
     """Train or read the runs of the first stages, each tested on all images before the next stage begins."""
-    runs = sum(len(s.groups) * len(s.seeds) for s in STAGES[:stages])
+    runs = sum(len(stage.groups) for stage in STAGES[:stages])
     print(f"{runs} runs, about {cost(STAGES[:stages]):.0f} core-minutes where none is there yet")
     found: Runs = {}
     for stage in STAGES[:stages]:
-        for seed in stage.seeds:
-            for group, run in zip(stage.groups, trained([config(g, seed, args.data) for g in stage.groups], args), strict=True):
-                full_scores(run, run_context_of(args))
-                found.setdefault(group, []).append(run)
+        made = trained([config(group, stage.seed, args.data) for group in stage.groups], args)
+        for group, run in zip(stage.groups, made, strict=True):
+            full_scores(run, run_context_of(args))
+            found.setdefault(group, []).append(run)
     return found

@@ -28,8 +28,8 @@ Seeds: 10 of bp and dgl, plain and augmented, and of the normalisations; 5 of dn
 visible effect (80 % power, two-sided 5 %, before Holm's correction): 1.0 standard deviations of the paired difference with 10 seeds, 1.7
 with 5. Of test accuracies that is about 1 and 2 points (their paired standard deviation was 1 to 1.5 points on 2,000 test images).
 
-Cost: about 56 core-minutes, in nine stages, each a whole comparison; ``--stages N`` stops after the first N. Not tested, and what it would
-cost in core-minutes of a free core (2,400 images a second of bp):
+Cost: about 56 core-minutes, in stages of one seed of a whole comparison each; ``--stages N`` stops after the first N. Not tested, and what
+it would cost in core-minutes of a free core (2,400 images a second of bp):
 
 - "cDNI ... later slightly degraded", "DNI ... later degraded": a constant rate and some hundred epochs after the peak; 2 rules x 5 seeds x
   600 epochs: 90; at the study's size (width 128, 50,000 images, 1,500 epochs) an accelerator.
@@ -50,6 +50,7 @@ from statistics import fmean
 from analyses.all_test_images import FullScore, full_scores
 from analyses.curve_drawing import labelled_curves
 from analyses.learning_curve_runs import ADAM, GROUPS, MINUTES, SGD, STAGES, Runs, train
+from analyses.redrawn import with_unit
 from analyses.study import arguments, data_name, publish, run_context_of
 from analyses.verdicts import Test, report
 from gradlens.reporting.aggregate import CurvePoint
@@ -196,7 +197,7 @@ def last(rows: Iterable[CurvePoint]) -> dict[str, float]:
 
 def listed(ends: Mapping[str, float], unit: str, digits: int = 0) -> str:
     """The ends of curves in words, highest first."""
-    return ", ".join(f"{label} {value:.{digits}f}{unit}" for label, value in sorted(ends.items(), key=lambda item: -item[1]))
+    return with_unit(dict(sorted(ends.items(), key=lambda item: -item[1])), unit, digits)
 
 
 FITTING = ("bp", "dgl", "cdni", "dni", "shallow", "cdni default", "dni default")
@@ -210,19 +211,20 @@ def draw(runs: Runs, scores: Callable[[Run], list[FullScore]], data: str, folder
     slower, test = over_epochs(runs, AUGMENTING[2:], "loss"), tested_points(runs, AUGMENTING, scores)
     messages = {
         "fit_train_accuracy": (fit, f"Training accuracy at the end: {listed(last(fit), ' %')}", "training accuracy (%)"),
-        "fit_train_loss": (loss, f"Training loss at the end: {listed(last(loss), '', 2)} nats", "training loss (nats)"),
+        "fit_train_loss": (loss, f"Training loss at the end, in nats: {listed(last(loss), '', 2)}", "training loss (nats)"),
         "augment_test_accuracy": (
             test,
             f"Test accuracy at the end: {listed(last(test), ' %', 1)}",
             "test accuracy (%, all 10,000 images)",
         ),
-        "augment_train_loss": (slower, f"Augmented, training loss at the end: {listed(last(slower), '', 2)} nats", "training loss (nats)"),
+        "augment_train_loss": (slower, f"Training loss at the end, in nats: {listed(last(slower), '', 2)}", "training loss (nats)"),
     }
     for name, (rows, message, y_label) in messages.items():
         groups = list(dict.fromkeys(p.label for p in rows))
         seeds = sorted({p.seeds for p in rows})
         many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        notes = [net, f"mean of {many} seeds, band: 95 % t-interval"]
+        explained = "shallow: only the top is trained; default: gradlens's own options"
+        notes = [net, f"mean of {many} seeds, band: 95 % t-interval", explained if name.startswith("fit") else ""]
         figure = labelled_curves(rows, styles(groups), message, notes, y_label, "log" if name == "fit_train_loss" else "linear")
         save_figure(figure, rows, folder, name)
 
@@ -242,7 +244,8 @@ def main() -> None:
         "minutes": {group: MINUTES[str(GROUPS[group]["method"])] for group in runs},
     }
     report(TESTS, results)
-    draw(runs, scores, data_name(args), args.figures / "learning_curves")
+    if runs:
+        draw(runs, scores, data_name(args), args.figures / "learning_curves")
     publish("learning_curves", [run for mine in runs.values() for run in mine], args, results, figures=False)
 
 

@@ -8,7 +8,7 @@ never trained: they are the control.
 
 Primary test: a probe of greedy's block3 minus one of its block1, at least 0: separability rises with depth. It sees 1.5 points or so.
 Further: the same of dgl, whether either rises more than bp's (a difference of differences), and the trained first block above the
-untrained one. dni, cdni, fa and dfa, of which the sentence does not speak, are measured with three seeds and not tested.
+untrained one.
 
     python -m analyses.linear_separability --data cifar10          # after all_methods 15 minutes of one core; interrupted, it goes on
 """
@@ -35,7 +35,6 @@ from gradlens.training.run_directory import Run
 
 LAYERWISE, UNTRAINED = ("greedy", "dgl"), "shallow"
 RULES = ("bp", *LAYERWISE, UNTRAINED)
-MORE, MORE_SEEDS = ("dni", "cdni", "fa", "dfa"), 3
 BLOCKS = ("block1", "block2", "block3")
 OPTIONS = replace(FULL_PROBE, blocks=BLOCKS, features=512, train_images=3_000, separability=0, controls=False)
 PROBE = "accuracy of a linear probe"
@@ -126,8 +125,8 @@ def main() -> None:
     args = arguments(__doc__ or "", numbers={"seeds": SEEDS})
     print("about 15 minutes of one core beside the runs of all_methods", flush=True)
     with Display(quiet=False) as display:
-        rates = {name: chosen_lr(name, args, display) for name in (*RULES, *MORE)}
-    configs = {name: configs_of(name, rate, args)[: MORE_SEEDS if name in MORE else None] for name, rate in rates.items()}
+        rates = {name: chosen_lr(name, args, display) for name in RULES}
+    configs = {name: configs_of(name, rate, args) for name, rate in rates.items()}
     runs: list[Run] = trained(seed_after_seed(configs), args)
     read = probed(runs, args, OPTIONS)
     found = {rule: [x for run, x in zip(runs, read, strict=True) if run.config.method == rule] for rule in configs}

@@ -6,19 +6,17 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import fmean
 
 import torch
 
+from analyses.all_test_images import full_scores
 from analyses.study import run_context_of
-from gradlens.analysis.activations import FORWARD_BATCH, checkpoint_digest, load_snapshots
+from gradlens.analysis.activations import checkpoint_digest, load_snapshots
 from gradlens.analysis.linear_probe import probe_network, probe_pixels
 from gradlens.analysis.of_runs.options import FULL_PROBE, ProbeOptions
 from gradlens.data.split import Split
-from gradlens.data.transforms import input_of
 from gradlens.runtime.rng import generator
 from gradlens.runtime.text_files import read_json, write_text
-from gradlens.training.build import load_model_and_method
 from gradlens.training.context import load_data
 from gradlens.training.run_directory import Run
 
@@ -45,27 +43,8 @@ def probe_accuracies(run: Run, blocks: Sequence[str], args: argparse.Namespace, 
 
 
 def final_accuracy(run: Run, args: argparse.Namespace) -> float:
-    """Test accuracy in % of a run's last weights on all test images of its data; kept beside the run."""
-    kept = run.path / "accuracy_all_test.json"
-    weights = checkpoint_digest(run)
-    if kept.exists() and (known := read_json(kept))["weights"] == weights:
-        return float(known["accuracy"])
-    context = run_context_of(args)
-    data = load_data(run.config.replace(limit_test=None), context)
-    model, method = load_model_and_method(run, data.shape, len(data.classes), context.device)
-    to_input = input_of(run.config.data.normalize, data, context.device)
-    with torch.no_grad():
-        parts = torch.split(data.test.images, FORWARD_BATCH)
-        answers = torch.cat([method.predict(list(model), to_input(x)).argmax(1) for x in parts])
-        right = int((answers == data.test.labels).sum())
-    accuracy = 100 * right / len(data.test)
-    write_text(kept, json.dumps({"weights": weights, "accuracy": accuracy}) + "\n")
-    return accuracy
-
-
-def minutes_of(runs: Sequence[Run]) -> float:
-    """Minutes of training of one run, mean over runs."""
-    return fmean(sum(t.seconds for t in run.timing) / 60 for run in runs)
+    """Test accuracy in % of a run's last weights on all test images of its data."""
+    return full_scores(run, run_context_of(args))[-1].accuracy
 
 
 def _measured(run: Run, blocks: Sequence[str], args: argparse.Namespace, network: str) -> dict[str, float]:

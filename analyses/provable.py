@@ -156,19 +156,19 @@ def part(out: Path, name: str, compute: Callable[[], dict[str, Found]]) -> dict[
     return stored
 
 
-def all_seeds(
-    args: Any, count: Callable[[int, int, str], None]
-) -> tuple[list[dict[tuple[float, float], dict[str, Found]]], list[dict[str, Found]]]:
-    """CIFAR-10 with each seed, then all conditions of the digits with each seed."""
-    seeds, digits, cifar = range(args.seeds), [], []
-    total = args.seeds * (len(CONDITIONS) + 1)
-    for seed in seeds:
-        count(seed, total, f"{data_name(args)}, seed {seed}")
+Digits = dict[tuple[float, float], dict[str, Found]]
+
+
+def all_seeds(args: Any, count: Callable[[int, int, str], None]) -> tuple[list[Digits], list[dict[str, Found]]]:
+    """CIFAR-10 and all conditions of the digits, a seed after the other: fewer seeds are whole comparisons too."""
+    digits, cifar = [], []
+    parts = len(CONDITIONS) + 1
+    for seed in range(args.seeds):
+        count(seed * parts, args.seeds * parts, f"{data_name(args)}, seed {seed}")
         cifar.append(part(args.out, f"{Path(args.data).name}-s{seed}", partial(on_cifar, args.data, seed)))
-    for seed in seeds:
         found = {}
         for i, (noise, distractors) in enumerate(CONDITIONS):
-            count(args.seeds + seed * len(CONDITIONS) + i, total, f"noise {noise:g}, distractors {distractors:g}, seed {seed}")
+            count(seed * parts + 1 + i, args.seeds * parts, f"noise {noise:g}, distractors {distractors:g}, seed {seed}")
             found[noise, distractors] = part(args.out, f"{noise:g}-{distractors:g}-s{seed}", partial(on_digits, noise, distractors, seed))
         digits.append(found)
     return digits, cifar
@@ -257,7 +257,7 @@ def table(title: str, learners: Mapping[str, Sequence[Found]]) -> Table:
 def main() -> None:
     """Draw, learn, judge, write figures/provable."""
     args = arguments(__doc__ or "", numbers={"seeds": SEEDS})
-    print(f"{args.seeds} seeds: about {2 * args.seeds} core-minutes, CIFAR-10 first", flush=True)
+    print(f"{args.seeds} seeds: about {2 * args.seeds} core-minutes", flush=True)
     folder = args.figures / "provable"
     with Display(quiet=False) as display:
         digits, images = all_seeds(args, display.count("provable"))

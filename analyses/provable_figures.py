@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib import style
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from gradlens.reporting.style import COLOURS, GREY, LOOK, MARKERS, PATTERNS, Style, head, joined, line_handles
+from gradlens.reporting.axes import label_ends
+from gradlens.reporting.style import COLOURS, GREY, LOOK, MARKERS, PATTERNS, Style, head, joined
 from gradlens.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 LEARNERS = ("bp", "layerwise", "shuffled", "pixels", "templates", "whitened", "random")  # of analyses.provable; each keeps its colour
 LEARNER_NAMES = {
-    "bp": "a CNN by backpropagation",
-    "layerwise": "layerwise: gradient step, clustering",
-    "shuffled": "… on shuffled labels",
-    "pixels": "no step: clusters of pixels",
-    "templates": "… a cluster a template",
-    "whitened": "… of whitened pixels",
-    "random": "… of random projections",
+    "bp": "CNN, backpropagation",
+    "layerwise": "gradient step, clustering",
+    "shuffled": "the same, shuffled labels",
+    "pixels": "clusters of pixels",
+    "templates": "pixels, a cluster a template",
+    "whitened": "clusters of whitened pixels",
+    "random": "clusters of projections",
 }
 
 
@@ -103,7 +103,7 @@ def hierarchical_digits(rows: Sequence[DrawnGrid], *, title: str = "") -> Figure
 
 @style.context(LOOK)
 def layerwise_sweep(rows: Sequence[LearnerPoint], default: tuple[float, float], *, title: str = "") -> Figure:
-    """Purity of each level and accuracy, over noise (above) and over distractors (below), a line a learner.
+    """Test accuracy over noise and over distractors, a line a learner, named at its end; purities are in the table.
 
     Args:
         rows: the table.
@@ -118,35 +118,31 @@ def layerwise_sweep(rows: Sequence[LearnerPoint], default: tuple[float, float], 
         raise InputError("nothing was learned on generated digits: there is nothing to draw")
     noise, distractors = default
     sweeps = (
-        ("noise (standard deviation)", "noise", [r for r in rows if r.distractors == distractors]),
-        ("probability of a distractor", "distractors", [r for r in rows if r.noise == noise]),
+        ("noise", f"noise (standard deviation), distractors {distractors:g}", [r for r in rows if r.distractors == distractors]),
+        ("distractors", f"probability of a distractor, noise {noise:g}", [r for r in rows if r.noise == noise]),
     )
-    quantities = [q for q in dict.fromkeys(r.quantity for r in rows) if q != "accuracy"] + ["accuracy"]
-    figure = Figure(figsize=(9.3, 5.6), layout="constrained")
-    grid = figure.subplots(2, len(quantities), squeeze=False, sharey=True)
+    figure = Figure(figsize=(8.8, 4.4), layout="constrained")
     names = [name for name in LEARNERS if any(r.learner == name for r in rows)]
-    for line, (label, varied, here) in zip(grid, sweeps, strict=True):
-        for ax, quantity in zip(line, quantities, strict=True):
-            shown = sorted((r for r in here if r.quantity == quantity), key=attrgetter(varied))
-            floor = sorted({(float(getattr(r, varied)), 100 * r.floor) for r in shown})
-            ax.plot(*zip(*floor, strict=True), ":", color=GREY, linewidth=1.3)
-            for name in names:
-                mine = [r for r in shown if r.learner == name]
-                look = _learner_style(name)
-                x, y = [float(getattr(r, varied)) for r in mine], [100 * r.mean for r in mine]
-                ax.plot(x, y, color=look.colour, linestyle=look.dash, marker=look.marker, markersize=4, linewidth=1.6)
-                if any(math.isfinite(r.low) for r in mine):
-                    low, high = [max(0.0, 100 * r.low) for r in mine], [min(100.0, 100 * r.high) for r in mine]
-                    ax.vlines(x, low, high, color=look.colour, linewidth=0.9, alpha=0.6)
-            ax.set_title("test accuracy" if quantity == "accuracy" else f"purity: {quantity}", loc="left")
-            ax.set(xlabel=label, ylim=(0, 103))
-    for line in grid:
-        line[0].set_ylabel("%")
-    handles = line_handles((LEARNER_NAMES[name], _learner_style(name)) for name in names)
-    handles.append(Line2D([], [], color=GREY, linestyle=":", linewidth=1.3, label="one cluster; chance"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=3.2)
-    text = f"Hierarchical digits · distractors {distractors:g} above, noise {noise:g} below"
-    head(figure, joined(text, title, "bars: 95 % interval"))
+    for ax, (varied, label, here) in zip(figure.subplots(1, 2, sharey=True), sweeps, strict=True):
+        shown = sorted((r for r in here if r.quantity == "accuracy"), key=attrgetter(varied))
+        ax.axhline(100 * shown[0].floor, color=GREY, linewidth=1.2, linestyle=":")
+        ends: dict[str, tuple[float, float, str]] = {}
+        for name in names:
+            mine = [r for r in shown if r.learner == name]
+            look = _learner_style(name)
+            x, y = [float(getattr(r, varied)) for r in mine], [100 * r.mean for r in mine]
+            ax.plot(x, y, color=look.colour, linestyle=look.dash, marker=look.marker, markersize=4, linewidth=1.6)
+            if any(math.isfinite(r.low) for r in mine):
+                low, high = [max(0.0, 100 * r.low) for r in mine], [min(100.0, 100 * r.high) for r in mine]
+                ax.vlines(x, low, high, color=look.colour, linewidth=0.9, alpha=0.6)
+            ends[LEARNER_NAMES[name]] = (x[-1], y[-1], look.colour)
+        ax.set(xlabel=label, ylim=(0, 104))
+    figure.axes[0].set_ylabel("test accuracy (%)")
+    at: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "left"}
+    figure.axes[0].annotate("chance", (0, 100 * shown[0].floor), (4, -11), **at)
+    label_ends(figure.axes[1], ends)
+    text = "With a gradient step before it, clustering layer by layer finds the generated digits, in noise too"
+    head(figure, text, joined(title, "bars: 95 % interval"))
     return figure
 
 

@@ -83,7 +83,7 @@ def _wavs(path: Path) -> Iterator[tuple[str, bytes]]:
 def _samples(name: str, content: bytes) -> Tensor:
     """Decode one recording to [T] in -1 ... 1."""
     try:
-        with wave.open(io.BytesIO(content)) as file:
+        with wave.open(io.BytesIO(content), "rb") as file:
             form = file.getframerate(), file.getsampwidth(), file.getnchannels()
             data = file.readframes(file.getnframes())
     except (wave.Error, EOFError) as error:

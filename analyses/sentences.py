@@ -26,7 +26,7 @@ STUDIES: dict[str, str] = {  # folder of figures/ with a results.json -> the scr
     "simclr_batches": "simclr_ablations",
     "simclr2": "simclr2",
     "self_supervised": "self_supervised",
-    "finetuning": "self_supervised",
+    "finetuning": "finetuning",
     "spoken_digits": "spoken_digits",
     "inpainting": "inpainting",
     "predicting": "predicting",
@@ -56,6 +56,9 @@ PEAKS = (
 )
 VGG = "needs VGG16 on 50,000 images for 31 epochs of two rules: 6 to 10 hours of two cores, 7 minutes of a large GPU"
 
+SIMCLR2 = "50 labels a class after pretraining on 50,000 images: `analyses.simclr2`, 700 core-minutes for five seeds"
+PAIRS = "ten seeds of three rules of `analyses.all_methods`, compared in independent pairs: `analyses.representations`, 20 core-minutes"
+
 SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
     REFERENCE: (
         Sentence("iteration1-accuracies", "The first iteration's accuracies: 76.5 % (regular), 77.6 (DGL), 65.6 (DNI), 73.7 (cDNI)"),
@@ -76,20 +79,38 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
     "A Simple Framework for Contrastive Learning of Visual Representations": (
         Sentence("simclr-composition", "Composition of data augmentations is important"),
         Sentence("simclr-nonlinear-head", "A nonlinear transformation between representation and contrastive loss helps"),
-        Sentence("simclr-batches", "Contrastive learning benefits from larger batches and more steps than supervised learning"),
+        Sentence(
+            "simclr-batches",
+            "Contrastive learning benefits from larger batches and more steps than supervised learning",
+            "at equal updates and a scaled rate: `analyses.simclr_ablations batches`, 45 core-minutes for five seeds",
+        ),
     ),
     "Big Self-Supervised Models are Strong Semi-Supervised Learners": (
-        Sentence("simclr2-fewer-labels", "The fewer the labels, the more a bigger model helps"),
+        Sentence("simclr2-fewer-labels", "The fewer the labels, the more a bigger model helps", SIMCLR2),
         Sentence("simclr2-deeper-heads", "Bigger, deeper projection heads help, and a layer of them is worth keeping"),
-        Sentence("simclr2-distillation", "Distillation with unlabelled images improves on the fine-tuned network"),
-        Sentence("saves-labels", "What is learned without labels saves labels"),
+        Sentence("simclr2-distillation", "Distillation with unlabelled images improves on the fine-tuned network", SIMCLR2),
+        Sentence(
+            "saves-labels",
+            "What is learned without labels saves labels",
+            "50 labels a class after pretraining on 50,000 images: `analyses.finetuning`, 370 core-minutes for five seeds",
+        ),
     ),
     "Representation Learning with Contrastive Predictive Coding": (
         Sentence("cpc-bound", "Optimising InfoNCE maximises a lower bound on mutual information"),
-        Sentence("cpc-far", "Quite far from supervised learning"),
+        Sentence(
+            "cpc-far",
+            "Quite far from supervised learning",
+            "the rows `bp` and `cpc` of `analyses.self_supervised`: 15 core-minutes for five seeds",
+        ),
         Sentence("cpc-speech", "It learns useful representations of speech"),
     ),
-    "Context Encoders": (Sentence("inpainting-features", "Inpainting learns semantically meaningful features where auto-encoders do not"),),
+    "Context Encoders": (
+        Sentence(
+            "inpainting-features",
+            "Inpainting learns semantically meaningful features where auto-encoders do not",
+            "five seeds with probes on all test images: `analyses.inpainting`, 26 core-minutes",
+        ),
+    ),
     "Predicting What You Already Know Helps": (
         Sentence("predicting-sample-complexity", "Certain pretext tasks provably decrease downstream sample complexity"),
         Sentence(
@@ -118,7 +139,8 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
         Sentence("linear-converges", "Learning dynamics: linear models, deep ones too, converge to the optimum"),
         Sentence("log-loss-underfits", "Learning dynamics: with the log-loss a linear synthesiser under-fits noise"),
         Sentence("implied-loss", "Learning dynamics: the loss it implies approaches the true one"),
-        Sentence("layers-differ", "Layers are represented drastically differently with synthetic gradients"),
+        Sentence("layers-differ", "Layers are represented differently with synthetic gradients ...", PAIRS),
+        Sentence("layers-differ-drastically", "... drastically, in a deep net"),
     ),
     "A Provably Correct Algorithm for Deep Learning that Actually Works": (
         Sentence("provable-digits", "Layerwise optimisation works on hierarchically generated digits"),
@@ -141,7 +163,7 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
         Sentence("filters-differ", "Local methods learn different features (the first filters look different)"),
         Sentence("local-language", "Local updates train language models too", "gradlens trains on images only so far"),
     ),
-    "InfoPro": (Sentence("early-information", "Local training loses information about image and label early", of_field=True),),
+    "InfoPro": (Sentence("early-information", "Local training loses information about image and label early", PAIRS, of_field=True),),
     "Random feedback weights support learning in deep neural networks": (
         Sentence("learns-to-learn", "The network learns to learn"),
         Sentence("angle-to-backprop", "The angle to back-prop decreases to below 90°"),

@@ -15,8 +15,8 @@ a linear probe of block3, fitted to the 3,000 labelled images, tested on all 10,
   test: what a larger batch gains SimCLR less what it gains backprop. Not run: 45 core-minutes. (An earlier run compared them at equal
   epochs and one rate, where the larger batch has a quarter of the updates; it is not judged.)
 
-Where the seeds' spread is the 1.2 points of earlier runs, five seeds show 2.2 points in a difference of two settings and 1.6 in one of
-two means of two, with 80 % power.
+Smallest visible effects (80 % power), where seeds differ by the 1.2 points of earlier runs: 1.3 points in the tests of heads, which compare
+means of two settings, 2.9 in that of augmentations.
 
     python -m analyses.simclr_ablations heads --data cifar10            # 21 core-minutes; interrupted, it goes on
     python -m analyses.simclr_ablations augmentations --data cifar10    # 6 core-minutes
@@ -25,18 +25,18 @@ two means of two, with 80 % power.
 
 from __future__ import annotations
 
-import argparse
 import csv
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from analyses.drawing import Cell, dots, value_map
+from analyses.drawing import Cell
 from analyses.probing import UNTRAINED, probe_accuracies
-from analyses.ssl_figures import HeadPoint, heads_figure
+from analyses.ssl_figures import HeadPoint, heads_figure, lines_figure, pairs_figure
 from analyses.study import arguments, data_name, publish, trained
-from analyses.verdicts import Test, report
+from analyses.verdicts import Test, decide, report
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config
@@ -162,33 +162,51 @@ def batches(data: str, everything: bool = False) -> Settings:
     return found
 
 
-def matrix(values: Mapping[str, Sequence[float]], args: argparse.Namespace) -> tuple[list[Cell], str]:
+def matrix(values: Mapping[str, Sequence[float]], figures: Path) -> tuple[list[Cell], str]:
     """The cells of the figure of augmentations and what they are of: this run's if all were trained, else those drawn before."""
     keys = {(a, b): a if a == b else f"{a} + {b}" for i, a in enumerate(VIEWS) for b in list(VIEWS)[i:]}
     keys["all", "all"] = " + ".join(VIEWS)
     if all(key in values for key in keys.values()):
-        return [Cell(*place, *interval(values[key])) for place, key in keys.items()], f"{SEEDS} seeds"
-    with (args.figures / "simclr_augmentations" / "augmentations.csv").open(encoding="utf-8") as file:
+        return [Cell(*place, *interval(values[key])) for place, key in keys.items()], "all test images"
+    with (figures / "simclr_augmentations" / "augmentations.csv").open(encoding="utf-8") as file:
         rows = [Cell(r["row"], r["column"], *(float(r[k]) for k in Cell._fields[2:])) for r in csv.DictReader(file)]
-    return rows, "3 seeds, 2,000 test images"
+    return rows, "an earlier run at a constant rate, 2,000 test images"
 
 
-def draw(what: str, values: Mapping[str, Sequence[float]], args: argparse.Namespace) -> None:
+def signed(test: str, results: Mapping[str, Any], study: str) -> str:
+    """A test's effect in points with its interval, for a title."""
+    (found,) = (d for d in decide(TESTS[study], results) if d.test.name == test)
+    return f"{found.effect.mean:+.1f} points [{found.effect.low:.1f}, {found.effect.high:.1f}]".replace("-", "−")
+
+
+def draw(what: str, results: Mapping[str, Any], figures: Path, data: str) -> None:
     """Write a part's figure."""
-    folder, title = args.figures / f"simclr_{what}", f"{data_name(args)}, BasicCNN of width 16"
+    study, values, setting = f"simclr_{what}", results["values"][METRIC], f"SimCLR on 3,000 images, {data}, BasicCNN of width 16"
+    folder = figures / study
     if what == "heads":
         points = [
             HeadPoint(name, width if layers else 64, *interval(values[head(name, width)]))
             for name, layers in LAYERS.items()
             for width in (PROJECTIONS if layers else PROJECTIONS[:1])
         ]
-        save_figure(heads_figure(points, interval(values[UNTRAINED]), title), points, folder, what)
+        message = f"A nonlinear head above a linear one: {signed('nonlinear-head', results, study)}"
+        save_figure(heads_figure(points, interval(values[UNTRAINED]), message, setting), points, folder, what)
     elif what == "augmentations":
-        cells, made_of = matrix(values, args)
-        save_figure(value_map(cells, f"SimCLR, augmentations, {title}, {made_of}", "probe accuracy in %"), cells, folder, what)
+        cells, made_of = matrix(values, figures)
+        message = f"Cropping with colour above cropping alone: {signed('crop-and-colour', results, study)}, {SEEDS} seeds"
+        save_figure(
+            pairs_figure(cells, message, f"{setting}; table: {made_of}", "probe of block3, test accuracy in %"), cells, folder, what
+        )
     else:
-        cells = [Cell(group, "probe of block3", *interval(found)) for group, found in values.items()]
-        save_figure(dots(cells, f"SimCLR, batches, {title}", "test accuracy in %"), cells, folder, what)
+        cells = [
+            Cell(f"{method}, batches of {size}", f"{updates} updates", *interval(values[batch(method, size, updates)]))
+            for method in ("simclr", "bp")
+            for size in BATCHES
+            for updates in UPDATES
+        ]
+        message = f"A larger batch gains SimCLR more than backprop by {signed('larger-batch-more-than-bp', results, study)}"
+        unit = "probe of block3, test accuracy in %"
+        save_figure(lines_figure(cells, message, setting, "updates, with either batch", unit), cells, folder, what)
 
 
 def main() -> None:
@@ -214,7 +232,7 @@ def main() -> None:
     }
     study = f"simclr_{args.what}"
     report(TESTS[study], results)
-    draw(args.what, values, args)
+    draw(args.what, results, args.figures, data_name(args))
     publish(study, runs, args, results, figures=False)
 
 

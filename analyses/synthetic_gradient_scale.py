@@ -10,7 +10,8 @@ In an MLP D = f = width and, with default weights, every linear layer passes 1/3
 ‖softmax − label‖² = 1 − 1/C: N · 1.054 · 6^(j/2), j blocks below the top one, without a free parameter and the same at every width. In
 BasicCNN, whose synthesiser is a 5×5 convolution, D/3f = P/75 with P pixels: N · 0.516 · √P below its output block. A regression of N·δ
 removes the N; a bias of zero removes the vector, until the first step of Adam, which moves each weight by the rate, whatever the gradient:
-then the length grows as rate · f · √D, so with the width to the power of 3/2, and its ratio to δ with N unless N·δ is regressed.
+then the length is at most about rate · f · √D, so it grows with the width to the power of 3/2 where all signs of a row agree (1, where
+they are independent), and its ratio to δ with N unless N·δ is regressed.
 
 Measured: the ratios before the first and the second update, ten seeds. Then accuracy: dni and cdni × regressed quantity × first bias, on
 the digits, an MLP of three blocks of 64 and batches of 32 and 256; BasicCNN of width 8 with batches of 64; 400 updates, Adam, each arm at
@@ -19,9 +20,10 @@ its own rate (analyses/tuned_arms.py), ten seeds; four times the updates, at the
 Tests (chosen before looking; the smallest visible effect of ten seeds at a paired sd of 3 points is 3 points):
 
 - cdni-is-units, dni-is-units: N·δ and a zero start close at least half of the published variant's gap to bp (MLP, batches of 256).
-- cdni-reaches-bp, dni-reaches-bp: they come within two points of bp.
+- dni-reaches-bp (primary: what is left would be the units' too), cdni-reaches-bp: they come within two points of bp; with N = 32 too.
 - gap-grows-with-batch: the published cdni's gap to bp is larger at N = 256 than at 32, at equal updates.
-- law-batch, law-width, law-constant: the exponents 1 and 0, and the constant within a fifth.
+- law-batch, law-width, law-constant: the exponents 1 and 0, and the constant within a fifth; law-adam: the same after a step of Adam.
+- dni, cdni above untrained blocks: added after a look at the first arms.
 
     python -m analyses.synthetic_gradient_scale          # about 30 core-minutes; interrupted, it goes on
 """
@@ -37,8 +39,11 @@ from typing import Any, NamedTuple
 import torch
 
 from analyses.study import arguments, publish
-from analyses.tuned_arms import Arm, Bench, Tuned, accuracy_values
+from analyses.synthetic_gradient_figures import LengthRow, accuracy_figure, arm_rows, lengths_figure
+from analyses.tuned_arms import Arm, Bench, Tuned, accuracy_values, cpu_minutes, stored
+from analyses.verdicts import Test, report
 from gradlens.data.datasets import load
+from gradlens.reporting.style import save_figure
 from gradlens.training.config import make_config
 from gradlens.training.runs.build_state import build_state
 
@@ -52,6 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 PUBLISHED, OURS = "as published", "N·δ, zero start"
 UNTRAINED = "untrained blocks"
+TITLE = "With large batches the right units close most of DNI's gap; backpropagation is not reached"
 SHARED: dict[str, Any] = {"data": "digits", "epochs": 400, "steps": 400}
 MLP: dict[str, Any] = {"model": "mlp", "width": 64, "depth": 3}
 CNN: dict[str, Any] = {"model": "basic-cnn", "width": 8}
@@ -127,29 +133,90 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
     return float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
 
 
+FINAL, CONSTANT = "final test accuracy", "measured / predicted − 1"
+OF_N, OF_WIDTH = "exponent of N − law", "exponent of the width − law"
+LENGTHS, AFTER = "synthetic / true length, as published", "synthetic / true length, after a step of Adam from zero"
+FIRST = (("as published", 0), ("zero start", 1), ("N·δ, zero start", 1))  # variants, and the updates made before one looks
+EXPONENTS = {"as published": (1.0, 0.0), "zero start": (1.0, 1.5), "N·δ, zero start": (0.0, 1.5)}  # the law's, of N and of the width
+
+
 def law_values(rows: Sequence[Length]) -> dict[str, dict[str, list[float]]]:
-    """The exponents and the constant, one a seed, under the output block."""
-    found: dict[str, dict[str, list[float]]] = {"exponent of N": {}, "exponent of the width": {}, "measured / predicted": {}}
-    for model, (variant, updates) in product(("mlp", "basic-cnn"), ((PUBLISHED, 0), ("zero start", 1), (OURS, 1))):
-        group = f"{model}, {variant}, {updates} update{'s' * (updates != 1)}"
-        for seed in range(SEEDS):
-            top = max(r.interface for r in rows if r.model == model)
-            mine = [r for r in rows if (r.model, r.seed, r.variant, r.updates, r.interface) == (model, seed, variant, updates, top)]
-            over_n = [(r.batch, r.ratio) for r in mine if r.width == FIXED_WIDTH]
-            over_width = [(r.width, r.ratio) for r in mine if r.batch == FIXED_BATCH]
-            found["exponent of N"].setdefault(group, []).append(slope(over_n))
-            found["exponent of the width"].setdefault(group, []).append(slope(over_width))
-            if updates == 0:
-                share = math.exp(fmean(math.log(r.ratio / predicted(model, r.batch, 0)) for r in mine))
-                found["measured / predicted"].setdefault(group, []).append(share)
-    for below in (1, 2):
-        for seed in range(SEEDS):
-            mine = [r for r in rows if (r.model, r.seed, r.variant, r.interface) == ("mlp", seed, PUBLISHED, 2 - below)]
-            share = math.exp(fmean(math.log(r.ratio / predicted("mlp", r.batch, below)) for r in mine))
-            found["measured / predicted"].setdefault(f"mlp, {below} block{'s' * (below > 1)} lower", []).append(share)
+    """Distances from the law's exponents and constant, one a seed, under the output block and, of the constant, lower."""
+    names = OF_N, OF_WIDTH, CONSTANT
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in names}
+    for model, (variant, updates), seed in product(("mlp", "basic-cnn"), FIRST, range(SEEDS)):
+        here = [r for r in rows if (r.model, r.seed, r.variant, r.updates) == (model, seed, variant, updates)]
+        top = max(r.interface for r in here)
+        mine = [r for r in here if r.interface == top]
+        over_n = slope([(r.batch, r.ratio) for r in mine if r.width == FIXED_WIDTH])
+        over_width = slope([(r.width, r.ratio) for r in mine if r.batch == FIXED_BATCH])
+        group = f"{model}, {variant}"
+        for name, distance in zip(names, (over_n - EXPONENTS[variant][0], over_width - EXPONENTS[variant][1]), strict=False):
+            found[name].setdefault(group, []).append(distance)
+        for below in range(3 if (model, updates) == ("mlp", 0) else 1 if updates == 0 else 0):
+            lower = [math.log(r.ratio / predicted(model, r.batch, below)) for r in here if r.interface == top - below]
+            found[names[2]].setdefault(f"{model}, block {top + 1 - below}", []).append(math.exp(fmean(lower)) - 1)
     return found
 
 
+def length_rows(rows: Sequence[Length]) -> list[LengthRow]:
+    """Geometric means over seeds, beside the law."""
+    found = []
+    for key in dict.fromkeys(r._replace(seed=0, ratio=0.0) for r in rows):
+        ratios = [r.ratio for r in rows if r._replace(seed=0, ratio=0.0) == key]
+        below = 2 - key.interface
+        known = key.updates == 0 and (key.model == "mlp" or below == 0)
+        law = predicted(key.model, key.batch, below) if known else None
+        mean = math.exp(fmean(map(math.log, ratios)))
+        found.append(LengthRow(key.model, key.width, key.batch, below, key.updates, key.variant, mean, law, len(ratios)))
+    return found
+
+
+def _reaches(name: str, comparison: str, rule: str, primary_of: str = "") -> Test:
+    """With the units and the start mended, a rule comes within two points of bp."""
+    contrast = {f"{comparison}: {rule}, {OURS}": 1.0, f"{comparison}: bp": -1.0}
+    return Test(name, f"{comparison}: test accuracy, {rule} ({OURS}) − bp", FINAL, contrast, "points", at_least=-2, primary_of=primary_of)
+
+
+def _share(name: str, rule: str) -> Test:
+    """The units and the start close half of the gap or more."""
+    where = f"MLP, N = {LARGE}"
+    contrast = {f"{where}: {rule}, {OURS}": 1.0, f"{where}: {rule}, {PUBLISHED}": -0.5, f"{where}: bp": -0.5}
+    return Test(
+        name, f"{where}: {rule} ({OURS}) above the middle between {rule} as published and bp", FINAL, contrast, "points", at_least=0
+    )
+
+
+def _law(name: str, says: str, metric: str, group: str, within: float) -> Test:
+    return Test(name, says, metric, {group: 1.0}, "", within=within)
+
+
+HERE, THERE = f"MLP, N = {LARGE}", f"MLP, N = {SMALL}"
+TESTS: tuple[Test, ...] = (
+    _reaches("dni-reaches-bp", HERE, "dni", "scale"),
+    _reaches("cdni-reaches-bp", HERE, "cdni"),
+    *(_reaches(f"{rule}-reaches-bp-small", THERE, rule) for rule in RULES),
+    _share("dni-is-units", "dni"),
+    _share("cdni-is-units", "cdni"),
+    Test(
+        "gap-grows-with-batch", f"cdni as published: its distance to bp with N = {LARGE} − that with N = {SMALL}, equal updates", FINAL,
+        {f"{HERE}: bp": 1, f"{HERE}: cdni, {PUBLISHED}": -1, f"{THERE}: bp": -1, f"{THERE}: cdni, {PUBLISHED}": 1}, "points", at_least=0,
+    ),
+    *(
+        Test(
+            f"{rule}-above-untrained-{variant}", f"{HERE}: test accuracy, {rule} ({variant}) − untrained blocks", FINAL,
+            {f"{HERE}: {rule}, {variant}": 1, f"{HERE}: {UNTRAINED}": -1}, "points", at_least=0,
+        )
+        for rule, variant in product(RULES, (PUBLISHED, OURS))
+    ),
+    _law("law-batch", f"{LENGTHS}, MLP: exponent of N − 1", OF_N, "mlp, as published", 0.05),
+    _law("law-width", f"{LENGTHS}, MLP: exponent of the width", OF_WIDTH, "mlp, as published", 0.1),
+    _law("law-constant", f"{LENGTHS}, MLP, block 3: measured / predicted − 1", CONSTANT, "mlp, block 3", 0.2),
+    _law("law-constant-cnn", f"{LENGTHS}, BasicCNN, block 3: measured / predicted − 1", CONSTANT, "basic-cnn, block 3", 0.2),
+    _law("law-adam", f"{AFTER}, MLP: exponent of N − 1", OF_N, "mlp, zero start", 0.1),
+    _law("law-adam-units", f"{AFTER}, regressing N·δ, MLP: exponent of N", OF_N, "mlp, N·δ, zero start", 0.1),
+    _law("law-adam-width", f"{AFTER}, regressing N·δ, MLP: exponent of the width − 3/2", OF_WIDTH, "mlp, N·δ, zero start", 0.1),
+)  # fmt: skip
 COMPARISONS: tuple[tuple[str, dict[str, Any], tuple[str, ...], dict[str, Any]], ...] = (  # name, network, variants, other settings
     (f"MLP, N = {LARGE}", MLP, (PUBLISHED, OURS), {"batch_size": LARGE}),
     (f"MLP, N = {SMALL}", MLP, (PUBLISHED, OURS), {"batch_size": SMALL}),
@@ -182,15 +249,24 @@ def main() -> None:
     """Measure the lengths, train the arms, write figures/synthetic_gradient_scale."""
     args = arguments(__doc__ or "", data="digits", numbers={"comparisons": len(COMPARISONS)})
     print("about 30 core-minutes: lengths 1, then the comparisons: 6, 5, 5, 4 and 9", flush=True)
-    rows = list(measured())
-    bench = Bench({**SHARED, "data": args.data}, args.out / "synthetic_gradient_scale")
-    found = trained(bench, args.comparisons)
+    place, folder = args.out / "synthetic_gradient_scale", args.figures / "synthetic_gradient_scale"
+    rows = [Length(**row) for row in stored(place / "lengths.json", lambda: {"rows": [r._asdict() for r in measured()]})["rows"]]
+    found = trained(Bench({**SHARED, "data": args.data}, place), args.comparisons)
+    rates = {group: arm.rate for group, arm in found.items()}
     results = {
         "settings": {"shared": SHARED, "mlp": MLP, "cnn": CNN, "longer": LONGER, "seeds": SEEDS, "first_rate": FIRST_RATE},
         "values": {**law_values(rows), **accuracy_values(found)},
         "minutes": {group: arm.minutes() for group, arm in found.items()},
         "rates": {group: {"chosen": arm.rate, "held-out accuracy": arm.tried} for group, arm in found.items()},
+        "cpu_minutes": cpu_minutes(place),
     }
+    ratios, arms_ = length_rows(rows), arm_rows(accuracy_values(found)[FINAL], rates)
+    save_figure(lengths_figure(ratios, FIXED_WIDTH, FIXED_BATCH), ratios, folder, "lengths")
+    order = ("bp", UNTRAINED, *(f"{rule}, {variant}" for rule in RULES for variant in VARIANTS))
+    shown = list(dict.fromkeys(r.comparison for r in arms_ if "updates" not in r.comparison))
+    title, note = TITLE, f"digits, 400 updates of Adam, each arm at its own rate; mean and 95 % interval of {SEEDS} seeds"
+    save_figure(accuracy_figure(arms_, shown, order, title, note), arms_, folder, "accuracy")
+    report(TESTS, results)
     publish("synthetic_gradient_scale", [], args, results, figures=False)
 
 

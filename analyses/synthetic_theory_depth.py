@@ -213,7 +213,7 @@ def depth_rows(found: Sequence[Seen], alike: dict[str, list[list[float]]]) -> li
 
 @style.context(LOOK)
 def by_depth(rows: Sequence[DepthRow], title: str) -> Figure:
-    """Probe accuracy and likeness by layer, a line a net, named at its end."""
+    """Probe accuracy and likeness by layer, a line a net."""
     figure = Figure(figsize=(8.6, 3.6), layout="constrained")
     looks = dict(zip((*NETS, UNTRAINED), ((COLOURS[0], "o"), (COLOURS[5], "s"), (COLOURS[2], "^"), ("0.55", "D")), strict=True))
     names = {
@@ -229,7 +229,7 @@ def by_depth(rows: Sequence[DepthRow], title: str) -> Figure:
             ax.plot(x, [r.mean for r in mine], color=colour, marker=marker, markersize=4, linewidth=1.6, label=names.get(net, net))
             band(ax, x, [r.low for r in mine], [r.high for r in mine], colour, 0.15)
         ax.set(xlabel=f"layer, of {DEPTH}", ylabel=label, xticks=range(1, DEPTH + 1))
-    figure.axes[1].legend(loc="best", handlelength=1.6, fontsize=8.5)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, handlelength=1.6)
     head(
         figure,
         title,

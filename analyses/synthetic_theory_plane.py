@@ -207,8 +207,8 @@ def implied_gaps(rows: Sequence[GapRow]) -> Figure:
         x = [r.update for r in mine]
         ax.plot(x, [r.mean for r in mine], color=colour, marker=marker, markersize=4, linewidth=1.7)
         band(ax, x, [r.low for r in mine], [r.high for r in mine], colour, 0.2)
-        ax.annotate(f"{labelling} labels", (x[-1], mine[-1].mean), (8, 0), textcoords="offset points", color=colour, va="center")
-    ax.set(xscale="log", xlim=(0.8, 12_000), ylim=(0, None), xlabel="update", ylabel="gap, of the true loss's spread")
+        ax.annotate(f"{labelling} labels", (x[-1], mine[-1].mean), (8, 3), textcoords="offset points", color=colour, va="center")
+    ax.set(xscale="log", xlim=(0.8, 12_000), ylim=(-0.03, 1.15), xlabel="update", ylabel="gap, of the true loss's spread")
     head(
         figure,
         "The implied loss approaches the true one, and leaves it again where labels are separable",

@@ -97,6 +97,11 @@ def stored(file: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return content
 
 
+def cpu_minutes(folder: Path) -> float:
+    """What everything that is stored in a folder cost."""
+    return round(sum(float(read_json(file).get("seconds") or 0) for file in sorted(folder.glob("*.json"))) / 60, 1)
+
+
 def accuracy_values(found: Mapping[str, Tuned]) -> dict[str, dict[str, list[float]]]:
     """Final and best test accuracy, one a seed."""
     return {

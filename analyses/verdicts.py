@@ -96,6 +96,12 @@ def effects(test: Test, results: Results) -> list[float]:
     ]
 
 
+def measured(tests: Sequence[Test], results: Results) -> list[Test]:
+    """The tests whose groups all have values; a results file of a run of some groups alone decides these."""
+    values = results.get("values", {})
+    return [test for test in tests if all(values.get(test.metric, {}).get(group) for group in test.contrast)]
+
+
 def decide(tests: Sequence[Test], results: Results) -> list[Decided]:
     """Every test of a script beside what its results say, in the script's order."""
     values = [effects(test, results) for test in tests]

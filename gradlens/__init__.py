@@ -34,7 +34,6 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.analysis.representation_similarity import rdm as rdm
     from gradlens.analysis.representation_similarity import rdm_correlation as rdm_correlation
     from gradlens.analysis.representations import represent as represent
-    from gradlens.analysis.theory.conditional_dependence import ViewMixture as ViewMixture
     from gradlens.analysis.theory.conditional_dependence import conditional_dependence as conditional_dependence
     from gradlens.analysis.theory.layerwise_clustering import LayerwisePlan as LayerwisePlan
     from gradlens.analysis.theory.layerwise_clustering import layerwise_purities as layerwise_purities
@@ -45,6 +44,7 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.analysis.theory.synthetic_gradients import settle_synthesisers as settle_synthesisers
     from gradlens.analysis.theory.synthetic_gradients import small_pair as small_pair
     from gradlens.analysis.theory.synthetic_gradients import stationarity as stationarity
+    from gradlens.analysis.theory.view_mixture import ViewMixture as ViewMixture
     from gradlens.data.hierarchical_digits import draw as draw_hierarchical_digits
     from gradlens.data.split import Split as Split
     from gradlens.gradients.alignment import cosine as cosine
@@ -55,11 +55,11 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.gradients.lens import Lens as Lens
     from gradlens.gradients.lightning import LensCallback as LensCallback
     from gradlens.gradients.method import Method as Method
-    from gradlens.gradients.method import Signal as Signal
-    from gradlens.gradients.method import Update as Update
-    from gradlens.gradients.method import relay as relay
-    from gradlens.gradients.method import top_signal as top_signal
     from gradlens.gradients.network_info import NetworkInfo as NetworkInfo
+    from gradlens.gradients.signal import Signal as Signal
+    from gradlens.gradients.signal import Update as Update
+    from gradlens.gradients.signal import relay as relay
+    from gradlens.gradients.signal import top_signal as top_signal
     from gradlens.methods import METHODS as METHODS
     from gradlens.models.spec import ModelSpec as ModelSpec
     from gradlens.reporting.console import comparison_table as comparison_table
@@ -144,10 +144,10 @@ _HOME = {  # public name -> where it is defined
     "NetworkInfo": "gradlens.gradients.network_info:NetworkInfo",
     "Pass": "gradlens.gradients.block_pass:Pass",
     "RunContext": "gradlens.training.context:RunContext",
-    "Signal": "gradlens.gradients.method:Signal",
+    "Signal": "gradlens.gradients.signal:Signal",
     "Split": "gradlens.data.split:Split",
-    "Update": "gradlens.gradients.method:Update",
-    "ViewMixture": "gradlens.analysis.theory.conditional_dependence:ViewMixture",
+    "Update": "gradlens.gradients.signal:Update",
+    "ViewMixture": "gradlens.analysis.theory.view_mixture:ViewMixture",
     "certify_separability": "gradlens.analysis.linear_separability:certify_separability",
     "check_method": "gradlens.training.checks.check_method:check_method",
     "cka_matrix": "gradlens.analysis.network_similarity:cka_matrix",
@@ -173,13 +173,13 @@ _HOME = {  # public name -> where it is defined
     "probe_module": "gradlens.analysis.linear_probe:probe_module",
     "rdm": "gradlens.analysis.representation_similarity:rdm",
     "rdm_correlation": "gradlens.analysis.representation_similarity:rdm_correlation",
-    "relay": "gradlens.gradients.method:relay",
+    "relay": "gradlens.gradients.signal:relay",
     "represent": "gradlens.analysis.representations:represent",
     "seeded": "gradlens.runtime.rng:seeded",
     "settle_synthesisers": "gradlens.analysis.theory.synthetic_gradients:settle_synthesisers",
     "small_pair": "gradlens.analysis.theory.synthetic_gradients:small_pair",
     "stationarity": "gradlens.analysis.theory.synthetic_gradients:stationarity",
-    "top_signal": "gradlens.gradients.method:top_signal",
+    "top_signal": "gradlens.gradients.signal:top_signal",
     "train_run": "gradlens.training.runs.train_run:train_run",
 }
 _RENAMED = {"Place": "RunContext", "Plan": "ModelSpec", "Net": "NetworkInfo"}  # names of 0.1.0

@@ -183,4 +183,4 @@ def test_a_setting_is_added_in_one_file(tmp_path):
     plain, unsaid, two, three = said["names"]
     assert plain == unsaid == make_config().run_name()
     assert len({plain, two, three}) == 3
-    assert touched(package) == {"training/config.py", "cli/settings.py"}
+    assert touched(package) == {"training/setting_groups.py", "cli/settings.py"}

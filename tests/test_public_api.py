@@ -45,7 +45,7 @@ def test_names_of_the_first_version_are_answered_with_the_new_one():
         _ = gradlens.Plaice
 
 
-def test_documents_import_only_what_is_exported():
+def test_pages_import_only_what_is_exported():
     named = set()
     made = {"changelog.md", "gallery.md", "contributing.md", "rules", "reference"}  # by tools.docs
     pages = [p for p in (ROOT / "docs").rglob("*.md") if not made & set(p.relative_to(ROOT).parts)]

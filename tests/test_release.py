@@ -66,7 +66,7 @@ def test_every_python_that_is_named_is_tested_and_none_below_the_least():
     assert lowest["with"]["python-version"] == named[0]
 
 
-def test_the_licence_is_said_once():
+def test_the_licence_is_stated_once():
     """By its SPDX name: indexes refuse a classifier beside it."""
     assert PROJECT["license"] == "MIT"
     assert not [c for c in PROJECT["classifiers"] if c.startswith("License")]

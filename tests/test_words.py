@@ -1,6 +1,7 @@
 """What users read is in the field's standard terms: no docstring, comment or message has the words that version 0.1.0 used for them.
 
-A room or page is added by a line in ``ROOMS`` or ``PAGES``; a word that is right where it stands is named in ``RIGHT``.
+A room, folder of tools or page is added by a line in ``ROOMS``, ``TOOLS`` or ``PAGES``; a word that is right where it stands is
+named in ``RIGHT``.
 """
 
 import ast
@@ -12,12 +13,18 @@ from pathlib import Path
 import pytest
 
 from gradlens.models.zoo import MODELS
+from gradlens.training.checks.method_checks import METHOD_CHECKS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROOMS = ("gradients", "methods", "models", "data", "runtime", "training", "analysis", "reporting", "cli")
+TOOLS = ("tools",)  # folders of the checkout whose Python files are read, docstrings of pages that they write too
 WRITTEN = ("changelog.md", "gallery.md", "contributing.md", "rules", "reference")  # by tools.docs, from what is read elsewhere
 PAGES = (
     "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "gradlens/reporting/html/template/report.html.j2",
+    "gradlens/reporting/html/template/overview.html.j2",
     *(
         path.relative_to(REPOSITORY).as_posix()
         for path in sorted((REPOSITORY / "docs").rglob("*.md"))
@@ -88,10 +95,12 @@ def files(place):
     root = REPOSITORY / "gradlens"
     if place in ROOMS:
         return [(path, path.relative_to(root).as_posix()) for path in sorted((root / place).rglob("*.py"))]
+    if place in TOOLS:
+        return [(path, path.relative_to(REPOSITORY).as_posix()) for path in sorted((REPOSITORY / place).rglob("*.py"))]
     return [(REPOSITORY / place, place)]
 
 
-@pytest.mark.parametrize("place", [*ROOMS, *PAGES])
+@pytest.mark.parametrize("place", [*ROOMS, *TOOLS, *PAGES])
 def test_what_users_read_is_in_standard_terms(place):
     found = [sentence for path, name in files(place) for sentence in found_in(path, name)]
     assert not found, "\n".join(found)
@@ -120,14 +129,31 @@ def test_the_old_words_are_found_in_docstrings_comments_and_messages(tmp_path):
     assert len(list(found_in(tmp_path / "page.md", "page.md"))) == 2
 
 
-@pytest.mark.parametrize("room", ROOMS[:5])  # in the others checks are named by what they require
-def test_a_function_says_what_it_does_before_anything_else(room):
+# first lines that are printed as they are: `gradlens list models` shows what a builder builds, `gradlens check` what a check requires
+PRINTED = {*(build.__name__ for build in MODELS.values() if hasattr(build, "__name__")), "vgg"}
+PRINTED |= {check.__name__ for check in METHOD_CHECKS.values()}
+NOUN = re.compile(
+    r"(?:The|A|An|What|Whether|Which|How|Where|Why|Who|Of|All|Its|Their|With|As|This|That|These|No|Nats|Names|Copies|Updates|Some|One|Two|If)"
+    r"(?:\s|$)|\[|``|\(|[a-z]"
+)
+
+
+def functions(tree):
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_first_line_of_a_function_is_imperative(room):
     """The first line of a function's docstring begins with a verb: none of the ways in which a noun phrase or a clause begins."""
-    builders = {*(getattr(build, "__name__", "") for build in MODELS.values()), "vgg"}  # `gradlens list models` prints what they build
-    noun = re.compile(r"(?:The|A|An|What|Whether|Which|How|Where|Why|Who|Of|All|Its|Their|With|\[|``)(?:\s|$)|\[|``")
     wrong = []
     for path, name in files(room):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef) and (said := ast.get_docstring(node)) and noun.match(said) and node.name not in builders:
-                wrong.append(f"{name}:{node.lineno}: {said.splitlines()[0]}")
+        for node in functions(ast.parse(path.read_text(encoding="utf-8"))):
+            if (text := ast.get_docstring(node)) and NOUN.match(text) and node.name not in PRINTED:
+                wrong.append(f"{name}:{node.lineno}: {text.splitlines()[0]}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("line", ["Whether it is.", "[N] bool.", "``depth`` blocks.", "h [N] -> [N].", "As :meth:`learn`.", "Of it."])
+def test_noun_phrases_are_found(line):
+    assert NOUN.match(line)
+    assert not NOUN.match(f"Return {line}")

@@ -51,7 +51,7 @@ def add_data_set(package):
 def add_setting(package):
     """Add the setting of the page behind ``warmup``."""
     (code,) = code_in("CONTRIBUTING.md", "setting: tests/test_contributing.py runs this")
-    file = package / "training" / "config.py"
+    file = package / "training" / "setting_groups.py"
     before, warmup, after = file.read_text(encoding="utf-8").partition("    warmup: int = setting(")
     line, _, rest = after.partition("\n")
     file.write_text(f"{before}{warmup}{line}\n{code}{rest}", encoding="utf-8")

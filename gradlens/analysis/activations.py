@@ -117,6 +117,9 @@ def freeze_module(model: nn.Module, layers: Sequence[str] | None = None, to_inpu
             about layers that give sequences, tuples or other than float numbers: :class:`gradlens.analysis.layer_outputs.LayerOutputs`.
         to_input: from what :func:`collect_activations` is given to what the model reads.
 
+    Returns:
+        the module with its layers' names, for :func:`collect_activations`, ``cka_matrix`` and ``represent``.
+
     Raises:
         InputError: a path that is no module of the model (the message lists the known ones).
 

@@ -84,7 +84,7 @@ class Diagnosis(NamedTuple):
 
     @property
     def wrong(self) -> bool:
-        """Whether anything is wrong; things to watch do not count."""
+        """Return whether anything is wrong; things to watch do not count."""
         return any(finding.severity == WRONG for finding in self.findings)
 
 

@@ -44,7 +44,7 @@ class RunView:
 
     @cached_property
     def series(self) -> dict[tuple[str, str, str], Series]:
-        """(layer, kind, quantity) -> what was recorded of it, bottom layer first; what was measured later is left out."""
+        """Group the recorded rows by (layer, kind, quantity), first layer first; what was measured later is left out."""
         found: dict[tuple[str, str, str], Series] = {}
         for row in self.run.gradients:
             found.setdefault((row.layer, row.kind, row.quantity), []).append((row.step, row.value))
@@ -56,7 +56,7 @@ class RunView:
 
     @cached_property
     def blocks(self) -> list[str]:
-        """The blocks that were measured, bottom first."""
+        """List the blocks that were measured, first to last."""
         return list(self.of("parameters", "norm"))
 
     def evaluated(self) -> list[Metric]:
@@ -85,22 +85,22 @@ class RunView:
 
     @property
     def untrained(self) -> bool:
-        """The control of no epochs: nothing was to be learned."""
+        """Return whether the run is the control of no epochs, in which nothing is learned."""
         return self.run.config.epochs == 0
 
     @property
     def synthetic(self) -> bool:
-        """Whether blocks' gradients come from synthesisers."""
+        """Return whether blocks' gradients come from synthesisers."""
         return "synth_explained_variance" in self.run.config.rule.method_quantities
 
     @property
     def depends_on(self) -> frozenset[str]:
-        """What the rule's blocks depend on."""
+        """Return what the rule's blocks depend on."""
         return self.run.config.rule.depends_on
 
     @cached_property
     def classes(self) -> int:
-        """Number of classes of the run's data."""
+        """Return the number of classes of the run's data."""
         try:
             return self.run.num_classes
         except (InputError, IndexError) as error:

@@ -109,7 +109,7 @@ def label_information(h: Tensor, y: Tensor, held_h: Tensor, held_y: Tensor, clas
     """Train a head on frozen activations; I(h, y) ≥ H(y) − E[−log q(y|h)], in bits (Barber & Agakov 2003; with it InfoPro's I(h, y)).
 
     The head is 3×3 conv–BN–ReLU, 2×2, BN, linear on activations with space, linear on others. Nothing is clipped: below zero the head is
-    surer than it has reason to be (it overfits), and the bound is empty.
+    over-confident (it overfits), and the bound is empty.
 
     Args:
         h: activations [N, *shape].

@@ -100,10 +100,10 @@ def errors(
         count += float(found.dropped.sum())
         pixels += found.dropped.numel()
     sums /= count * test.images.shape[1]
-    said = {}
+    record = {}
     for name, (l1, l2) in zip(("network", "mean_patch"), sums.tolist(), strict=True):
-        said[name] = {"l1": l1, "l2": l2, "psnr": -10 * math.log10(l2) if l2 > 0 else math.inf}
-    return {**said, "dropped": count / pixels}
+        record[name] = {"l1": l1, "l2": l2, "psnr": -10 * math.log10(l2) if l2 > 0 else math.inf}
+    return {**record, "dropped": count / pixels}
 
 
 def drops_no_pixels(run: Run) -> str | None:

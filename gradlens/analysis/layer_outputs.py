@@ -79,7 +79,7 @@ class LayerOutputs:
         for name, h in outputs.items():
             axis = self._axes[name]
             if h.ndim <= axis or h.shape[axis] != n:
-                raise InputError(f"{_said(name)} gives {list(h.shape)} for {n} inputs: axis {axis} should count them")
+                raise InputError(f"{_layer_text(name)} gives {list(h.shape)} for {n} inputs: axis {axis} should count them")
             h = h.movedim(axis, 0)
             yield h[:, None] if h.ndim == 1 else h
 
@@ -98,7 +98,7 @@ class LayerOutputs:
             return {name: _numbers(name, _named(name, lens.activations)) for name in self.names}
 
 
-def _said(name: str) -> str:
+def _layer_text(name: str) -> str:
     return name or "the model itself"
 
 
@@ -106,16 +106,18 @@ def _named(name: str, outputs: Mapping[str, Tensor]) -> Tensor:
     """Return the tensor of that name, or the only one in the container of that name."""
     inside = [name] if name in outputs else [label for label in outputs if label.startswith(f"{name}[")]
     if len(inside) > 1:
-        raise InputError(f"{_said(name)} gives {len(inside)} tensors: name one of them, {', '.join(inside)}")
+        raise InputError(f"{_layer_text(name)} gives {len(inside)} tensors: name one of them, {', '.join(inside)}")
     if not inside:
-        raise InputError(f"{_said(name)} was not called in this model's forward pass, or gave no tensor: name layers that give one")
+        raise InputError(f"{_layer_text(name)} was not called in this model's forward pass, or gave no tensor: name layers that give one")
     return outputs[inside[0]]
 
 
 def _numbers(name: str, h: Tensor) -> Tensor:
     """Return a plain tensor of float32 or float64."""
     if h.is_nested:
-        raise InputError(f"{_said(name)} gives sequences of different lengths (a nested tensor), which have no one number of features")
+        raise InputError(
+            f"{_layer_text(name)} gives sequences of different lengths (a nested tensor), which have no one number of features"
+        )
     h = h.dequantize() if h.is_quantized else h
     h = h if h.layout == torch.strided else h.to_dense()
     h = torch.view_as_real(h.resolve_conj()) if h.is_complex() else h
@@ -126,6 +128,6 @@ def _axis(name: str, shape: Sequence[int], n: int, other: Sequence[int], m: int)
     """Return the axis that counts the inputs: it was n long for n of them and m for m, and no other axis changed."""
     changed = [axis for axis, (a, b) in enumerate(zip(shape, other, strict=False)) if a != b]
     if len(shape) != len(other) or len(changed) != 1 or (shape[changed[0]], other[changed[0]]) != (n, m):
-        said = f"{_said(name)} gives {list(shape)} for {n} inputs and {list(other)} for {m}"
-        raise InputError(f"{said}: one axis must count the inputs and the others must not depend on them")
+        shapes = f"{_layer_text(name)} gives {list(shape)} for {n} inputs and {list(other)} for {m}"
+        raise InputError(f"{shapes}: one axis must count the inputs and the others must not depend on them")
     return changed[0]

@@ -161,6 +161,9 @@ def probe_module(
         seed: of the order and the permuted labels.
         progress: called with (done, in all, what).
 
+    Returns:
+        for each layer its rows: a mapping from column to value.
+
     Raises:
         InputError: an unknown layer or one that cannot be read (named), labels that do not fit, and as :func:`probe_network`.
 

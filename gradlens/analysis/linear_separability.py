@@ -141,6 +141,10 @@ def certify_separability(x: Tensor, y: Tensor, classes: int | None = None, secon
         seconds: after about so long the best interval found is returned.
         tolerance: a separator's margin is improved until it is within this share of the bound on all margins, where time allows.
 
+    Returns:
+        the verdict (separable, not separable, undecided) and its proof: a separator W [classes, d + 1] with its margin, or a witness
+        [n, classes]; both can be checked.
+
     Raises:
         InputError: shapes that do not fit, numbers that are not finite, one class only, fewer points than classes.
 

@@ -71,7 +71,7 @@ class LogisticProbe:
 
     @property
     def bound(self) -> float:
-        """Nats by which the objective can be above its minimum at most: ‖∇F‖² / (2 l2)."""
+        """Bound by how many nats the objective is above its minimum: at most ‖∇F‖² / (2 l2)."""
         return self.gradient_norm**2 / (2 * self.l2)
 
     def scores(self, x: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ class Fitting:
 
     @cached_property
     def curvature(self) -> Nystrom:
-        """XᵀX / n, approximately."""
+        """Approximate XᵀX / n."""
         return Nystrom.of(self.x)
 
     def _certified(self, l2: float, before: int) -> LogisticProbe:
@@ -321,6 +321,9 @@ def fit_logistic_regression(
         classes: how many there are; default: the largest label + 1. Those without a point are never answered.
         tolerance: nats that may be missing to the minimum, by the bound.
         most: passes over the data.
+
+    Returns:
+        the weights [classes, d] and biases [classes], the loss, and a bound on how far its objective is above the minimum.
 
     Raises:
         InputError: shapes that do not fit, NaN or infinite features, labels out of range, one class only, fewer points than classes,

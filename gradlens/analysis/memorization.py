@@ -136,7 +136,7 @@ class Noise(NamedTuple):
 
     @property
     def changed(self) -> Tensor:
-        """[N] bool: the noise gave the image another label. One that was drawn again as it was is a clean one for any learner."""
+        """Return [N] bool: whether the noise gave the image another label; one that was drawn again as it was is clean for any learner."""
         return self.given != self.true
 
 
@@ -165,7 +165,7 @@ def _networks_own(run: Run, data: Data, noise: Noise, context: RunContext) -> tu
 
 def memorization_protocol(run: Run) -> dict[str, Any]:
     """Return what the numbers are, beside them."""
-    said: dict[str, Any] = {
+    protocol: dict[str, Any] = {
         "accuracy": "of the training images in eval mode, without augmentation, before the first and after each epoch",
         "labels": f"replaced with probability {run.config.data.label_noise:g} by a uniform draw over all classes, once for all",
         "area": "trapezoids over epochs, divided by the epochs: the mean accuracy",
@@ -173,7 +173,7 @@ def memorization_protocol(run: Run) -> dict[str, Any]:
         "corrupted": "training images whose label the noise changed, by the label given and by the true one; clean: the other ones",
         "label_noise": run.config.data.label_noise, "label_hash": run.info.get("label_hash"), "updates": run.summary.get("updates"),
     }  # fmt: skip
-    return {**said, "probe": noisy_probe_protocol()} if _is_partial(run) else said
+    return {**protocol, "probe": noisy_probe_protocol()} if _is_partial(run) else protocol
 
 
 def _is_partial(run: Run) -> bool:

@@ -85,6 +85,9 @@ def cka_matrix(a: FrozenModel, b: FrozenModel, shown: Split, unbiased: bool = Tr
         unbiased: by HSIC₁.
         batch: HSICs are averaged over batches of at most so many images; each batch's Gram matrices are [batch, batch].
 
+    Returns:
+        [blocks of a, blocks of b] float32, first blocks first; NaN where a block is constant.
+
     Raises:
         InputError: see :func:`signature`.
 

@@ -73,7 +73,7 @@ class ProbeFeatures(NamedTuple):
 
     @property
     def fitted(self) -> int:
-        """How many training images l2 is not chosen on."""
+        """Count the training images that l2 is not chosen on."""
         return len(self.y) - len(self.y) // HELD_OUT
 
     def digest(self) -> str:

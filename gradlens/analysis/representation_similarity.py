@@ -175,9 +175,16 @@ def rdm(x: Tensor, y: Tensor | None = None) -> Tensor:
 
 
 def rdm_correlation(a: Tensor, b: Tensor) -> float:
-    """Return Spearman's rank correlation of two dissimilarity matrices' entries above the diagonal; NaN where one has no variance.
+    """Compute Spearman's rank correlation of two dissimilarity matrices' entries above the diagonal.
 
     Pairs of samples without a number in one of them are left out. Entries that differ by rounding only (12 digits are equal) are ties.
+
+    Args:
+        a: [N, N], from :func:`rdm`.
+        b: [N, N], of the same samples in the same order.
+
+    Returns:
+        the correlation, from −1 to 1; NaN where the entries of one matrix are all equal, or fewer than two pairs are left.
 
     Raises:
         InputError: matrices of different sizes.
@@ -221,7 +228,15 @@ def spectrum(x: Tensor) -> Tensor:
 
 
 def effective_rank(singular: Tensor) -> float:
-    """Compute exp of the entropy of σ/Σσ (Roy & Vetterli 2007), from 1 to how many are not 0: r for r equal ones; 0 where all are zero."""
+    """Compute the effective rank exp(H(σ / Σσ)) of singular values σ, H the entropy (Roy & Vetterli 2007).
+
+    Args:
+        singular: [k] singular values, 0 or more, such as those of centred features.
+
+    Returns:
+        from 1 to the number of values that are not 0: r for r equal ones; 0 where all are zero.
+
+    """
     count = int((singular > 0).sum())
     if not count:
         return 0.0
@@ -230,7 +245,15 @@ def effective_rank(singular: Tensor) -> float:
 
 
 def participation_ratio(singular: Tensor) -> float:
-    """Return (Σσ²)² / Σσ⁴: over how many directions the variance is spread, from 1 to their count; 0 where there is none."""
+    """Compute the participation ratio (Σσ²)² / Σσ⁴ of singular values σ: over how many directions the variance is spread.
+
+    Args:
+        singular: [k] singular values, 0 or more, such as those of centred features.
+
+    Returns:
+        from 1 to the number of values that are not 0; 0 where all are zero.
+
+    """
     count = int((singular > 0).sum())
     if not count:
         return 0.0
@@ -248,6 +271,9 @@ def fisher_ratio(x: Tensor, y: Tensor, classes: int | None = None) -> float:
         x: features [N, d].
         y: labels [N].
         classes: how many classes there are meant to be; None: those that occur.
+
+    Returns:
+        the ratio, 0 or more; infinite where each class is one point, NaN where all samples are.
 
     Raises:
         InputError: one class only, fewer samples than classes, numbers that are not finite.

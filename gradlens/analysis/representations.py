@@ -142,6 +142,9 @@ def represent(
         options: what to measure.
         known: numbers by the digest of the activations they were computed from; read and added to.
 
+    Yields:
+        for each block, first to last: its row, a mapping from column to value, and the activations [held-out images, d].
+
     Raises:
         InputError: an unknown block, one that gives NaN or infinite numbers (named), one class only.
 

@@ -181,11 +181,11 @@ class _Probe:
     def __init__(self, method: Method, step: Step) -> None:
         self.method, self.step = method, step
         self.passes = {p.k: p for p in step.passes}
-        self.plain = {k: self._asked(k) for k in step.updates}
+        self.plain = {k: self._again(k) for k in step.updates}
 
     # -------------------------------------------------------------------------------------------------- second calls
 
-    def _asked(self, k: int, passes: Mapping[int, Pass] | None = None, received: tuple[Tensor, ...] | None = None) -> dict[str, Tensor]:
+    def _again(self, k: int, passes: Mapping[int, Pass] | None = None, received: tuple[Tensor, ...] | None = None) -> dict[str, Tensor]:
         """Return block k's error signal ("delta"), loss ("loss") and gradients of the rule's own modules, by name."""
         update, passes = self.step.updates[k], passes or self.passes
         received = update.received if received is None else received
@@ -195,9 +195,9 @@ class _Probe:
         named = {"delta": signal.delta, "loss": signal.loss, **signal.aux_grads, **learned}
         return {name: t.detach().clone() for name, t in named.items() if t is not None}
 
-    def _changed(self, k: int, **asked: Any) -> set[str]:
+    def _changed(self, k: int, **changes: Any) -> set[str]:
         """List the names of block k's outputs that change with these arguments."""
-        before, after = self.plain[k], self._asked(k, **asked)
+        before, after = self.plain[k], self._again(k, **changes)
         return {name for name, t in before.items() if name not in after or not torch.equal(t, after[name])}
 
     def _with_pass(self, k: int, **fields: Any) -> dict[int, Pass]:

@@ -15,7 +15,7 @@ from gradlens.analysis.of_runs.interface import Analysis, AnalysisWithTraining, 
 from gradlens.analysis.of_runs.registry import ANALYSES
 from gradlens.cli.options import data_given, default_help, with_flags
 from gradlens.cli.output import FigureFormat, Output, TableFormat, figure_formats
-from gradlens.cli.run_arguments import IN_COMPARISON, figure_folder, home, list_figures, runs_given, say_aside, say_reused
+from gradlens.cli.run_arguments import IN_COMPARISON, figure_folder, home, list_figures, notice, notice_reused, runs_given
 from gradlens.cli.settings import DATASETS, RULES_READ
 from gradlens.runtime.terminal import say, shell_command
 
@@ -80,8 +80,8 @@ def _flag(field: dataclasses.Field[Any], type_: Any, full: Any) -> inspect.Param
     forms = f"--{name}/--no-{name}" if field.default is True else f"--{name}"
     repeatable = field.default == ()
     if full not in (None, field.default):
-        said = f"{field.metadata['help']} (default {field.default}, with --full {full})"
-        return _parameter(field.name, type_ | None, typer.Option(forms, help=said, min=field.metadata["least"], show_default=False), None)
+        text = f"{field.metadata['help']} (default {field.default}, with --full {full})"
+        return _parameter(field.name, type_ | None, typer.Option(forms, help=text, min=field.metadata["least"], show_default=False), None)
     info = typer.Option(forms, help=field.metadata["help"], min=field.metadata["least"])
     return _parameter(field.name, list[str] | None if repeatable else type_, info, None if repeatable else field.default)
 
@@ -119,9 +119,9 @@ def add_command(analysis: Analysis) -> None:
         quiet, context = given.pop("quiet", False), set_up_process(given)
         runs = [load_run(path, data) for path in run_dirs]
         folder = figure_folder(runs, out, typed["overwrite"] if "overwrite" in fields else typed.pop("overwrite"))
-        said = {name: tuple(v or ()) if fields[name].default == () else v for name, v in typed.items()}
-        said = {name: v for name, v in said.items() if v is not None}
-        options = dataclasses.replace(analysis.full if full else analysis.Options(), **said)
+        values = {name: tuple(v or ()) if fields[name].default == () else v for name, v in typed.items()}
+        values = {name: v for name, v in values.items() if v is not None}
+        options = dataclasses.replace(analysis.full if full else analysis.Options(), **values)
         with Display(quiet, len(runs)) as display:
             results = analysis.analyse(runs, context, options, display.count, _aside)
         _shown(analysis, runs, results, folder, form, figure_format)
@@ -166,7 +166,7 @@ def add_command_with_training(analysis: AnalysisWithTraining) -> None:
             raise InputError(f"--run-name names one run; {analysis.command} makes several: --out names their folder")
         methods, paths = methods_and_runs(what or analysis.default_methods())
         moved = None if given.get("data") in DATASETS else given.get("data")
-        read = [load_run(path, moved) for path in runs_of(paths, say_aside)]
+        read = [load_run(path, moved) for path in runs_of(paths, notice)]
         analysis.check_required(read)
         smaller, settings = partial(with_smaller_batch, context=context), analysis.settings(given)
         groups = configs_of(methods, settings, context, with_default_batch=smaller) if methods else []
@@ -182,9 +182,9 @@ def add_command_with_training(analysis: AnalysisWithTraining) -> None:
         missing = [config for config in configs if config not in known]
         with Display(quiet, len(missing)) as display:
             runs = read + train_or_reuse(
-                missing, context, lambda c: display.watch(f"{c.method} seed {c.seed}", c.epochs), reused=say_reused
+                missing, context, lambda c: display.watch(f"{c.method} seed {c.seed}", c.epochs), reused=notice_reused
             )
-            results = analysis.analyse(runs, context, watch=display.count, say=_aside)
+            results = analysis.analyse(runs, context, watch=display.count, notify=_aside)
         _shown(analysis, runs, results, folder, form, figure_format)
 
     named = _parameter(

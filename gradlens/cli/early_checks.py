@@ -13,7 +13,7 @@ from typing import Any
 from gradlens._version import PACKAGE
 from gradlens.cli.flags import REGISTRIES, digest
 from gradlens.cli.settings import DATASETS, DIGESTS, IN_CONFIG, METHODS, MODELS, OPTIONS, OTHER_NAMES, QUANTITIES, SETTINGS
-from gradlens.data.folder_listing import must_be_folder
+from gradlens.data.folder_listing import must_be_folder, unknown_data_set
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.paths import is_there
 from gradlens.runtime.progress import no_progress
@@ -31,7 +31,7 @@ def is_current(kind: str) -> bool:
     return all(digest(file) == DIGESTS.get(file) for file in REGISTRIES[kind])
 
 
-def _is_in_a_file(name: str) -> bool:
+def is_in_a_file(name: str) -> bool:
     """Return whether a word names something in a Python file, or a file whose name was forgotten."""
     return name.partition(":")[0].endswith(".py")
 
@@ -67,7 +67,7 @@ def check_given(rules: Sequence[str], given: Mapping[str, Any], *, or_runs: bool
         _check_rule(name, own, or_runs)
     check_choices(given, own)
     typed = rules or [name for name in (file.get("method"),) if isinstance(name, str)]
-    if not any(name in own or _is_in_a_file(name) for name in typed):
+    if not any(name in own or is_in_a_file(name) for name in typed):
         _check_options(given.get("set", ()), [name for name in typed if name in METHODS])
     for flag in ("init_from", "teacher"):
         if flag in given:
@@ -91,7 +91,7 @@ def _check_file(file: Mapping[str, Any]) -> None:
 
 
 def _check_rule(name: str, own: Collection[str], or_runs: bool) -> None:
-    if name in METHODS or name in own or _is_in_a_file(name):
+    if name in METHODS or name in own or is_in_a_file(name):
         return
     if or_runs and (is_there(name) or Path(name).name != name):
         runs_of([name], no_progress)
@@ -124,11 +124,11 @@ def _check_options(pairs: Sequence[str], rules: Sequence[str]) -> None:
             if not _is_elsewhere(rule) and is_current("methods"):
                 raise unknown("method", rule, METHODS, others=OTHER_NAMES)
             continue
-        asked = [rule] if dot else rules or METHODS
-        known = list(dict.fromkeys(one for name in asked for one in OPTIONS[name]))
+        rules_meant = [rule] if dot else rules or METHODS
+        known = list(dict.fromkeys(one for name in rules_meant for one in OPTIONS[name]))
         if option not in known and not _in_a_rule(rf"(?m)^ +{re.escape(option)}: "):
-            what = f"option of {', '.join(asked)}" if dot or rules else "option"
-            raise unknown(what, option, known, "gradlens list methods")
+            what, of = (f"option of {', '.join(rules_meant)}", " ".join(rules_meant)) if dot or rules else ("option", "NAME")
+            raise unknown(what, option, known, f"gradlens list methods {of}")
 
 
 def check_choices(settings: Mapping[str, Any], own: Collection[str] = ()) -> None:
@@ -150,16 +150,16 @@ def check_choices(settings: Mapping[str, Any], own: Collection[str] = ()) -> Non
         if name == "data":
             if not _is_elsewhere(text):
                 if is_current("data"):
-                    raise unknown("data set", text, DATASETS)
-            elif not _is_in_a_file(text) and not text.endswith(".npz"):
+                    raise unknown_data_set(text, DATASETS)
+            elif not is_in_a_file(text) and not text.endswith(".npz"):
                 must_be_folder(text)
         elif name == "model":
             if text not in own and not _is_elsewhere(text) and is_current("models"):
                 raise unknown("model", text, MODELS)
         elif is_current("settings"):
             named = flag.name.replace("-", " ") if flag.type is str else "value"
-            said = unknown(named, text, flag.choices, "gradlens train --help")
-            raise said if flag.type is str else InputError(f"--{flag.name}: {said}")
+            refusal = unknown(named, text, flag.choices, "gradlens train --help")
+            raise refusal if flag.type is str else InputError(f"--{flag.name}: {refusal}")
 
 
 # ----------------------------------------------------------------------------------------------- of single commands
@@ -229,8 +229,8 @@ def only_place(name: str | None) -> str | None:
         return None
     if name in DATASETS:
         raise InputError(f"--data {name}: a named data set has no path that changes; set --data-dir to the folder of its files")
-    if not (_is_in_a_file(name) or name.endswith(".npz")):
+    if not (is_in_a_file(name) or name.endswith(".npz")):
         must_be_folder(name)
-    elif not is_there(name.rpartition(":")[0] if _is_in_a_file(name) and ":" in name else name):
+    elif not is_there(name.rpartition(":")[0] if is_in_a_file(name) and ":" in name else name):
         raise InputError(f"--data {name}: there is no such file")
     return name

@@ -63,7 +63,7 @@ REGISTRIES = {  # where the names of each kind stand, in files of the package
     "models": ("models/zoo.py",),
     "data": ("data/datasets.py",),
     "quantities": ("gradients/alignment.py", "gradients/diagnostics.py"),
-    "settings": ("training/config.py", "models/spec.py", "gradients/losses.py", "data/transforms.py"),
+    "settings": ("training/config.py", "training/setting_groups.py", "models/spec.py", "gradients/losses.py", "data/transforms.py"),
 }
 
 

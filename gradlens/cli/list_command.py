@@ -18,19 +18,21 @@ listed = typer.Typer()
 @with_flags("threads", "quiet")
 def list_(
     what: Annotated[str, typer.Argument(metavar="methods|models|data|quantities", help="what to list")],
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="only these; of a method all details")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="only these; of a method, or FILE.py:Class, all details")
+    ] = None,
     long: Annotated[bool, typer.Option("--long", help="methods: measure each one's locking and cost card on this machine")] = False,
     full: Annotated[bool, typer.Option("--full", help="with --long: three rounds of measuring instead of one")] = False,
     form: TableFormat = "text",
     *,
     given: dict[str, Any],
 ) -> None:
-    """List methods (of a NAME its equation, options, paper and locks), models, data sets, quantities."""
+    """List methods (of a NAME or FILE.py:Class its equation, options, paper and locks), models, data sets, quantities."""
     from gradlens.cli.listing import check_long, details, listing, must_be_listed
 
     output = Output(form)
     if long or full:
-        check_long(what)
+        check_long(what, names or ())
         must_be_listed(what, names or ())
         _cards(names, given, full, output)
     elif names and what == "methods":

@@ -6,15 +6,15 @@ They are read from ``lists.py``, which is written from the registries; where a r
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.tables import Table
 
 LOCKED = (
-    "locked: fwd = block k runs after block k−1; upd = it is updated after all later blocks have run; bwd = … and have gone backward"
-    " (inside a chunk or window where a rule has such)"
+    "locked: fwd = block k runs after block k−1; upd = it is updated after all later blocks have run; bwd = … and have gone backward;"
+    " win = both, but only for the later blocks of its window"
 )
 MORE = "`gradlens list methods NAME` prints the rest of a rule: its equation, options, paper and what a block's update depends on"
 OWN_RULE = "FILE.py:Class"
@@ -35,40 +35,52 @@ def family(rule: type[Any]) -> str:
     return inside[0].replace("_", " ") if len(inside) > 1 else "baselines"
 
 
+def lock_words(rule: type[Any]) -> str:
+    """Return the locks of a rule's blocks in the words of ``LOCKED``."""
+    locks = rule.locks()
+    later = (locks.update and rule.has_windows, locks.update and not rule.has_windows, locks.backward and not rule.has_windows)
+    return " ".join(word for word, held in zip(("fwd", "win", "upd", "bwd"), (locks.forward, *later), strict=True) if held) or "no"
+
+
 def _methods() -> list[tuple[str, ...]]:
     from gradlens.methods import METHODS
 
     families = list(dict.fromkeys(map(family, METHODS.values())))
     rows: list[tuple[str, ...]] = [("method", "family", "locked", "in a line")]
     for name, rule in sorted(METHODS.items(), key=lambda item: families.index(family(item[1]))):
-        locks = " ".join(word for word, locked in zip(("fwd", "upd", "bwd"), rule.locks(), strict=False) if locked)
-        rows.append((name, family(rule), locks or "no", vars(rule).get("summary") or first_sentence(rule)))
+        rows.append((name, family(rule), lock_words(rule), _in_a_line(rule)))
     return [*rows, (OWN_RULE, "your own", "", "a subclass of gradlens.Method")]
 
 
 def method_details() -> dict[str, tuple[tuple[str, str], ...]]:
     """Collect for each rule what `gradlens list methods NAME` prints: (what, text), in order."""
-    from gradlens.gradients.locks import DEPENDENCIES
     from gradlens.methods import METHODS
 
-    found: dict[str, tuple[tuple[str, str], ...]] = {}
-    for name, rule in METHODS.items():
-        equation, *more = _paragraphs(rule)
-        said = [("rule", equation), *(("", text) for text in more)]
-        for i, word in enumerate(word for word in DEPENDENCIES if word in rule.depends_on):
-            said.append(("" if i else "depends on", f"{word}: {DEPENDENCIES[word]}"))
-        if rule.defaults:
-            said.append(("settings", f"its own, unless --optimizer names another: {_settings(rule.defaults)}"))
-        for i, (key, field) in enumerate(rule.Options.model_fields.items()):
-            said.append(("" if i else "options", f"--set {name}.{key}={_typed(field.default)}: {field.description}{_choices(field)}"))
-        found[name] = tuple(said)
     own = (("rule", "your own: a subclass of gradlens.Method (docs/extending/rule.md); `gradlens check FILE.py:Class` checks it"),)
-    return {**found, OWN_RULE: own}
+    return {**{name: _of_rule(name, rule) for name, rule in METHODS.items()}, OWN_RULE: own}
+
+
+def _of_rule(name: str, rule: Any) -> tuple[tuple[str, str], ...]:
+    """Collect what is printed of a rule, from its class."""
+    from gradlens.gradients.locks import DEPENDENCIES
+
+    equation, *more = _paragraphs(rule)
+    said = [("rule", equation), *(("", text) for text in more)]
+    for i, word in enumerate(word for word in DEPENDENCIES if word in rule.depends_on):
+        said.append(("" if i else "depends on", f"{word}: {DEPENDENCIES[word]}"))
+    if rule.defaults:
+        said.append(("settings", f"its own, unless --optimizer names another: {_settings(rule.defaults)}"))
+    said.append(("options", f"--set {name}.OPTION=VALUE:"))
+    for key, field in rule.Options.model_fields.items():
+        default = "" if field.default is None or field.is_required() else f" (default {_typed(field.default)})"
+        said.append(("", f"{key}{default}: {field.description or 'without a description'}{_choices(field)}"))
+    said.append(("", "lr: learning rate of this method alone, instead of --lr"))
+    return tuple(said)
 
 
 def _typed(default: Any) -> str:
-    """Return a default as it is typed; one that is worked out when the rule is made has three dots."""
-    return "…" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+    """Return a default as it is typed."""
+    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def _choices(field: Any) -> str:
@@ -194,32 +206,64 @@ def details(names: Sequence[str]) -> Iterator[Table]:
     """Tabulate all details of some rules, a table each.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name, or a file whose rule cannot be imported.
 
     """
-    from gradlens.cli.early_checks import is_current
+    from gradlens.cli.early_checks import is_current, is_in_a_file
     from gradlens.cli.lists import METHOD_DETAILS
 
-    must_be_listed("methods", names)
+    must_be_listed("methods", [name for name in names if name == OWN_RULE or not is_in_a_file(name)])
     known = METHOD_DETAILS if is_current("methods") else method_details()
     lines = {row[0]: row for row in _rows("methods")[1:]}
     for name in names:
-        _, family, locked, line = lines[name]
-        table = Table()
-        table.add_column(name)
-        table.add_column(line, prose=True)
-        cost = ("cost", f"`gradlens list methods {name} --long` measures it beside bp's")
-        for label, text in [("family", family), *known[name], ("locked", locked), cost] if locked else known[name]:
-            table.add_row(label, text)
-        yield table
+        if name in lines:
+            _, group, locked, line = lines[name]
+            cost = ("cost", f"`gradlens list methods {name} --long` measures it beside bp's")
+            yield _details(name, line, [("family", group), *known[name], ("locked", locked), cost] if locked else known[name])
+        else:
+            yield _details(*_of_own_rule(name))
 
 
-def check_long(what: str) -> None:
-    """Refuse to measure what is no list of rules.
+def _details(name: str, line: str, rows: Iterable[tuple[str, str]]) -> Table:
+    table = Table()
+    table.add_column(name)
+    table.add_column(line, prose=True)
+    for label, text in rows:
+        table.add_row(label, text)
+    return table
+
+
+def _of_own_rule(typed: str) -> tuple[str, str, list[tuple[str, str]]]:
+    """Return the name, one line and the details of a rule in a user's file.
 
     Raises:
-        InputError: it is none.
+        InputError: it cannot be imported, or is no rule.
 
     """
+    from gradlens.methods import METHODS
+    from gradlens.training.user_references import known_as
+
+    name = known_as("method", typed)
+    rule = METHODS[name]
+    bench = ("cost", f"`gradlens bench {typed}` measures it beside bp's; `gradlens check {typed}` checks the rule")
+    return name, _in_a_line(rule), [("file", typed), ("family", "your own"), *_of_rule(name, rule), ("locked", lock_words(rule)), bench]
+
+
+def _in_a_line(rule: Any) -> str:
+    return vars(rule).get("summary") or first_sentence(rule)
+
+
+def check_long(what: str, names: Sequence[str]) -> None:
+    """Refuse to measure what is no list of rules, or a rule that has no card.
+
+    Raises:
+        InputError: it is none, or a rule in a user's file.
+
+    """
+    from gradlens.cli.early_checks import is_in_a_file
+
     if what != "methods":
         raise InputError(f"--long measures what methods cost; it has no effect on {what}")
+    for name in names:
+        if is_in_a_file(name) and name != OWN_RULE:
+            raise InputError(f"--long measures the rules of gradlens; `gradlens bench {name}` measures that one")

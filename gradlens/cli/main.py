@@ -47,9 +47,9 @@ app.add_typer(seen)
 app.add_typer(drawn)
 
 
-def _say_versions(asked: bool) -> None:
+def _print_versions(wanted: bool) -> None:
     """Print one line and leave; torch is not imported for it."""
-    if asked:
+    if wanted:
         torch = version("torch") if find_spec("torch") else "none"
         say(f"gradlens {__version__}, Python {platform.python_version()}, torch {torch}")
         raise typer.Exit
@@ -73,7 +73,7 @@ def _begin() -> int:
 
 @app.callback()
 def versions(
-    show: Annotated[bool, typer.Option("--version", is_eager=True, callback=_say_versions, help="Print the versions and leave.")] = False,
+    show: Annotated[bool, typer.Option("--version", is_eager=True, callback=_print_versions, help="Print the versions and leave.")] = False,
 ) -> None:
     """Handle the options before a command."""
 
@@ -128,14 +128,14 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         status = 130
     except Exception as error:  # noqa: BLE001 - reported to the user, or raised again
-        status = _report(error) if _speaks() else _status(error)
+        status = _report(error) if _prints() else _status(error)
         _end(status)
-    if status == 130 and _speaks():
+    if status == 130 and _prints():
         say(f"gradlens: {_stopped_at_once()}", aside=True)
     _end(status)
 
 
-def _speaks() -> bool:
+def _prints() -> bool:
     """Return whether this process reports errors: only one of several ranks does."""
     process_group = sys.modules.get("gradlens.runtime.process_group")
     return process_group is None or process_group.current_process_group().claim_error_report()

@@ -64,7 +64,7 @@ class Drawing(NamedTuple):
     methods: Sequence[str] = ()  # none: all
 
     def selection(self) -> Selection:
-        """What of the runs is drawn."""
+        """Return which part of the runs is drawn."""
         from gradlens.reporting.figure_folder import Selection
 
         return Selection(tuple(self.layers), tuple(self.methods), self.width)

@@ -114,16 +114,16 @@ class _Line:
         if self.display.quiet:
             return
         if event == "metric" and numbers["split"] == "train-eval":
-            self._say(f"epoch {numbers['epoch']}/{self.epochs}: training images in eval mode {_answer(numbers)}")
+            self._print(f"epoch {numbers['epoch']}/{self.epochs}: training images in eval mode {_answer(numbers)}")
         elif event == "metric" and numbers["split"] != "train":
             best = f" (best {numbers['best']:.1%})" if math.isfinite(numbers["best"]) else ""
             self.test = f"{numbers['split']} {_answer(numbers)}{best}"
             loss = f", {numbers['split']} loss {numbers['loss']:.4f}" if best else ""
-            self._say(f"epoch {numbers['epoch']}/{self.epochs}: {self.test}{loss}")
+            self._print(f"epoch {numbers['epoch']}/{self.epochs}: {self.test}{loss}")
         elif event == "evaluate" and self.display.live and self.task is not None:
             self.display.live.update(self.task, numbers=f"evaluating, {self.test}" if self.test else "evaluating")
         elif event == "regret":
-            self._say("online probe: the best fixed probes in hindsight")
+            self._print("online probe: the best fixed probes in hindsight")
         elif event == "step":
             self._step(numbers)
 
@@ -143,9 +143,9 @@ class _Line:
         if time.monotonic() - self.printed > PLAIN_SECONDS:
             done = n["step"] - self.first_step
             left = (time.monotonic() - self.began) / done * (n["total"] - n["step"])
-            self._say(f"{text}  step {n['step']}/{n['total']}  about {left:,.0f} s left")
+            self._print(f"{text}  step {n['step']}/{n['total']}  about {left:,.0f} s left")
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         """Print a line where there is no live display."""
         if not self.display.live:
             self.printed = time.monotonic()

@@ -28,19 +28,19 @@ def command_typed() -> str:
     return shell_command("gradlens", *sys.argv[1:])
 
 
-def say_aside(text: str) -> None:
+def notice(text: str) -> None:
     """Print a notice on what was read, on stderr."""
     say(f"gradlens: {text}", aside=True)
 
 
-def say_reused(run: Run) -> None:
+def notice_reused(run: Run) -> None:
     """Report that a finished run is not trained again."""
-    say_aside(f"{run.config.method}{f' seed {run.config.seed}' * bool(run.config.seed)}: finished, read from {run.path}")
+    notice(f"{run.config.method}{f' seed {run.config.seed}' * bool(run.config.seed)}: finished, read from {run.path}")
 
 
 def _runs_meant(paths: list[Path]) -> list[Path]:
     """Return the run directories that typed paths stand for: :func:`gradlens.training.comparison.runs_of`."""
-    runs = runs_of(paths, say_aside)
+    runs = runs_of(paths, notice)
     _home.set(home_of(paths))
     _typed.set(tuple(map(Path, paths)))
     return runs

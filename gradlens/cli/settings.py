@@ -17,11 +17,12 @@ RULES_READ = {'inpaint': ('context-encoder', 'context-encoder-local')}
 DIGESTS = {  # of the files that say so; where one has changed since, a name is not refused before torch is imported
     'methods/__init__.py': '240a8b5d0786',
     'models/zoo.py': '2c6e6b5bfe8a',
-    'data/datasets.py': 'c600aad49a7a',
+    'data/datasets.py': '1d7f2796096e',
     'gradients/alignment.py': '2b84b662ba12',
     'gradients/diagnostics.py': 'f141cc5e1461',
-    'training/config.py': 'a5762d4f80a9',
-    'models/spec.py': 'ff8b0291eb83',
+    'training/config.py': '8611c0c44623',
+    'training/setting_groups.py': '8c3d9a9ca253',
+    'models/spec.py': 'a54b900f2240',
     'gradients/losses.py': 'dfdab960ca52',
     'data/transforms.py': '1dd63b98e326',
 }

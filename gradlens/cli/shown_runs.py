@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from gradlens.training.runs.comparison_runs import ComparedRuns
 
 
-def print_runs(runs: Sequence[Run], output: Output, rates: bool = False, said: Sequence[str] = ()) -> None:
+def print_runs(runs: Sequence[Run], output: Output, rates: bool = False, notices: Sequence[str] = ()) -> None:
     """Print the comparison of finished runs, and below it the notices: other settings, unfinished runs.
 
     Args:
         runs: several methods, several seeds each.
         output: of the command.
         rates: with a column of learning rates, also where all are equal and none lies in a comparison that chose it.
-        said: sentences to be printed under the table.
+        notices: sentences to be printed under the table.
 
     """
     from gradlens.reporting import console
@@ -32,7 +32,7 @@ def print_runs(runs: Sequence[Run], output: Output, rates: bool = False, said: S
     finished, _ = split_finished(runs)
     if finished:
         output.tables(console.comparison_tables(finished, rates=rates or rates_chosen(run.path for run in runs)))
-    output.notice("\n".join([*said, *console.unlike_settings(finished)] if finished else said))
+    output.notice("\n".join([*notices, *console.unlike_settings(finished)] if finished else notices))
     output.notice(unfinished_text(runs))
 
 
@@ -84,7 +84,7 @@ def show_comparison(made: ComparedRuns, draws: Path, output: Output, drawing: Dr
     ``rates``: with learning rates, also where none was chosen now and all are equal.
     """
     folder, outside = made.comparison.path, [run for run in made.runs if not run.path.is_relative_to(made.comparison.path)]
-    print_runs(made.runs, output, bool(made.comparison.learning_rates) or rates, made.said)
+    print_runs(made.runs, output, bool(made.comparison.learning_rates) or rates, made.notices)
     figures = write_figures(made.runs, draws, output, drawing)
     write_comparison(replace(made.comparison, figure_paths=tuple(figures)))
     inside, searches = len(made.runs) - len(outside), len(made.comparison.search_paths)

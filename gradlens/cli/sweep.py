@@ -97,7 +97,7 @@ class Board:
         self.points, self.out, self.quiet = points, out, quiet
         self.console = rich_console(stderr=True)
         self.live = None if quiet or not self.console.is_terminal else Live(console=self.console, refresh_per_second=2)
-        self.said, self.last = 0.0, ""
+        self.printed_at, self.last = 0.0, ""
 
     def __enter__(self) -> Board:
         if self.live:
@@ -110,9 +110,9 @@ class Board:
 
     def show(self, states: Mapping[str, State]) -> None:
         """Show where the runs are."""
-        if self.quiet or (time.monotonic() - self.said < 0.5 and not all(s.what in ("finished", "failed") for s in states.values())):
+        if self.quiet or (time.monotonic() - self.printed_at < 0.5 and not all(s.what in ("finished", "failed") for s in states.values())):
             return
-        self.said = time.monotonic()
+        self.printed_at = time.monotonic()
         if self.live:
             self.live.update(self._table(states))
             return

@@ -17,10 +17,10 @@ from gradlens.cli.run_arguments import (
     figure_folder,
     home,
     list_figures,
+    notice,
+    notice_reused,
     paths_typed,
     runs_given,
-    say_aside,
-    say_reused,
 )  # fmt: skip
 from gradlens.cli.shown_runs import print_runs, show_comparison, write_figures
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
@@ -142,7 +142,7 @@ def compare_gradients(
     from gradlens.training.run_directory import load_run
     from gradlens.training.run_files import must_be_writable
     from gradlens.training.runs.check import with_smaller_batch
-    from gradlens.training.runs.comparison_runs import AskedComparison, compare_runs, known_places, must_be_free
+    from gradlens.training.runs.comparison_runs import RequestedComparison, compare_runs, known_places, must_be_free
     from gradlens.training.typed_flags import parse_numbers
 
     out, draws = given.pop("out", None), Drawing(figure_formats(figure_format))
@@ -150,24 +150,24 @@ def compare_gradients(
     if context.name:
         raise InputError("--run-name names one run; compare-gradients makes several: --out names their folder")
     methods, paths = methods_and_runs(what or DEFAULT_COMPARISON)
-    read = [load_run(path) for path in runs_of(paths, say_aside)]
+    read = [load_run(path) for path in runs_of(paths, notice)]
     grid = parse_numbers("--lr-grid", lr_grid) if lr_grid is not None else []
     smaller = partial(with_smaller_batch, context=context)
     groups = configs_of(methods, given, context, with_default_batch=smaller) if methods else []
-    asked = AskedComparison(groups, read, grid if methods else [], command_typed())
-    folder = out or asked.folder()
-    must_be_free(folder, asked, context.overwrite)
+    request = RequestedComparison(groups, read, grid if methods else [], command_typed())
+    folder = out or request.folder()
+    must_be_free(folder, request, context.overwrite)
     must_be_writable(folder / "comparison.json")
     if figures_to:
         before = read_comparison(folder).run_paths if is_comparison(folder) else ()
         must_be_replaceable(figures_to, before, context.overwrite, "--figures")
-    with Display(quiet, len(asked.groups) * len(grid) + sum(len(group) for group in asked.groups)) as display:
+    with Display(quiet, len(request.groups) * len(grid) + sum(len(group) for group in request.groups)) as display:
 
         def watch_for(config: Config) -> Any:
-            extra = f" seed {config.seed}" if len(asked.groups[0]) > 1 else ""
+            extra = f" seed {config.seed}" if len(request.groups[0]) > 1 else ""
             return display.watch(config.method + extra + (f" lr {config.optimizer.lr:g}" if grid else ""), config.epochs)
 
-        made = compare_runs(asked, folder, context, watch_for, say_reused, [] if out else known_places(folder))
+        made = compare_runs(request, folder, context, watch_for, notice_reused, [] if out else known_places(folder))
     show_comparison(made, figures_to or folder / FIGURES, output, draws, rates_chosen(map(Path, paths)))
     if made.failures:
         raise Stopped(f"{len(made.failures)} of {len(made.comparison.run_paths)} runs ended before their time: {'; '.join(made.failures)}")

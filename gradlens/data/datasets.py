@@ -13,12 +13,12 @@ import torch
 
 from gradlens.data.array_file import read_array_file
 from gradlens.data.custom import data_set
-from gradlens.data.folder_listing import FilesState, Listing, list_images, must_be_folder
+from gradlens.data.folder_listing import FilesState, Listing, list_images, must_be_folder, unknown_data_set
 from gradlens.data.hierarchical_digits import LEVELS, draw
 from gradlens.data.image_folder import ImageFolder
 from gradlens.data.split import Data, Source, Split
 from gradlens.data.subsets import choose
-from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.errors import InputError
 from gradlens.runtime.paths import is_folder, is_there
 from gradlens.runtime.rng import generator
 from gradlens.runtime.user_code import file_and_name, fingerprint, is_reference
@@ -63,12 +63,12 @@ def _halves(cls: Any, name: str, root: Path, download: bool, splits: dict[str, d
     try:
         parts = [cls(root, download=download, **splits[s]) for s in ("train", "test")]
     except Exception as error:  # torchvision, pickle, zlib and scipy raise different types for a damaged file
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         if download:
-            raise InputError(f"{name} could not be downloaded to {root}: {said}") from error
-        if isinstance(error, RuntimeError) and "not found" in said:
+            raise InputError(f"{name} could not be downloaded to {root}: {reason}") from error
+        if isinstance(error, RuntimeError) and "not found" in reason:
             raise InputError(f"no {name} under {root}: --download fetches it, --data-dir names another folder") from error
-        raise InputError(f"the files of {name} under {root} cannot be read: {said}") from error
+        raise InputError(f"the files of {name} under {root} cannot be read: {reason}") from error
     halves = []
     for part in parts:
         x = torch.as_tensor(np.asarray(part.data))
@@ -202,7 +202,7 @@ def source_of(
     if "/" in name or is_there(name):
         must_be_folder(name)
         return ImageFolder(Path(name), cache, listing)
-    raise unknown("data set", name, DATASETS)
+    raise unknown_data_set(name, DATASETS)
 
 
 def files_state(name: str) -> FilesState:

@@ -7,13 +7,14 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from gradlens.runtime.errors import InputError
+from gradlens.runtime.errors import ALIKE, InputError, nearest, unknown
 from gradlens.runtime.paths import is_there, reason
 
 HALVES = ("train", "test")
@@ -77,9 +78,26 @@ def must_be_folder(name: str) -> None:
 
     """
     if not is_there(name):
-        raise InputError(f"{name} does not exist: wanted a folder that holds train/<class>/ and test/<class>/, or an .npz file")
+        near = "; nearest: " * bool(alike := _alike(Path(name))) + ", ".join(alike)
+        raise InputError(f"{name} does not exist: wanted a folder that holds train/<class>/ and test/<class>/, or an .npz file{near}")
     if not _is_folder(Path(name)):
         raise InputError(f"{name} is no image folder: wanted a folder that holds train/<class>/ and test/<class>/, or an .npz file")
+
+
+def unknown_data_set(name: str, known: Iterable[str]) -> InputError:
+    """Make the error for a bare word that is neither a data set nor a path; a folder or file of arrays may be what was meant."""
+    said = str(unknown("data set", name, known)).replace("; nearest: ", ", and no such folder or file here; nearest: ", 1)
+    shown = "".join(f"{path} ({'folder' if path[-1] == '/' else 'file'}), " for path in _alike(Path(name)))
+    return InputError(said.replace("nearest: ", f"nearest: {shown}", 1))
+
+
+def _alike(path: Path) -> list[str]:
+    """List folders (with a slash at the end) and files of arrays beside a path with a name like its own."""
+    with suppress(OSError):
+        entries = [entry for entry in path.parent.iterdir() if not entry.name.startswith(".")]
+        there = {e.name: f"{e}/" if _is_folder(e) else f"{e}" for e in entries if _is_folder(e) or e.suffix == ".npz"}
+        return [there[entry] for entry in nearest(path.name, there, ALIKE)]
+    return []
 
 
 def list_images(root: Path) -> Listing:
@@ -119,8 +137,8 @@ def sentence(root: Path, passed_over: dict[str, int]) -> str:
     by_number = sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
     types = [name for name, _ in by_number if name.startswith(".")]
     rest = sum(passed_over[name] for name in types[MOST_TYPES:])
-    said = [f"{n} {name}" for name, n in by_number if name not in types[MOST_TYPES:]] + [f"{rest} of other types"] * bool(rest)
-    return f"{root}: passed over {', '.join(said)}"
+    counts = [f"{n} {name}" for name, n in by_number if name not in types[MOST_TYPES:]] + [f"{rest} of other types"] * bool(rest)
+    return f"{root}: passed over {', '.join(counts)}"
 
 
 def _composed(folder: Path, names: list[str]) -> list[str]:

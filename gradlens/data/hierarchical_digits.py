@@ -134,6 +134,9 @@ def draw(n: int, seed: int = 0, *, noise: float = NOISE, distractors: float = DI
         distractors: probability that a blank cell of the strokes' or the parts' grid becomes a plus.
         purpose: part of the key: another one gives other digits for the same seed (training and test images).
 
+    Returns:
+        labels [n], pixels [n, 1, 27, 27] and all intermediate draws.
+
     Raises:
         InputError: ``n`` below 1, a negative noise, a probability outside 0 to 1.
 

@@ -73,8 +73,8 @@ class ImageFolder:
             at = torch.arange(len(rows))
         train, test, *rest = (_taken(found.images, at[torch.searchsorted(rows, half)]) for half in halves)
         passed = self.listing.passed_over | ({"files' later frames": found.frames} if found.frames else {})
-        if said := sentence(self.root, passed):
-            notice(said)
+        if text := sentence(self.root, passed):
+            notice(text)
         origin = chosen.origin
         if origin is not None and origin.of_all is not None:  # that of the indices
             origin = replace(origin, of_all=partial(str, found.fingerprint))

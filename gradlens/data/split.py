@@ -28,11 +28,27 @@ class Split:
         return len(self.labels)
 
     def take(self, index: Tensor) -> Split:
-        """Return the images and labels at ``index`` [M]."""
+        """Select images and their labels.
+
+        Args:
+            index: [M] whole numbers, or [N] bool.
+
+        Returns:
+            M images and labels.
+
+        """
         return Split(self.images[index], self.labels[index])
 
     def to(self, device: torch.device) -> Split:
-        """Copy the split to a device: that of the training."""
+        """Copy the split to a device.
+
+        Args:
+            device: that of the training.
+
+        Returns:
+            a split whose tensors are there.
+
+        """
         return Split(self.images.to(device), self.labels.to(device))
 
 

@@ -40,14 +40,14 @@ def _labelled_share(split: Split, share: float, classes: Sequence[str], seed: in
 
     """
     order = torch.randperm(len(split), generator=generator(seed, "labelled share"))
-    told = torch.zeros(len(split), dtype=torch.bool)
+    labelled = torch.zeros(len(split), dtype=torch.bool)
     for c, name in enumerate(classes):
         mine = order[split.labels[order] == c]
         wanted = round(share * len(mine))
         if len(mine) and not wanted:
             raise InputError(f"--labels {share:g} leaves class {name} without a labelled image: it has {len(mine)} training images")
-        told[mine[:wanted]] = True
-    return split.take(told.nonzero()[:, 0]), split.images[~told]
+        labelled[mine[:wanted]] = True
+    return split.take(labelled.nonzero()[:, 0]), split.images[~labelled]
 
 
 def choose(

@@ -16,3 +16,8 @@ def is_norm(layer: str) -> bool:
     (True, True, False)
     """
     return layer.rpartition(".")[2].rstrip("0123456789") == "norm"
+
+
+def named(label: str) -> str:
+    """Format a label for a sentence; the model's own path is empty."""
+    return label if label and label[0] not in "[#" else f"the model itself{label}"

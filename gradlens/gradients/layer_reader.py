@@ -29,11 +29,14 @@ from gradlens.gradients.alignment import dense
 from gradlens.gradients.eager_calls import eager_calls
 from gradlens.gradients.kept_leaves import GIVEN_AGAIN, KeptLeaves, is_plain
 from gradlens.gradients.layer_choice import choose_layers
+from gradlens.gradients.layer_names import named
 from gradlens.gradients.output_tensors import OutputTensors, is_inside, tensors_inside
+from gradlens.gradients.reached import Reached
 from gradlens.gradients.recomputation import Calls, backward_number
 
 Took = Callable[[str, Tensor], None]  # (label, output or gradient without graph), not a copy
 _WHY_NEVER = "(compiled and TorchScript models do not call their modules one by one, nor does code that only uses their weights)"
+_WHY_MISSED = "(detached, under torch.no_grad(), or not part of the loss)"
 _FIRST = 2**64 - 1  # backward runs a node with this sequence number next
 _MADE = "gradlens.made"  # the true sequence number of a node that has another
 
@@ -92,6 +95,7 @@ class LayerReader:
         self.called: set[str] = set()  # paths
         self.unread: dict[str, str] = {}  # label -> why it was not read, or not wholly
         self._model, self._on_output, self._on_gradient = model, on_output, on_gradient
+        self.reached = Reached(model)
         self._layers: dict[int, _Layer] = {}  # id of a module -> its layer
         for path, module in self.layers.items():
             self._layers.setdefault(id(module), _Layer([], is_plain(module))).paths.append(path)
@@ -112,6 +116,7 @@ class LayerReader:
 
     def start(self) -> None:
         """Start reading."""
+        self.reached.start()
         self._leaves = KeptLeaves(m for m in self.layers.values() if m._forward_hooks or not is_plain(m))
         self._hooks = [register_module_forward_pre_hook(self._before), register_module_forward_hook(self._after, with_kwargs=True)]
         self._eager.enter_context(eager_calls(self._model))
@@ -131,6 +136,7 @@ class LayerReader:
     def forget(self) -> None:
         """Start a new step: count calls from 0."""
         self._calls.forget()
+        self.reached.look()
         self._running.clear()  # calls that ended in an error
         self._settle_views()
         self._tensor_hooks = [h for h in self._tensor_hooks if h.hooks_dict_ref() is not None]  # those of live graphs
@@ -145,13 +151,15 @@ class LayerReader:
             self._paused = before
 
     def complaints(self) -> list[str]:
-        """List the layers that were never called (one sentence), then labels that could not be read (a sentence per reason)."""
+        """List layers never called, layers reached by no backward pass, then labels that could not be read (a sentence per reason)."""
         never = [path for path in self.layers if path not in self.called]
         missing = ", ".join(map(named, never))
-        said = [f"never called: {missing} {_WHY_NEVER}"] if never else []
+        sentences = [f"never called: {missing} {_WHY_NEVER}"] if never else []
+        if missed := [path for path in self.reached.missed() if path not in self.unread]:
+            sentences.append(f"called, but no backward pass reached the output of {', '.join(map(named, missed))} {_WHY_MISSED}")
         for why in dict.fromkeys(self.unread.values()):
-            said.append(f"{', '.join(named(label) for label, w in self.unread.items() if w == why)} could not be read: {why}")
-        return said
+            sentences.append(f"{', '.join(named(label) for label, w in self.unread.items() if w == why)} could not be read: {why}")
+        return sentences
 
     # ---------------------------------------------------------------------------------------------- forward passes
 
@@ -270,6 +278,7 @@ class LayerReader:
         if not call.again:
             for label in call.labels:
                 self._on_output(label + place, bare)
+            self.reached.expect(call.layer.paths, [label + place for label in call.labels], call.module, t)
         if not t.requires_grad:
             return t
         if not torch.is_grad_enabled():
@@ -306,6 +315,7 @@ class LayerReader:
     # --------------------------------------------------------------------------------------------- backward passes
 
     def _take(self, label: str, grad: Tensor) -> None:
+        self.reached.found(label)
         if self._paused or not self._hooks:
             return
         if self._views and self._backward != (now := backward_number()):
@@ -384,8 +394,3 @@ def _changed_by(base: Tensor, made: int) -> Node | None:
             return node
         node = below
     return None
-
-
-def named(label: str) -> str:
-    """Format a label for a sentence; the model's own path is empty."""
-    return label if label and label[0] not in "[#" else f"the model itself{label}"

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.gradients.alignment import RECORDED, measure
-from gradlens.gradients.layer_reader import LayerReader, named
+from gradlens.gradients.layer_names import named
+from gradlens.gradients.layer_reader import LayerReader
 from gradlens.gradients.measurements import Measurements
 from gradlens.gradients.rows import Measurement
 from gradlens.runtime.errors import InputError, kind_of, unknown
@@ -34,8 +35,9 @@ class Lens:
     modules that use a tensor which the layer only passes through. Tensors in tuples, lists, dicts, dataclasses and other objects get
     their own names: ``lstm[0]``, ``encoder[hidden]``. A module called several times is recorded as ``name``, ``name#1``, ``name#2``…
     until :meth:`clear`; recomputation by gradient checkpointing is not counted. The model, its copies and saved files are unaffected.
-    When the context ends, a warning lists the layers that were never called, further ones name outputs that could not be read. What was
-    recorded stays; passes under :meth:`paused` are not recorded.
+    When the context ends, a warning lists the layers that were never called, another those that were called but reached by no backward
+    pass (detached, for example), further ones name outputs that could not be read. What was recorded stays; passes under :meth:`paused`
+    are not recorded.
 
     Args:
         model: any module.
@@ -62,9 +64,9 @@ class Lens:
         self.gradients: dict[str, dict[str, Tensor]] = {}  # backward -> layer -> gradient at its output [N, *out]
 
     def __repr__(self) -> str:
-        read, asked = len(self._reader.called), len(self._reader.layers)
+        read, requested = len(self._reader.called), len(self._reader.layers)
         passes = ", ".join(self.gradients) or "none"
-        return f"<Lens: {read} of {asked} layers read; backward passes: {passes}; .activations, .gradients, .compare()>"
+        return f"<Lens: {read} of {requested} layers read; backward passes: {passes}; .activations, .gradients, .compare()>"
 
     def __enter__(self) -> Lens:
         self._reader.start()
@@ -77,11 +79,21 @@ class Lens:
                 warnings.warn(f"Lens: {sentence}", stacklevel=2)
 
     def paused(self) -> AbstractContextManager[None]:
-        """Stop recording inside this context."""
+        """Stop recording inside this context.
+
+        Returns:
+            a context manager.
+
+        """
         return self._reader.paused()
 
     def unread(self) -> list[str]:
-        """List requested layers that were not read so far, or left out of a comparison, a sentence each."""
+        """List requested layers that were not read, reached by no backward pass so far, or left out of a comparison, a sentence each.
+
+        Returns:
+            the sentences; empty if nothing is missing.
+
+        """
         return [*self._reader.complaints(), *self._left_out]
 
     @contextmanager
@@ -93,9 +105,13 @@ class Lens:
         Args:
             name: key of ``gradients``.
 
+        Yields:
+            nothing; a context manager.
+
         """
         before, self._tag = self._tag, name
         self._tagged.add(name)
+        self._reader.reached.backward_seen = True
         try:
             yield
         finally:

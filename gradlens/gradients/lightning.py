@@ -156,7 +156,7 @@ class LensCallback(Callback):
         self._compared = False
         self._factor: float | None = None  # from Lightning's scaled gradients to the loss's own
         self._begun = Begun(0, None, [], [])
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     # --------------------------------------------------------------------------------------------- Lightning's hooks
 
@@ -214,10 +214,10 @@ class LensCallback(Callback):
             with suppress(Exception):  # a hook may be removed already
                 lens.__exit__(None, None, None)
 
-    def _tell(self, sentence: str, kind: str | None = None) -> None:
+    def _warn_once(self, sentence: str, kind: str | None = None) -> None:
         """Print one line on stderr, once per kind."""
-        if (kind or sentence) not in self._told:
-            self._told.add(kind or sentence)
+        if (kind or sentence) not in self._warned:
+            self._warned.add(kind or sentence)
             print(f"gradlens: LensCallback: {sentence}", file=sys.stderr)
 
     def _used(self) -> dict[str, Tensor]:
@@ -233,13 +233,15 @@ class LensCallback(Callback):
             return
         self._compared = True
         if self._begun.versions != parameter_versions(pl_module):
-            self._tell("the weights were changed before the gradients could be compared with true_loss; step self.optimizers()", "changed")
+            self._warn_once(
+                "the weights were changed before the gradients could be compared with true_loss; step self.optimizers()", "changed"
+            )
             return
         with self._lens.paused():
             true = self._true(trainer, pl_module, self.true_loss)
         for layer, g, t in pairs({layer: g for layer, g in used.items() if not g.is_nested}, true):
             if g is None:
-                self._tell(f"{layer} is not compared: true_loss gives an output of another shape, {list(t.shape)}", layer)
+                self._warn_once(f"{layer} is not compared: true_loss gives an output of another shape, {list(t.shape)}", layer)
             else:
                 self._add("activation", layer, measure, g, t, COMPARED)
 
@@ -253,7 +255,7 @@ class LensCallback(Callback):
             try:
                 gradients_of(loss, parameters)
             except InputError as error:
-                self._tell(f"not compared with true_loss: {error}")
+                self._warn_once(f"not compared with true_loss: {error}")
                 return {}
         return lens.gradients.get("backward", {})
 
@@ -267,13 +269,13 @@ class LensCallback(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(dict(self._seen), step=self._begun.step)
         for sentence in self._lens.unread():
-            self._tell(sentence, "never called" if sentence.startswith("never called") else None)
+            self._warn_once(sentence, "never called" if sentence.startswith("never called") else None)
 
     def _add(self, kind: str, layer: str, numbers: Callable[..., Mapping[str, float]], *given: Any) -> None:
         """Add a layer's numbers to the log; a layer without any (a jagged tensor) is named on stderr."""
         try:
             found = numbers(*given)
         except Exception as error:  # noqa: BLE001 - a user's layer may return anything
-            self._tell(f"{layer} is not logged: {' '.join(f'{type(error).__name__}: {error}'.split())}", f"odd {layer}")
+            self._warn_once(f"{layer} is not logged: {' '.join(f'{type(error).__name__}: {error}'.split())}", f"odd {layer}")
         else:
             self._seen |= {f"{name}/{kind}/{layer}": value for name, value in found.items()}

@@ -1,8 +1,8 @@
-"""List what a block's update can depend on, and the locks that follow."""
+"""List what a block's update can depend on, and the locks that follow; a rule's hooks on locking and several ranks."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 DEPENDENCIES: dict[str, str] = {
     "input": "the output of block k-1 in this step: block k cannot run before it (forward-locked)",
@@ -22,3 +22,90 @@ class Locks(NamedTuple):
     update: bool  # it is updated after all later blocks have run
     backward: bool  # ... and have run backward
     labels: bool  # the labels are needed at every block
+
+
+class Locking:
+    """The hooks of a rule (:class:`gradlens.gradients.method.Method`) on locking and several ranks."""
+
+    depends_on: ClassVar[frozenset[str]]
+    num_blocks: int
+    output_block: int
+
+    def needs_above(self, k: int) -> bool:
+        """Return whether block k's pass is kept until block k+1 has run backward.
+
+        Args:
+            k: index of the block, 0 for the first.
+
+        Returns:
+            by default whether ``depends_on`` names anything of later blocks; the output block never waits.
+
+        """
+        return k < self.num_blocks - 1 and bool(self.depends_on & {"backward_message", "output_error", "delayed_message"})
+
+    def waits_for_message(self) -> bool:
+        """Return whether a block's update waits for the message of block k+1.
+
+        Returns:
+            by default whether ``depends_on`` has "backward_message"; a rule whose options decide it overrides this.
+
+        """
+        return "backward_message" in self.depends_on
+
+    def locking_reason(self) -> str | None:
+        """Name the lock that keeps blocks on different ranks from working on several batches at once.
+
+        Returns:
+            the rest of "RULE cannot work on several batches at once: …"; None: there is no such lock.
+
+        """
+        if "backward_message" in self.depends_on:
+            return "it is backward-locked: a block is updated after the backward pass of all later blocks"
+        return None
+
+    def can_split_after(self, k: int) -> bool:
+        """Return whether block k and block k+1 may be on different ranks; called only if :meth:`locking_reason` is None.
+
+        Args:
+            k: index of the block, 0 for the first.
+
+        Returns:
+            by default True for each block before the output block.
+
+        """
+        return k < self.output_block
+
+    def supports_delayed_target(self, k: int) -> bool:
+        """Return whether block k can be updated now, and ``learn`` be called later with the delayed message of an earlier batch.
+
+        Args:
+            k: index of the last block of a rank.
+
+        Returns:
+            by default False.
+
+        """
+        return False
+
+    def block_of(self, name: str) -> int:
+        """Return the block that a parameter or buffer of the rule belongs to: the rank of this block trains it.
+
+        Args:
+            name: dotted name in the rule, "heads.0.weight".
+
+        Returns:
+            by default the first number in the name, or the output block if it has none.
+
+        """
+        return next((int(part) for part in name.split(".") if part.isdigit()), self.output_block)
+
+    @classmethod
+    def locks(cls) -> Locks:
+        """Derive from ``depends_on`` what a block waits for; not to be overridden.
+
+        Returns:
+            whether a block is forward-, update- and backward-locked, and whether it needs the labels.
+
+        """
+        update = bool(cls.depends_on & {"output_error", "backward_message"})
+        return Locks("input" in cls.depends_on, update, "backward_message" in cls.depends_on, "labels" in cls.depends_on)

@@ -43,11 +43,24 @@ class NetworkInfo(NamedTuple):
     features_last: Sequence[bool] = ()
 
     def turned(self, k: int) -> bool:
-        """Return whether the output of block k is a sequence [T, D] with the features last."""
+        """Return whether the output of block k is a sequence [T, D] with the features last.
+
+        Args:
+            k: index of the block, 0 for the first.
+
+        Returns:
+            False if the features are first, or if there are no sequences.
+
+        """
         return bool(self.features_last) and self.features_last[k]
 
     def sharing(self) -> tuple[str, str] | None:
-        """Return the names of two blocks that share a parameter (or are one module); None if no two blocks do."""
+        """Find two blocks that share a parameter, or are one module.
+
+        Returns:
+            the names of the two; None if no two blocks do.
+
+        """
         owner: dict[nn.Parameter, int] = {}
         for k, block in enumerate(self.blocks):
             for p in block.parameters():
@@ -56,5 +69,13 @@ class NetworkInfo(NamedTuple):
         return None
 
     def name(self, k: int) -> str:
-        """Return the name of block k for messages: its own, or "block k+1"."""
+        """Return the name of a block, for messages.
+
+        Args:
+            k: index of the block, 0 for the first.
+
+        Returns:
+            its own name, or "block k+1".
+
+        """
         return self.names[k] if self.names else f"block {k + 1}"

@@ -18,11 +18,11 @@ class RefusesOldNames(nn.Module):
         """Reject a rule that overrides methods by their old names."""
         super().__init_subclass__(**kwargs)
         if old := [name for name in old_names.METHOD if hasattr(cls, name)]:
-            said = "; ".join(old_names.renamed(name, old_names.METHOD[name], cls.__name__) for name in old)
+            text = "; ".join(old_names.renamed(name, old_names.METHOD[name], cls.__name__) for name in old)
             reads = getattr(cls, "reads", ())
             words = [word for word in sorted(old_names.DEPENDENCIES) if isinstance(reads, Collection) and word in reads]
             more = f", and {', '.join(words)} in it {', '.join(old_names.DEPENDENCIES[word] for word in words)}" if words else ""
-            raise InputError(said + more)
+            raise InputError(text + more)
 
     def __getattr__(self, name: str) -> Any:
         """Name the new name of an attribute in the error for its old one."""

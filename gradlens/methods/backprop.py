@@ -13,7 +13,7 @@ from gradlens.gradients.method import Method, Signal, relay, top_signal
 class Backprop(Method):
     """delta_K = dL/dh_K;  delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}.
 
-    Rumelhart, Hinton & Williams 1986, "Learning representations by back-propagating errors", Nature 323.
+    Rumelhart, Hinton & Williams 1986 (doi 10.1038/323533a0), "Learning representations by back-propagating errors", Nature 323.
     """
 
     summary = "the true gradient, reference of all other rules"

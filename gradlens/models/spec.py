@@ -44,7 +44,12 @@ class ModelSpec:
     attention: str = "none"
 
     def act(self) -> nn.Module:
-        """Make an activation module."""
+        """Make an activation module.
+
+        Returns:
+            a new module of the spec's ``activation``.
+
+        """
         return ACTIVATIONS[self.activation]()
 
 

@@ -80,7 +80,7 @@ class Synthesiser(Regressor):
             nn.init.zeros_(output.bias)  # type: ignore[arg-type]
 
     def forward(self, h: Tensor, context: Tensor | None = None) -> Tensor:
-        """h [N, *shape], context [N, classes] or None -> [N, *shape]."""
+        """Predict a gradient: h [N, *shape], context [N, classes] or None -> [N, *shape]."""
         return _turned(super().forward(_turned(h, self.turned), context), self.turned)
 
 
@@ -103,7 +103,7 @@ class LinearSynthesiser(nn.Module):
             nn.init.zeros_(self.context.weight)
 
     def forward(self, h: Tensor, context: Tensor | None = None) -> Tensor:
-        """h [N, *shape], context [N, classes] or None -> [N, *shape]."""
+        """Predict a gradient: h [N, *shape], context [N, classes] or None -> [N, *shape]."""
         out: Tensor = self.map(_turned(h, self.turned))
         if self.context is not None:
             added = self.context(context)

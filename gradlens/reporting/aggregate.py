@@ -93,12 +93,12 @@ SUPERVISED_TRUTH = "loss, same passes"  # what "true" means by default
 
 def truths(runs: Sequence[Run]) -> list[str]:
     """Explain "true" where the true gradient is not the loss's on the same passes, a sentence each, from the rows' references."""
-    said: dict[str, dict[str, None]] = {}
+    methods_of: dict[str, dict[str, None]] = {}
     for run in runs:
         for reference in dict.fromkeys(row.reference for row in run.gradients if row.kind == "weight"):
             if reference != SUPERVISED_TRUTH:
-                said.setdefault(reference, {})[run.config.method] = None
-    return [f"true for {', '.join(methods)}: the gradient of the {reference}" for reference, methods in said.items()]
+                methods_of.setdefault(reference, {})[run.config.method] = None
+    return [f"true for {', '.join(methods)}: the gradient of the {reference}" for reference, methods in methods_of.items()]
 
 
 def recorded_untrained(runs: Sequence[Run]) -> list[str]:

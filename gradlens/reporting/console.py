@@ -41,6 +41,12 @@ def comparison_table(
         whole: with learning rate and number of seeds; else the rates stand in it where they differ.
         rates: with learning rates, also where they are equal.
 
+    Returns:
+        a table with one row per group of seeds; it prints itself, in notebooks too.
+
+    Raises:
+        InputError: a path that is not there, or stands for no run.
+
     """
     runs = as_runs(runs)
     results = scores(runs)
@@ -169,8 +175,8 @@ def diverged(run: Run) -> str:
     before = max((m.loss for m in run.metrics if m.epoch == 0 and math.isfinite(m.loss)), default=0.0)
     if not losses or (math.isfinite(losses[-1]) and losses[-1] < max(DIVERGED, 10 * before)):
         return ""
-    said = f"train loss {_loss_text(losses[-1])}" if math.isfinite(losses[-1]) else "a train loss that is NaN or infinite"
-    return f"{run.path.name} diverged: {said} at its end; try a lower --lr than {run.config.optimizer.lr:g}"
+    loss = f"train loss {_loss_text(losses[-1])}" if math.isfinite(losses[-1]) else "a train loss that is NaN or infinite"
+    return f"{run.path.name} diverged: {loss} at its end; try a lower --lr than {run.config.optimizer.lr:g}"
 
 
 def diagnosis_table(title: str, diagnosis: Diagnosis) -> Table:

@@ -34,7 +34,7 @@ class Selection(NamedTuple):
         return "; ".join([*parts, *([f"width {self.width:g}"] if self.width else [])]) or "all methods and layers"
 
     def beside(self, folder: Path) -> Path:
-        """The folder for figures of this selection: the folder for all of them, or one beside it.
+        """Return the folder for figures of this selection: the folder for all of them, or one beside it.
 
         >>> Selection().beside(Path("c/figures")).name, Selection(("top.out",), ("dgl",), 3.3).beside(Path("c/figures")).name
         ('figures', 'figures-dgl-top.out-3.3in')
@@ -64,7 +64,7 @@ def _relative(runs: Sequence[Path], folder: Path) -> list[str]:
 
 
 def _content(folder: Path, runs: Sequence[Path], selection: Selection) -> dict[str, Any]:
-    """What the folder's file holds."""
+    """Return what the folder's file holds."""
     layers, methods = sorted(set(selection.layers)), sorted(set(selection.methods))
     return {"runs": _relative(runs, folder), "layers": layers, "methods": methods, "width": selection.width}
 

@@ -29,13 +29,13 @@ def set_width(figure: Figure, width: float) -> None:
     grown = _panels_below(figure, width)
     figure.set_layout_engine("constrained")
     lines = _titles(figure, width)
-    for legend, said in zip([*beside, *figure.legends], names, strict=True):
-        columns = max(1, min(len(said), int(width / (0.75 + LETTER * max(map(len, said), default=1)))))
+    for legend, labels in zip([*beside, *figure.legends], names, strict=True):
+        columns = max(1, min(len(labels), int(width / (0.75 + LETTER * max(map(len, labels), default=1)))))
         title = legend.get_title().get_text() or None
-        lines += math.ceil(len(said) / columns) - (0 if legend in beside else math.ceil(len(said) / legend._ncols))
+        lines += math.ceil(len(labels) / columns) - (0 if legend in beside else math.ceil(len(labels) / legend._ncols))
         handles = legend.legend_handles
         legend.remove()
-        figure.legend(handles, said, loc="outside lower center", ncols=columns, title=title)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title)
     height = figure.get_figheight() * grown
     if len(figure.axes) == 1 and not figure.axes[0].texts:  # texts at the ends of lines need the height they were placed for
         height = min(height, max(LOWEST, STEEPEST * width))
@@ -62,10 +62,10 @@ def _titles(figure: Figure, width: float) -> int:
     extra = 0
     for ax in figure.axes:
         for where in ("left", "center"):
-            said = ax.get_title(loc=where)  # type: ignore[arg-type]
-            broken = _broken(said, width)
-            extra = max(extra, broken.count("\n") - said.count("\n"))
-            if said:
+            title = ax.get_title(loc=where)  # type: ignore[arg-type]
+            broken = _broken(title, width)
+            extra = max(extra, broken.count("\n") - title.count("\n"))
+            if title:
                 ax.set_title(broken, loc=where)  # type: ignore[arg-type]
     if not heading:
         return extra

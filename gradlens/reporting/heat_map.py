@@ -49,9 +49,9 @@ def heat_map(
     title: str = "",
     look: Mapping[str, Style] | None = None,
 ) -> Figure:
-    """Draw final values as a table in colour: a column a label, a row a layer (the bottom one at the bottom), each value written out.
+    """Draw final values as a table in colour: a column a label, a row a layer in the order of the printed table, the first one on top.
 
-    Of many labels and few layers each label is a row and each layer a column, the bottom one first: names stay horizontal.
+    Every value is written out. Of many labels and few layers each label is a row and each layer a column: names stay horizontal.
     Blue is with the true gradient, red against it; cells without a value are hatched.
 
     Args:
@@ -81,8 +81,7 @@ def heat_map(
     mesh = _coloured_table(ax, shown, colour_norm(values, scale), scale.log)
     ax.set_xticks(np.arange(len(columns)) + 0.5, [name.replace("." if turned else " ", "\n") for name in columns])
     ax.set_yticks(np.arange(len(lines)) + 0.5, lines)
-    if turned:
-        ax.invert_yaxis()
+    ax.invert_yaxis()
     longest = max(len(word) for name in columns for word in name.split("." if turned else " "))
     if longest * 0.085 > max(CELL, (6.4 - beside) / len(columns)):
         ax.set_xticklabels(columns, rotation=40, ha="left", rotation_mode="anchor")

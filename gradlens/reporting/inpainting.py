@@ -70,33 +70,33 @@ def inpainting_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -
 
 def inpainting_table(found: Sequence[InpaintingRow]) -> Table:
     """Return the errors to print, in per cent of the grey scale as in the paper."""
-    said = Table(title="predicted pixels of held-out images")
-    said.add_column("method")
+    table = Table(title="predicted pixels of held-out images")
+    table.add_column("method")
     for name, unit in (("L1", "%"), ("L2", "%"), ("PSNR", "dB")):
-        said.add_column(name, unit)
+        table.add_column(name, unit)
     for name, unit in (("L1", "%"), ("L2", "%"), ("PSNR", "dB")):
-        said.add_column(f"mean patch {name}", unit, apart=name == "L1")
+        table.add_column(f"mean patch {name}", unit, apart=name == "L1")
     for r in found:
         l1, m1, m2 = (number_cell(share, scale=100) for share in (r.l1, r.mean_patch_l1, r.mean_patch_l2))
         psnr, patch_psnr = number_cell(r.psnr, 1), number_cell(r.mean_patch_psnr, 1)
-        said.add_row(r.label, l1, mean_cell(r.l2, r.l2_low, scale=100, high=r.l2_high), psnr, m1, m2, patch_psnr)
-    return said
+        table.add_row(r.label, l1, mean_cell(r.l2, r.l2_low, scale=100, high=r.l2_high), psnr, m1, m2, patch_psnr)
+    return table
 
 
 # ----------------------------------------------------------------------------------------------------------- figures
 
 
 def _strip(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return [K, C, H, W] side by side with white between them: [H, *, 3]; images that are not of three channels are their mean."""
+    """Return [K, C, H, W] one above the other with white between them: [*, W, 3]; images that are not of three channels are their mean."""
     colour = images if images.shape[1] == 3 else np.repeat(images.mean(1, keepdims=True).round().astype(np.uint8), 3, 1)
-    gap = max(1, images.shape[3] // 16)
-    spaced = np.pad(np.moveaxis(colour, 1, -1), ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
-    return np.concatenate(list(spaced), 1)[:, :-gap]
+    gap = max(1, images.shape[2] // 16)
+    spaced = np.pad(np.moveaxis(colour, 1, -1), ((0, 0), (0, gap), (0, 0), (0, 0)), constant_values=255)
+    return np.concatenate(list(spaced), 0)[:-gap]
 
 
 @style.context(LOOK)
 def inpainting_grid(panels: Sequence[InpaintingPanel], *, title: str = "") -> Figure:
-    """Draw held-out images in columns: the images, and below them each label's network input and output.
+    """Draw held-out images, a row each: in the first column the images, right of it each label's network input and output.
 
     Args:
         panels: one a label.
@@ -108,26 +108,29 @@ def inpainting_grid(panels: Sequence[InpaintingPanel], *, title: str = "") -> Fi
     """
     if not panels:
         raise InputError("no inpainted images to draw")
-    strips: list[tuple[str, NDArray[np.uint8]]] = []
+    strips: list[tuple[str, str, NDArray[np.uint8]]] = []  # label above a pair of columns, name of a column, its images
     shown: NDArray[np.uint8] | None = None
     for panel in panels:
         if shown is None or not np.array_equal(shown, panel.original):
             shown = panel.original
-            strips.append(("images", _strip(shown)))
-        strips += [(f"{fill(panel.label, 14)}\ninput", _strip(panel.corrupted)), ("output", _strip(panel.output))]
-    wide = 6.6
-    heights = [wide * strip.shape[0] / strip.shape[1] for _, strip in strips]
-    figure = Figure(figsize=(wide + 2.6, sum(heights) + 0.08 * len(strips) + 0.6), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.02, w_pad=0.04)  # type: ignore[union-attr, call-arg]
-    axes = figure.subplots(len(strips), 1, squeeze=False, gridspec_kw={"height_ratios": heights}).ravel()
-    for ax, (name, strip) in zip(axes, strips, strict=True):
+            strips.append(("", "images", _strip(shown)))
+        strips += [(panel.label, "input", _strip(panel.corrupted)), ("", "output", _strip(panel.output))]
+    tall = max(strip.shape[0] / strip.shape[1] for *_, strip in strips)
+    wide, above = max(0.87 * len(strips), 6.2), 1.3  # inches; above the images two lines of title, three of a label and a name
+    height = above + 0.83 * tall * wide / (0.87 * len(strips))
+    figure = Figure(figsize=(wide, height))
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - above / height, wspace=0.07)
+    axes = figure.subplots(1, len(strips), squeeze=False).ravel()
+    for ax, (label, name, strip) in zip(axes, strips, strict=True):
         ax.imshow(strip, interpolation="nearest", aspect="equal")
         ax.set_xticks([]), ax.set_yticks([])
         ax.grid(visible=False)
         for spine in ax.spines.values():
             spine.set_visible(False)
-        ax.set_ylabel(name, rotation=0, ha="right", va="center")
-        ax.set_anchor("E")  # what the fixed aspect leaves over goes to the labels
+        ax.set_title(name, fontsize=9)
+        ax.set_anchor("N")
+        if label:  # over its two columns
+            ax.annotate(fill(label, 15), (1.03, 1), xytext=(0, 17), xycoords="axes fraction", textcoords="offset points", ha="center")
     text = "Held-out images, the network's input, and its prediction where pixels are missing"
     head(figure, text, title)
     return figure

@@ -125,23 +125,23 @@ def memorization_curves(runs: Sequence[Run]) -> list[CurvePoint]:
 
 def cautions(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[str]:
     """List caveats of the table: other settings, other labels, ordinary labels, and what the heads can hold."""
-    said = []
+    notes = []
     configs = [run.config.as_dict(exclude=APART) for run in runs]
     for name, first in configs[0].items():
         if any(config[name] != first for config in configs):
             values = ", ".join(dict.fromkeys(f"{config[name]}" for config in configs))
-            said.append(f"different schedules: {name} is {values}")
+            notes.append(f"different schedules: {name} is {values}")
     for seed in sorted({run.config.seed for run in runs}):
         if len({run.info.get("label_hash") for run in runs if run.config.seed == seed}) > 1:
-            said.append(f"different labels: the runs of seed {seed} have other ones each")
+            notes.append(f"different labels: the runs of seed {seed} have other ones each")
     if any(not run.config.data.label_noise for run in runs):
-        said.append("label noise 0: these labels are the true ones, and fitting them is learning as well as memorizing")
+        notes.append("label noise 0: these labels are the true ones, and fitting them is learning as well as memorizing")
     network = max(int(r["network_parameters"]) for r in results)
-    said.append(
+    notes.append(
         f"own: numbers trained in the rule's own modules (heads, synthesisers), beside {with_thousands(network)} of the network;"
         " what heads can hold is a confounder: compare a rule with heads of several kinds"
     )
-    return said
+    return notes
 
 
 def _when(mean: float, reached: int, row: Memorized) -> Cell:

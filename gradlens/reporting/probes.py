@@ -141,8 +141,8 @@ def probe_detail(result: Mapping[str, Any]) -> Table:
 
 def _verdict(rows: Sequence[ProbeRecord]) -> str:
     """State for how many seeds' points separability is proven; for one seed with the margin."""
-    said = [row["verdict"] for row in rows]
-    yes, undecided = said.count(SEPARABLE), said.count(UNDECIDED)
+    verdicts = [row["verdict"] for row in rows]
+    yes, undecided = verdicts.count(SEPARABLE), verdicts.count(UNDECIDED)
     if len(rows) > 1:
         return f"{yes} of {len(rows)}" + (f", ? {undecided}" if undecided else "")
     return f"yes {rows[0]['margin']:.1g}" if yes else "no" if not undecided else f"? <{rows[0]['gap'][1]:.0e}"
@@ -194,7 +194,7 @@ def _probe_head(figure: Figure, what: str, title: str, rows: Sequence[ProbePoint
 
 @style.context(LOOK)
 def separability_by_depth(points: Sequence[ProbePoint], *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
-    """Test accuracy of the linear probe by block, a line a label; its controls in grey; the network's own accuracy as a star.
+    """Draw the test accuracy of the linear probe by block, a line a label; its controls in grey; the network's own accuracy as a star.
 
     Args:
         points: from :func:`probe_points`, of one step a label.
@@ -255,7 +255,7 @@ def separability_by_depth(points: Sequence[ProbePoint], *, title: str = "", look
 
 @style.context(LOOK)
 def separability_over_training(points: Sequence[ProbePoint], *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
-    """Test accuracy of the linear probe over updates: a panel a block, a line a label, the untrained network in grey.
+    """Draw the test accuracy of the linear probe over updates: a panel a block, a line a label, the untrained network in grey.
 
     Args:
         points: from :func:`probe_points`.
@@ -318,11 +318,11 @@ def probe_figures(points: Sequence[ProbePoint], title: str = "") -> dict[str, tu
 
 def tables(runs: Sequence[Run], results: Results) -> Iterator[Table]:
     """Make the tables of `gradlens probe`: accuracies by block; with separability also permuted labels, and of one run the details."""
-    asked = any(result["separability"] for result in results)
-    if asked and len(runs) == 1:
+    certified = any(result["separability"] for result in results)
+    if certified and len(runs) == 1:
         yield probe_detail(results[0])
-    yield probe_table(probe_points(runs, results), short=not asked)
-    if asked:
+    yield probe_table(probe_points(runs, results), short=not certified)
+    if certified:
         yield separability_table(runs, results)
 
 

@@ -56,17 +56,17 @@ def run_summary(run: Run) -> dict[str, Any]:
 
 def run_lines(run: Run) -> list[str]:
     """Return how far a run came, its settings that are not the default, as flags, and the machine."""
-    said, config = run_summary(run), run.config
-    epochs = f"{said['epochs_done']} of {config.epochs} epochs, {with_thousands(said['updates_done'])} updates"
-    took = f"{said['minutes']:.1f} minutes" if said["minutes"] >= 1 else f"{60 * said['minutes']:.1f} seconds"
+    info, config = run_summary(run), run.config
+    epochs = f"{info['epochs_done']} of {config.epochs} epochs, {with_thousands(info['updates_done'])} updates"
+    took = f"{info['minutes']:.1f} minutes" if info["minutes"] >= 1 else f"{60 * info['minutes']:.1f} seconds"
     lines = [
-        f"{run.path}: {'finished' if run.finished else 'unfinished'}, {epochs}, {with_thousands(said['images'])} images, {took} of training"
+        f"{run.path}: {'finished' if run.finished else 'unfinished'}, {epochs}, {with_thousands(info['images'])} images, {took} of training"
     ]
     notes = diverged(run), edited(run.path, run.config, run.saved_state())
     lines += [sentence for sentence in notes if sentence]
     lines.append(" ".join([f"  {config.method}, seed {config.seed}:", *(_changed(run) or ["all settings at their defaults"])]))
-    versions = said.get("versions", {})
-    made = [str(said["device"])] * ("device" in said) + [f"{said['threads']} thread{'s' * (said['threads'] != 1)}"] * ("threads" in said)
+    versions = info.get("versions", {})
+    made = [str(info["device"])] * ("device" in info) + [f"{info['threads']} thread{'s' * (info['threads'] != 1)}"] * ("threads" in info)
     made += [f"{name} {versions[name]}" for name in ("torch", "gradlens") if name in versions]
     return [*lines, f"  {', '.join(made)}"] if made else lines
 
@@ -74,11 +74,11 @@ def run_lines(run: Run) -> list[str]:
 def _changed(run: Run) -> list[str]:
     """Return the settings and options of the rule that are not the default, as flags."""
     flat = run.config.as_dict()
-    known = {name: said for name, said in settings_of(type(run.config)).items() if name not in NAMED}
+    known = {name: setting for name, setting in settings_of(type(run.config)).items() if name not in NAMED}
     words = []
-    for name, said in known.items():
+    for name, setting in known.items():
         value = flat[name]
-        if value != said.default and value not in (None, ()):
+        if value != setting.default and value not in (None, ()):
             flag = name.replace("_", "-")
             words.append(f"--{flag}" if value is True else f"--no-{flag}" if value is False else f"--{flag} {_word(value)}")
     try:

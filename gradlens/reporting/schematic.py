@@ -95,8 +95,8 @@ def _signals(s: RuleStructure, k: int, loss_of: dict[int, str]) -> Iterator[Link
 
 def described(s: RuleStructure) -> str:
     """Describe a schematic in words, as its text alternative."""
-    said = [f"{link.source} to {link.target} ({link.carries})" for link in links(s) if link.carries in ("error signal", "learning target")]
-    return f"Schematic of {s.rule}: {'; '.join(said)}."
+    sent = [f"{link.source} to {link.target} ({link.carries})" for link in links(s) if link.carries in ("error signal", "learning target")]
+    return f"Schematic of {s.rule}: {'; '.join(sent)}."
 
 
 # ---------------------------------------------------------------------------------------------------------------- drawing
@@ -150,7 +150,7 @@ class _Panel:
         sides = any(m.gives != "input" for m in s.modules)
         direct = any("output error" in b.error_signal for b in s.blocks)
         labels = any(b.loss_reads for b in s.blocks)
-        self.left = -4.6 if inputs else min(-1.3 - 0.55 * len(s.windows), -1.9 if direct else 0)
+        self.left = -5.0 if inputs else min(-1.3 - 0.55 * len(s.windows), -1.9 if direct else 0)
         local = any(m.gives == "loss" for m in s.modules)
         chips = any(s.blocks[m.block].loss_reads for m in s.modules if m.gives == "loss")
         read = any(set(m.reads) - {"output"} for m in s.modules if m.gives != "input")
@@ -221,7 +221,7 @@ class _Panel:
             (self._loss_above if k == len(self.s.blocks) - 1 else self._loss_beside)(k, block)
 
     def _loss_above(self, k: int, block: BlockSignal) -> None:
-        """The loss of the output block."""
+        """Draw the loss of the output block."""
         y = STEP * k + HEIGHT / 2
         above = y + 0.72
         self._arrow((-PAIR, y), (-PAIR, above - 0.18), "forward")
@@ -229,7 +229,7 @@ class _Panel:
         self._loss(0, above + 0.12, block)
 
     def _loss_beside(self, k: int, block: BlockSignal) -> None:
-        """A local loss that reads a lower block's output without a module between."""
+        """Draw a local loss that reads an earlier block's output without a module between."""
         y, edge = STEP * k, WIDTH / 2
         self._arrow((edge, y + 0.13), (BESIDE - 0.34, y + 0.13), "forward")
         self._arrow((BESIDE - 0.34, y - 0.13), (edge, y - 0.13), "signal")
@@ -277,7 +277,7 @@ class _Panel:
         if module.target:
             self._arrow((-WIDTH / 2, y - STEP / 2 + 0.05), (-SIDE + 0.5, y - 0.31), "target", bend=-0.2)
         for i, what in enumerate(module.reads):
-            self._chip(-SIDE - 1.45, y - 0.45 * i, what, to=-SIDE - 0.875)
+            self._chip(-SIDE - 1.85, y - 0.45 * i, what, to=-SIDE - 0.875)
 
     def _windows(self) -> None:
         """Draw a bracket over the blocks that each loss trains."""

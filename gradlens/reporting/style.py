@@ -231,10 +231,10 @@ def save_figure(
 def _write_names_out(figure: Figure) -> None:
     """Escape names of files and data in a figure: dollars in them begin no formula, bytes that are no UTF-8 are escaped."""
     for text in figure.findobj(Text):
-        said = text.get_text()
-        if not said.isascii():
-            text.set_text(encode(said).decode())
-        if "$" in said and not said.startswith(FORMULAE):  # a tick has no text yet
+        content = text.get_text()
+        if not content.isascii():
+            text.set_text(encode(content).decode())
+        if "$" in content and not content.startswith(FORMULAE):  # a tick has no text yet
             text.set_parse_math(False)
 
 

@@ -154,8 +154,8 @@ def unused_workers_text(points: Sequence[ThroughputPoint]) -> list[str]:
         if p.used < p.workers:
             short.setdefault((p.workers, p.used), []).append(p.schedule)
     return [
-        f"{asked} workers requested, {used} used by {', '.join(names)}: layer-parallel, a rule has no more workers than parts of its blocks"
-        for (asked, used), names in short.items()
+        f"{given} workers requested, {used} used by {', '.join(names)}: layer-parallel, a rule has no more workers than parts of its blocks"
+        for (given, used), names in short.items()
     ]
 
 

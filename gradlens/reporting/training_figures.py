@@ -178,6 +178,8 @@ def over_training(
     mark_below(grid, layers, rows, scale, look)
     grid[0].xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     grid[0].xaxis.set_major_formatter(EngFormatter(sep=""))
+    if len(steps := {p.step for p in (*rows, *dotted)}) == 1:  # one point: no axis of thousandths of an update
+        grid[0].set_xlim(min(steps) - 1, min(steps) + 1)
     below = f"▾ below {scale.limits[0]:g}".replace("-", "−") if any(p.mean < scale.limits[0] for p in rows) else ""
     zeros = "exact zeros not drawn" if scale.log and any(p.mean == 0 for p in rows) else ""
     thin = f"dotted: {scale_of(beside).text or beside.replace('_', ' ')}" if dotted else ""

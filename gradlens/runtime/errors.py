@@ -39,6 +39,7 @@ LISTS = {  # kind of name -> command that prints all
     "device": "gradlens train --help",
 }
 NEAREST = 3  # names that are suggested
+ALIKE = 0.5  # how like a name that lies beside must be to the one that was typed to be suggested
 
 
 def letters(name: str) -> str:
@@ -131,5 +132,5 @@ class Failsafe:
         """Print the failure once, and disable further calls."""
         if self.works:
             self.works = False
-            said = " ".join(f"{type(error).__name__}: {error}".split())
-            print(f"gradlens: {self.what} failed and is disabled; training continues ({said})", file=sys.stderr)
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            print(f"gradlens: {self.what} failed and is disabled; training continues ({reason})", file=sys.stderr)

@@ -12,19 +12,19 @@ from typing import Any
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
     """Turn Ctrl-C and SIGTERM into a flag that the loop checks between updates; a second Ctrl-C stops at once."""
-    asked = threading.Event()
+    requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield requested.is_set
         return
 
-    def ask(signum: int, frame: Any) -> None:
-        if asked.is_set():
+    def request(signum: int, frame: Any) -> None:
+        if requested.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        requested.set()
 
-    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked.is_set
+        yield requested.is_set
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)

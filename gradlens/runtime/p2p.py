@@ -70,8 +70,8 @@ class Outbox:
             self.layouts[images] = layouts
         elif _in_memory(layouts) != _in_memory(self.layouts[images]):
             raise InputError(
-                f"--parallel layers: a block's output has (size, stride, type) {_said(layouts)} for {images} images, after"
-                f" {_said(self.layouts[images])} for as many: it must be the same for every batch; else train in one process"
+                f"--parallel layers: a block's output has (size, stride, type) {_layout_text(layouts)} for {images} images, after"
+                f" {_layout_text(self.layouts[images])} for as many: it must be the same for every batch; else train in one process"
             )
         while len(self.under_way) >= UNDER_WAY:
             self._wait()
@@ -88,7 +88,7 @@ class Outbox:
             self._wait()
 
 
-def _said(layouts: Sequence[Layout]) -> str:
+def _layout_text(layouts: Sequence[Layout]) -> str:
     return ", ".join(map(str, layouts)) or "nothing"
 
 

@@ -59,17 +59,17 @@ class ProcessGroup:
         """Gather an object from each rank, in the order of ranks. Collective: call on every rank."""
         if self.is_single_process:
             return [obj]
-        said: list[Any] = [None] * self.num_ranks
-        dist.all_gather_object(said, obj)
-        return said
+        gathered: list[Any] = [None] * self.num_ranks
+        dist.all_gather_object(gathered, obj)
+        return gathered
 
     def broadcast_object(self, obj: Any, src: int = 0) -> Any:
         """Broadcast rank ``src``'s object to all ranks. Collective: call on every rank."""
         if self.is_single_process:
             return obj
-        said = [obj if self.rank == src else None]
-        dist.broadcast_object_list(said, src=src)
-        return said[0]
+        gathered = [obj if self.rank == src else None]
+        dist.broadcast_object_list(gathered, src=src)
+        return gathered[0]
 
     def fail_together(self, act: Callable[[], T]) -> T:
         """Return the result of ``act``; if it raises InputError on any rank, raise the same error on all.
@@ -85,12 +85,12 @@ class ProcessGroup:
             result = act()
         except InputError as error:
             refused = error
-        said = self.all_gather_object(None if refused is None else str(refused))
-        if wrong := [(rank, text) for rank, text in enumerate(said) if text is not None]:
+        messages = self.all_gather_object(None if refused is None else str(refused))
+        if wrong := [(rank, text) for rank, text in enumerate(messages) if text is not None]:
             rank, text = wrong[0]
-            said_by_all = InputError(text if len(wrong) == self.num_ranks else f"rank {rank}: {text}")
-            said_by_all.trace = refused.trace if refused else ""
-            raise said_by_all from refused
+            common_error = InputError(text if len(wrong) == self.num_ranks else f"rank {rank}: {text}")
+            common_error.trace = refused.trace if refused else ""
+            raise common_error from refused
         return result
 
     def first_on_each_machine(self, act: Callable[[], object]) -> None:
@@ -129,9 +129,9 @@ class ProcessGroup:
         """Return (whether any rank is to stop, whether rank 0 is to save), the same on all ranks."""
         if self.is_single_process:
             return stop, save
-        asked = torch.tensor([int(stop), int(save and self.is_main)])
-        dist.all_reduce(asked, dist.ReduceOp.MAX)
-        return bool(asked[0]), bool(asked[1])
+        flags = torch.tensor([int(stop), int(save and self.is_main)])
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return bool(flags[0]), bool(flags[1])
 
     def all_reduce_sum(self, x: Tensor) -> Tensor:
         """Sum a tensor over ranks, without its graph."""
@@ -270,7 +270,7 @@ def _start_heartbeat(ranks: ProcessGroup) -> None:
 
 def _heartbeat_loop(ranks: ProcessGroup) -> None:
     store = _client()
-    heard: dict[int, tuple[bytes, float]] = {}
+    last_heartbeats: dict[int, tuple[bytes, float]] = {}
     n = 0
     while not _heartbeat_stopped.wait(HEARTBEAT_INTERVAL if n else 0):
         n += 1
@@ -279,12 +279,12 @@ def _heartbeat_loop(ranks: ProcessGroup) -> None:
             for rank in range(ranks.num_ranks):
                 key = f"beat/{rank}"
                 beat = store.get(key) if store.check([key]) else b""
-                if rank not in heard or heard[rank][0] != beat:
-                    heard[rank] = beat, time.monotonic()
+                if rank not in last_heartbeats or last_heartbeats[rank][0] != beat:
+                    last_heartbeats[rank] = beat, time.monotonic()
         except Exception:  # noqa: BLE001 - any error of the store means that the launcher has ended
             if not _heartbeat_stopped.is_set():
                 _stop_this_rank("the launcher is gone", ranks)
-        for rank, (_, since) in heard.items():
+        for rank, (_, since) in last_heartbeats.items():
             if rank != ranks.rank and time.monotonic() - since > HEARTBEAT_TIMEOUT and not _heartbeat_stopped.is_set():
                 _kill_rank(ranks, rank)
                 _stop_this_rank(f"no heartbeat from rank {rank} for {HEARTBEAT_TIMEOUT:.0f} s", ranks)

@@ -49,6 +49,9 @@ def seeded(seed: int, purpose: str, *index: int) -> Iterator[None]:
         purpose: name of the draws.
         index: further numbers of the key (a step, a block).
 
+    Yields:
+        nothing; a context manager.
+
     """
     with forked():
         seed_global(key(seed, purpose, *index))

@@ -72,19 +72,19 @@ def _is_ours(file: str) -> bool:
 
 def trace_of(error: BaseException) -> str:
     """Return the traceback of an error from a user's file on, without gradlens' frames; empty where no frame of it is a user's."""
-    said = traceback.TracebackException.from_exception(error, compact=True)
+    report = traceback.TracebackException.from_exception(error, compact=True)
     files = {str(module.__file__) for module in _imported.values()}
-    begin = next((i for i, frame in enumerate(said.stack) if frame.filename in files), None)
+    begin = next((i for i, frame in enumerate(report.stack) if frame.filename in files), None)
     in_file = isinstance(error, SyntaxError) and error.filename in files
     if begin is None and not in_file:
         return ""
-    kept = [] if begin is None else [frame for frame in said.stack[begin:] if not _is_ours(frame.filename)]
-    said.stack = traceback.StackSummary.from_list(kept)
-    said.__cause__ = said.__context__ = None
-    return "".join(said.format())
+    kept = [] if begin is None else [frame for frame in report.stack[begin:] if not _is_ours(frame.filename)]
+    report.stack = traceback.StackSummary.from_list(kept)
+    report.__cause__ = report.__context__ = None
+    return "".join(report.format())
 
 
-def _said(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     first = next(iter(str(error).splitlines()), "")
     return (f"{type(error).__name__}: {first}" if first else type(error).__name__) + hint(error)
 
@@ -94,8 +94,8 @@ def raised(error: BaseException) -> str:
     files = {str(module.__file__) for module in _imported.values()}
     frame = next((f for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename in files), None)
     if frame is None:
-        return _said(error)
-    return f"{os.path.relpath(frame.filename)}, line {frame.lineno}, raised {_said(error)}"
+        return _error_text(error)
+    return f"{os.path.relpath(frame.filename)}, line {frame.lineno}, raised {_error_text(error)}"
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def blamed(what: str) -> Iterator[None]:
     except InputError:
         raise
     except (Exception, SystemExit) as error:
-        raise UserCodeError(f"{what}: {_said(error)}", trace_of(error)) from error
+        raise UserCodeError(f"{what}: {_error_text(error)}", trace_of(error)) from error
 
 
 _imported: dict[tuple[str, str], ModuleType] = {}  # (absolute path, fingerprint) -> module

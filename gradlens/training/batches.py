@@ -37,17 +37,17 @@ class Batches:
 
     @property
     def device(self) -> torch.device:
-        """Where the images are."""
+        """Return the device of the images."""
         return self.images.labels.device
 
     @property
     def per_epoch(self) -> int:
-        """Updates in an epoch."""
+        """Return the number of updates in an epoch."""
         return batches_per_epoch(len(self.images), self.config.batch_size)
 
     @property
     def total(self) -> int:
-        """Updates of the whole run."""
+        """Return the number of updates of the whole run."""
         total = self.config.epochs * self.per_epoch
         return total if self.config.steps is None else min(total, self.config.steps)
 

@@ -42,12 +42,29 @@ class ChosenRate(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """Runs that belong together, for notebooks: ``gradlens.load("comparisons/…")`` is shown as a table of its runs, ``.runs``."""
+    """Runs that belong together, for notebooks: ``gradlens.load("comparisons/…")`` is shown as a table of its runs, ``.runs``.
+
+    Attributes:
+        path: the folder.
+        run_paths: directories of the runs.
+        made_by: "compare-gradients" or "sweep"; "": a folder that merely holds runs.
+        request_digest: six hex digits of what was requested; "" if it was not by a command.
+        command: the command as it was typed.
+        version: version of gradlens that made it.
+        finished: whether the command came to its end.
+        methods: names of the rules, in order.
+        seeds: the seeds of the runs.
+        search_paths: directories of the runs of ``--lr-grid``, which are not among ``run_paths``.
+        figure_paths: the figures drawn from the runs.
+        learning_rates: rule -> the learning rate that ``--lr-grid`` chose.
+        data: where the runs' data lie now, if not where they were.
+
+    """
 
     path: Path
     run_paths: tuple[Path, ...]
     made_by: str = ""  # compare-gradients or sweep; "": a folder that merely holds runs
-    asked: str = ""  # digest of what was requested
+    request_digest: str = ""
     command: str = ""  # as typed
     version: str = ""  # of gradlens
     finished: bool = True  # whether the command came to its end
@@ -60,7 +77,12 @@ class Comparison:
 
     @property
     def runs(self) -> list[Run]:
-        """Its runs, read from their directories."""
+        """Load the runs from their directories.
+
+        Returns:
+            one run for each of ``run_paths``.
+
+        """
         from gradlens.training.run_directory import load_run
 
         return [load_run(path, self.data) for path in self.run_paths]
@@ -84,7 +106,13 @@ class Comparison:
         return table._repr_html_()
 
     def frame(self, table: str = "gradients") -> pandas.DataFrame:
-        """One of the runs' tables as a DataFrame of pandas, of all runs one below the other, with each run's name, method and seed.
+        """Return one of the runs' tables as a DataFrame of pandas, of all runs one below the other, with each run's name, method and seed.
+
+        Args:
+            table: "gradients", "metrics", "timing", "online" or "measured".
+
+        Returns:
+            a row for each row of each run's table.
 
         Raises:
             InputError: no such table, or pandas is not installed.
@@ -126,9 +154,10 @@ def read_comparison(path: str | Path) -> Comparison:
         return tuple(Path(os.path.normpath(folder / part)) for part in content.get(name, []))
 
     try:
+        digest = content["asked"] if "asked" in content else content["request_digest"]  # its first name, in files that are there
         rates = {m: ChosenRate(r["lr"], tuple(r["grid"]), r["at_end"]) for m, r in content.get("learning_rates", {}).items()}
         return Comparison(
-            folder, paths("runs"), content["made_by"], content["asked"], content["command"], content["gradlens"], content["finished"],
+            folder, paths("runs"), content["made_by"], digest, content["command"], content["gradlens"], content["finished"],
             tuple(content["methods"]), tuple(content["seeds"]), paths("searches"), paths("figures"), rates,
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
@@ -150,7 +179,7 @@ def write_comparison(comparison: Comparison) -> None:
     content = {
         "format": FORMAT,
         "made_by": comparison.made_by,
-        "asked": comparison.asked,
+        "request_digest": comparison.request_digest,
         "command": comparison.command,
         "gradlens": comparison.version or __version__,
         "finished": comparison.finished,
@@ -168,22 +197,22 @@ def write_comparison(comparison: Comparison) -> None:
     write(folder / FILE, encode(json.dumps(content, indent=1) + "\n"))
 
 
-def digest_of(asked: Any) -> str:
+def digest_of(request: Any) -> str:
     """Return six hex digits of what was requested.
 
     >>> digest_of({"lr_grid": [0.1]}) == digest_of({"lr_grid": [0.1]}) != digest_of({"lr_grid": [0.2]})
     True
     """
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:6]
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:6]
 
 
-def folder_name(methods: Sequence[str], data: Sequence[str], asked: str) -> str:
+def folder_name(methods: Sequence[str], data: Sequence[str], digest: str) -> str:
     """Return ``<methods>-<data>-<digest>``; of many methods the first are named.
 
     >>> folder_name(["bp", "dgl"], ["digits"], "1a2b3c"), folder_name(list("abcde"), ["digits"], "1a2b3c")
     ('bp-dgl-digits-1a2b3c', 'a-b-c-and-2-more-digits-1a2b3c')
     """
-    return "-".join([_shortened(methods, "-and-", "-more", "-"), *([data[0]] if len(data) == 1 else [f"{len(data)}-data-sets"]), asked])
+    return "-".join([_shortened(methods, "-and-", "-more", "-"), *([data[0]] if len(data) == 1 else [f"{len(data)}-data-sets"]), digest])
 
 
 def _shortened(names: Sequence[str], before: str, after: str, between: str) -> str:
@@ -196,7 +225,7 @@ def _shortened(names: Sequence[str], before: str, after: str, between: str) -> s
 # ---------------------------------------------------------------------------------------------------- what a path stands for
 
 
-def runs_of(paths: Sequence[str | Path], say: Callable[[str], None] = notice) -> list[Path]:
+def runs_of(paths: Sequence[str | Path], notify: Callable[[str], None] = notice) -> list[Path]:
     """List the run directories that paths stand for, each once, in order.
 
     A run directory stands for itself, a comparison folder (or its ``comparison.json``) for its runs, not for its searches, a study's folder
@@ -204,14 +233,14 @@ def runs_of(paths: Sequence[str | Path], say: Callable[[str], None] = notice) ->
 
     Args:
         paths: as they were typed.
-        say: called with a sentence on the runs that were taken.
+        notify: called with a sentence on the runs that were taken.
 
     Raises:
         InputError: a path that is not there, or stands for no run.
 
     """
     kept = [path for path in map(Path, paths) if not _is_of_figures(path)] or [Path(path) for path in paths]
-    return list(dict.fromkeys(run for path in kept for run in _runs_at(path, say)))
+    return list(dict.fromkeys(run for path in kept for run in _runs_at(path, notify)))
 
 
 def _is_of_figures(path: Path) -> bool:
@@ -219,7 +248,7 @@ def _is_of_figures(path: Path) -> bool:
     return path.name == FIGURES and is_folder(path) and not is_run(path)
 
 
-def _runs_at(path: Path, say: Callable[[str], None]) -> list[Path]:
+def _runs_at(path: Path, notify: Callable[[str], None]) -> list[Path]:
     must_exist(path)
     if path.name == FILE:
         path = path.parent
@@ -231,7 +260,7 @@ def _runs_at(path: Path, say: Callable[[str], None]) -> list[Path]:
     if not held:
         raise not_a_run(path)
     if not is_file(path / "study.json"):
-        say(f"{path} holds {len(held)} run{'s' * (len(held) > 1)}: {_shortened([run.name for run in held], ' and ', ' more', ', ')}")
+        notify(f"{path} holds {len(held)} run{'s' * (len(held) > 1)}: {_shortened([run.name for run in held], ' and ', ' more', ', ')}")
     return held
 
 
@@ -254,7 +283,7 @@ def home_of(paths: Sequence[str | Path]) -> Comparison | None:
 
 
 def rates_chosen(paths: Iterable[Path]) -> bool:
-    """Whether learning rates of what paths stand for were chosen from a grid: of comparison folders, or of runs in one."""
+    """Return whether learning rates of what paths stand for were chosen from a grid: of comparison folders, or of runs in one."""
     folders = {folder.parent if folder.name == FILE else folder for path in paths for folder in (path, path.parent.parent)}
     return any(is_comparison(folder) and read_comparison(folder).learning_rates for folder in folders)
 
@@ -305,6 +334,9 @@ def load(path: str | Path, data: str | Path | None = None) -> Run | Comparison:
     Args:
         path: the folder.
         data: where the runs' data lie now, if not where they were.
+
+    Returns:
+        the run, or the comparison; of a study or a folder that merely holds runs, one with ``made_by`` "".
 
     Raises:
         InputError: no path, one that is not there, or one that stands for no run.

@@ -74,7 +74,7 @@ def configs_of(
         given["split"] = parse_whole_numbers("--split", given["split"])
     if "precision" in (both := {**file, **given}):
         given["precision"] = pick_precision(both["precision"], context.device)
-    _refuse_unknown_options(sets, methods)
+    _refuse_unknown_options(sets, typed)
     out: list[list[Config]] = []
     for name in methods:
         options = dict(own_options) if name == owner else {}
@@ -93,13 +93,13 @@ def configs_of(
 
 def _of_file(error: InputError, path: Path | None, file: Mapping[str, Any], typed: Mapping[str, Any]) -> InputError:
     """Name the config file in the error of a setting that it sets and no flag does, and the setting by its name there."""
-    said = re.match(r"--([\w-]+): |unknown option of \S+ '(\w+)'", str(error))
-    if path is None or said is None:
+    found = re.match(r"--([\w-]+): |unknown option of \S+ '(\w+)'", str(error))
+    if path is None or found is None:
         return error
-    name, option = (said[1] or "").replace("-", "_"), said[2]
+    name, option = (found[1] or "").replace("-", "_"), found[2]
     if option in file.get("options", {}):
         return InputError(f"{path}: {error}")
-    return InputError(f"{path}: {name}: {str(error)[said.end() :]}") if name in file and name not in typed else error
+    return InputError(f"{path}: {name}: {str(error)[found.end() :]}") if name in file and name not in typed else error
 
 
 def _of_ranks(rule: type[Method], file: dict[str, Any], typed: dict[str, Any], num_ranks: int, default: str) -> dict[str, Any]:
@@ -107,19 +107,22 @@ def _of_ranks(rule: type[Method], file: dict[str, Any], typed: dict[str, Any], n
     shared = typed.get("parallel") or file.get("parallel", "none")
     if shared == "none" and "parallel" not in typed:
         shared = default
-    said = {**(file if file.get("parallel") == shared else {}), **typed}
+    given_there = {**(file if file.get("parallel") == shared else {}), **typed}
     no_records = ("diagnose_every", *(["record_every"] if rule.pipelined else [])) if shared == "layers" else ()
-    return {"ranks": num_ranks, "parallel": shared} | {name: 0 for name in no_records if name not in said}
+    return {"ranks": num_ranks, "parallel": shared} | {name: 0 for name in no_records if name not in given_there}
 
 
-def _refuse_unknown_options(sets: list[tuple[str | None, str, Any]], methods: Sequence[str]) -> None:
+def _refuse_unknown_options(sets: list[tuple[str | None, str, Any]], methods: Mapping[str, str]) -> None:
+    """Refuse an option that none of the methods (name -> as it was typed) has."""
     known = {name: [*METHODS[name].Options.model_fields, "lr"] for name in methods}
     for method, option, _ in sets:
         if method is not None and method not in methods:
             raise InputError(f"--set {method}.{option}: {method} is not among the methods of this command ({', '.join(methods)})")
-        if not any(option in known[name] for name in ([method] if method else methods)):
-            some = {o for n in ([method] if method else methods) for o in known[n]}
-            raise unknown(f"option of {method or ', '.join(methods)}", option, some, f"gradlens list methods {method or methods[0]}")
+        asked = [method] if method else list(methods)
+        if not any(option in known[name] for name in asked):
+            some = dict.fromkeys(o for name in asked for o in known[name])
+            of = " ".join(methods[name] for name in asked)
+            raise unknown(f"option of {', '.join(asked)}", option, some, f"gradlens list methods {of}")
 
 
 def methods_and_runs(what: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -48,9 +48,9 @@ def setting(
         limits: pydantic's: ``ge``, ``lt`` …
 
     """
-    said: dict[str, Any] = {"flat": flat, "panel": panel, "choices": choices, "names": names, "typed": typed, "synonyms": synonyms}
-    said |= {"since": since} if since else {}
-    return Field(default, description=text, json_schema_extra=said | ({"own": own} if own else {}), **limits)
+    meta: dict[str, Any] = {"flat": flat, "panel": panel, "choices": choices, "names": names, "typed": typed, "synonyms": synonyms}
+    meta |= {"since": since} if since else {}
+    return Field(default, description=text, json_schema_extra=meta | ({"own": own} if own else {}), **limits)
 
 
 class Settings(BaseModel, frozen=True, extra="forbid"):
@@ -61,9 +61,9 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     @field_validator("*")
     @classmethod
     def _known(cls, value: Any, info: Any) -> Any:
-        said = extra_of(cls.model_fields[info.field_name])
-        if said.get("choices") and not said.get("own") and value not in said["choices"]:
-            raise unknown((said["flat"] or info.field_name).replace("_", " "), value, said["choices"], EVERYTHING)
+        meta = extra_of(cls.model_fields[info.field_name])
+        if meta.get("choices") and not meta.get("own") and value not in meta["choices"]:
+            raise unknown((meta["flat"] or info.field_name).replace("_", " "), value, meta["choices"], EVERYTHING)
         return value
 
 
@@ -102,7 +102,7 @@ def extra_of(field: Any) -> Mapping[str, Any]:
     return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
-NOTHING_SAID: Mapping[str, Any] = {
+UNSET: Mapping[str, Any] = {
     "flat": "", "panel": "", "choices": (), "names": (), "typed": (), "synonyms": (), "since": None, "own": False
 }  # fmt: skip
 
@@ -116,10 +116,10 @@ def settings_of(kind: type[Settings]) -> Mapping[str, Setting]:
             inside = settings_of(field.annotation)
             found |= {flat: setting._replace(path=(name, *setting.path)) for flat, setting in inside.items()}
             continue
-        said = {**NOTHING_SAID, **extra_of(field)}
-        said["choices"] = said["choices"] or _named_values(field.annotation)
-        flat, panel, default = said.pop("flat") or name, said.pop("panel") or kind.PANEL, field.get_default(call_default_factory=True)
-        found[flat] = Setting(flat, (name,), default, _type_of_flag(field.annotation), field.description or "", panel, **said)
+        meta = {**UNSET, **extra_of(field)}
+        meta["choices"] = meta["choices"] or _named_values(field.annotation)
+        flat, panel, default = meta.pop("flat") or name, meta.pop("panel") or kind.PANEL, field.get_default(call_default_factory=True)
+        found[flat] = Setting(flat, (name,), default, _type_of_flag(field.annotation), field.description or "", panel, **meta)
     return found
 
 
@@ -156,8 +156,15 @@ def later_defaults(kind: type[BaseModel], values: Mapping[str, Any]) -> set[str]
     return {name for name, field in later.items() if values.get(name) == field.get_default(call_default_factory=True)}
 
 
-def sentence(error: ValidationError, kind: type[Settings] | None = None) -> str:
-    """Describe pydantic's first error in one sentence that names the field, or its flag if it is one of these settings."""
+def sentence(error: ValidationError, kind: type[Settings] | None = None, command: str | None = None) -> str:
+    """Describe pydantic's first error in one sentence that names the field, or its flag if it is one of these settings.
+
+    Args:
+        error: pydantic's.
+        kind: the settings that were given, of which each has a flag.
+        command: lists the values that a field may have; of such settings it is known.
+
+    """
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, InputError):
@@ -165,7 +172,8 @@ def sentence(error: ValidationError, kind: type[Settings] | None = None) -> str:
     named = [s.name for s in (settings_of(kind).values() if kind else ()) if first["loc"][: len(s.path)] == s.path]
     label = f"--{named[0].replace('_', '-')}: " if named else f"{first['loc'][0] if first['loc'] else 'config'}: "
     if first["type"] == "literal_error":
-        wanted, command = re.findall(r"'([^']+)'|(\d+)", first["ctx"]["expected"]), EVERYTHING if kind else "gradlens list methods"
-        return label + str(unknown("value", str(first["input"]), [word or number for word, number in wanted], command))
+        wanted = re.findall(r"'([^']+)'|(\d+)", first["ctx"]["expected"])
+        known = [word or number for word, number in wanted]
+        return label + str(unknown("value", str(first["input"]), known, EVERYTHING if kind else command))
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"{label}{message}, got {first['input']!r}"

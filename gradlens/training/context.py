@@ -27,7 +27,22 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where and how runs are made: everything an experiment's numbers do not depend on."""
+    """Where and how runs are made: all that the numbers of a run do not depend on.
+
+    Attributes:
+        out: folder in which run directories are made.
+        name: name of the run directory; None: ``Config.run_name``.
+        device: a torch device or its name; "auto": cuda, else mps, else cpu.
+        data_dir: folder that holds data sets; None: the default one.
+        download: whether a data set that is missing is downloaded.
+        cache: whether decoded image folders are kept in the user's cache folder.
+        resume: whether a run that was interrupted is continued.
+        overwrite: whether a run that is there is replaced.
+        tensorboard: whether events are also written to the run directory's ``tensorboard`` folder.
+        ranks: the processes that share a run.
+        files: data set -> facts of its files, read once in a command; None: read whenever data are requested.
+
+    """
 
     out: Path = Path("runs")
     name: str | None = None  # of the run directory; default: Config.run_name
@@ -54,7 +69,15 @@ class RunContext:
             object.__setattr__(self, "device", pick_device(device))
 
     def path_of(self, config: Config) -> Path:
-        """Return the run directory of a config."""
+        """Return the run directory of a config.
+
+        Args:
+            config: the run's settings.
+
+        Returns:
+            ``out`` / its name; the directory need not be there.
+
+        """
         return self.out / (self.name or config.run_name())
 
 
@@ -87,7 +110,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type != "cpu":
         return False
     supports = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(ask() for ask in supports if ask is not None)
+    return any(supported() for supported in supports if supported is not None)
 
 
 def pick_precision(name: str, device: torch.device) -> str:
@@ -97,8 +120,8 @@ def pick_precision(name: str, device: torch.device) -> str:
         InputError: an unknown precision.
 
     """
-    said = settings_of(Config)["precision"]
-    if name not in (known := (*said.choices, *said.typed)):
+    setting = settings_of(Config)["precision"]
+    if name not in (known := (*setting.choices, *setting.typed)):
         raise unknown("precision", name, known, EVERYTHING)
     if name == "auto":
         return "bf16" if has_fast_bf16(device) else "fp32"

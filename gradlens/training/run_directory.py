@@ -140,13 +140,13 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run reached its last update."""
+        """Return whether the run reached its last update."""
         return bool(self.summary)
 
     def __repr__(self) -> str:
         facts = self.facts()
-        said = [facts.pop("state"), f"{self.config.method} of {facts.pop('data')}", *(f"{value} {name}" for name, value in facts.items())]
-        return f"<Run {self.path}: {', '.join(said)}>"
+        words = [facts.pop("state"), f"{self.config.method} of {facts.pop('data')}", *(f"{value} {name}" for name, value in facts.items())]
+        return f"<Run {self.path}: {', '.join(words)}>"
 
     def facts(self) -> dict[str, str]:
         """Return how far the run came and how accurate it is: what, and how much."""
@@ -178,8 +178,8 @@ class Run:
     def checkpoint(self) -> dict[str, Any]:
         """Load the state saved last: model, method, optimizer, position; a config.json that was changed since is reported in a line."""
         saved = load_checkpoint(self.path / "checkpoint.pt")
-        if said := edited(self.path, self.config, saved):
-            notice(said)
+        if text := edited(self.path, self.config, saved):
+            notice(text)
         return saved
 
     def saved_state(self) -> dict[str, Any]:
@@ -256,7 +256,7 @@ class Run:
 
     @property
     def num_classes(self) -> int:
-        """How many classes the run's data have.
+        """Return the number of classes of the run's data.
 
         Raises:
             InputError: a run of an older version, on data without a name, that has no checkpoint.

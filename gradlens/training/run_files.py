@@ -6,10 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from gradlens.runtime.errors import InputError, nearest
+from gradlens.runtime.errors import ALIKE, InputError, nearest
 from gradlens.runtime.paths import is_file, is_folder, is_there, reason
-
-ALIKE = 0.5  # how like a name must be to the one that was typed to be suggested
 
 
 def is_run(path: str | Path) -> bool:

@@ -35,7 +35,7 @@ def settings(config: Config) -> dict[str, Any]:
 
 def _defaults(config: Config) -> dict[str, Any]:
     """Return the values of :func:`settings` that a label leaves out: the defaults of this rule, and absence."""
-    shared = {name: said.default for name, said in settings_of(type(config)).items()} | dict(config.rule.defaults)
+    shared = {name: setting.default for name, setting in settings_of(type(config)).items()} | dict(config.rule.defaults)
     shared |= {"method_file": ABSENT, "model_file": ABSENT, "data": ABSENT, "model": ABSENT}  # data and model always need a word
     own = {name: field.get_default(call_default_factory=True) for name, field in config.rule.Options.model_fields.items()}
     return {**shared, **{f"{config.method}.{name}" if name in shared else name: value for name, value in own.items()}}
@@ -55,8 +55,8 @@ def _words(values: Sequence[Any]) -> list[str]:
     """Return the values of one setting as short words that differ where the values do."""
     names = {v for v in values if isinstance(v, str)}
     tails = _tails(names)
-    said = {name: RUN_NAME.sub(r"\1-\2", tail) for name, tail in tails.items()}
-    tails = said if len(set(said.values())) == len(tails) else tails
+    short = {name: RUN_NAME.sub(r"\1-\2", tail) for name, tail in tails.items()}
+    tails = short if len(set(short.values())) == len(tails) else tails
 
     def word(value: Any) -> str:
         if value is None or isinstance(value, bool):
@@ -234,10 +234,10 @@ def experiments(runs: Sequence[Run]) -> list[Experiment]:
     differ = [name for name in rest if len({repr(own[name]) for own in flat}) > 1]
     named: list[Experiment] = []
     for i, (own, group) in enumerate(zip(flat, found, strict=True)):
-        default = {name: said.default for name, said in settings_of(type(first[i])).items()}
-        said = [f"{name.replace('_', ' ')} {_words([own[name]])[0]}" for name in rest if own[name] != default[name]]
+        default = {name: setting.default for name, setting in settings_of(type(first[i])).items()}
+        others = [f"{name.replace('_', ' ')} {_words([own[name]])[0]}" for name in rest if own[name] != default[name]]
         parts = [f"{name.replace('_', '-')}{_words([own[name]])[0]}" for name in differ if own[name] is not None]
         name = re.sub(r"[^\w.+-]+", "-", "-".join([data[i], models[i], *parts]))
         used = sum(other.name == name or other.name.startswith(f"{name}-") for other in named)
-        named.append(Experiment(f"{name}-{used + 1}" if used else name, " · ".join([data[i], models[i], *said]), group))
+        named.append(Experiment(f"{name}-{used + 1}" if used else name, " · ".join([data[i], models[i], *others]), group))
     return named

@@ -55,8 +55,8 @@ def restore_run(state: TrainState, writer: Writer | None, saved: dict[str, Any])
         InputError: the checkpoint is another run's, or the tables are shorter than when it was written.
 
     """
-    if writer and (said := edited(writer.path, writer.config, saved)):
-        raise InputError(f"{said}; undo the change, or --overwrite starts over")
+    if writer and (text := edited(writer.path, writer.config, saved)):
+        raise InputError(f"{text}; undo the change, or --overwrite starts over")
     misfit = "the checkpoint does not fit this config"
     with state.batches.sharded(0):  # a rule that keeps batches loads this rank's part of them
         state.network.load(saved, misfit)

@@ -27,7 +27,7 @@ class Position(NamedTuple):
 
     @property
     def begun(self) -> bool:
-        """Whether the untrained network has been evaluated, which begins a run."""
+        """Return whether the untrained network has been evaluated, which begins a run."""
         return bool(self.best)
 
 

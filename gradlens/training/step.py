@@ -105,7 +105,7 @@ class UpdateProbe(Protocol):
 
     @property
     def blocks(self) -> Mapping[str, Any]:
-        """State per block so far."""
+        """Return the state per block so far."""
 
     def on_update(self, step: int, update: Update) -> None:
         """Observe a block's update."""
@@ -128,7 +128,7 @@ class Stage(Protocol):
 
     @property
     def flush_every(self) -> int | None:
-        """Updates between reads of their outcomes; None: only where ranks synchronise."""
+        """Return how many updates are made between reads of their outcomes; None: only where ranks synchronise."""
 
     def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
         """Update this process's blocks; return the outcome, and whether to stop or save the run after it (the same on all ranks).
@@ -166,7 +166,7 @@ class AllBlocks:
         return method.forward(blocks, x, y)
 
     def receiver(self) -> None:
-        """This range contains the output block: nothing to receive."""
+        """Return None: this range contains the output block, which receives nothing."""
 
     def on_update(self, u: Update) -> None:
         """Pass the update to the observer, if there is one."""
@@ -174,7 +174,7 @@ class AllBlocks:
             self.watched(u)
 
     def delayed_gradients(self) -> Mapping[str, Tensor]:
-        """No message is delayed."""
+        """Return no gradients: no message is delayed."""
         return {}
 
     def record_rows(self, record: Recording, network: ModelAndMethod, step: Step) -> tuple[list[Measurement], Descent | None]:
@@ -281,7 +281,7 @@ class WholeNetwork:
 
     @property
     def flush_every(self) -> int:
-        """Updates between reads of their outcomes: 1 on the CPU; more on an accelerator, where each read waits."""
+        """Return how many updates are made between reads of their outcomes: 1 on the CPU; more on an accelerator, where each read waits."""
         return 1 if self.batches.device.type == "cpu" else 20
 
     def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:

@@ -42,8 +42,8 @@ def check_run_flags(given: Mapping[str, Any]) -> None:
     """
     if given.get("resume") and given.get("overwrite"):
         raise InputError("--resume continues a run and --overwrite starts it anew: give one of them")
-    if (said := no_updates(given.get("epochs"), given.get("steps"))) is not None:
-        raise InputError(said)
+    if (refusal := no_updates(given.get("epochs"), given.get("steps"))) is not None:
+        raise InputError(refusal)
     name = given.get("run_name")
     if name is not None and (not name or Path(name).name != name):
         raise InputError(f"--run-name {name!r} is not the name of one folder; set its place with --out")

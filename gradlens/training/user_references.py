@@ -39,10 +39,10 @@ def reference_label(kind: str, path: Path, name: str) -> str:
     """
     stem, word = re.sub(r"[^0-9a-z_.-]", "-", path.stem.lower()), name.lower()
     if kind != "method" and word == "build":
-        said = stem
+        label = stem
     else:
-        said = word if re.sub(r"[^0-9a-z]", "", stem) == re.sub(r"[^0-9a-z]", "", word) else f"{stem}-{word}"
-    return f"own-{said}" if any(said in names for names in SHIPPED.values()) else said
+        label = word if re.sub(r"[^0-9a-z]", "", stem) == re.sub(r"[^0-9a-z]", "", word) else f"{stem}-{word}"
+    return f"own-{label}" if any(label in names for names in SHIPPED.values()) else label
 
 
 def short_reference(kind: str, text: str) -> str:
@@ -195,6 +195,6 @@ def difference(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None
     """Describe how two configs' files differ; None if they do not."""
     mine, theirs = named_by(mine), named_by(theirs)
     changed = [k for k in KINDS if mine.get(k) and theirs.get(k) and mine[k]["sha256"] != theirs[k]["sha256"]]
-    said = [f"{mine[k]['file']}, which has changed" for k in changed]
-    said += [f"the {k}'s file" for k in KINDS if k not in changed and mine.get(k) != theirs.get(k)]
-    return " and ".join(said) or None
+    phrases = [f"{mine[k]['file']}, which has changed" for k in changed]
+    phrases += [f"the {k}'s file" for k in KINDS if k not in changed and mine.get(k) != theirs.get(k)]
+    return " and ".join(phrases) or None

@@ -6,8 +6,7 @@ from argparse import Namespace
 
 import pytest
 
-from analyses import random_labels, synthetic_theory
-from analyses.all_methods import corrected, shown
+from analyses.all_methods import corrected
 from analyses.study import data_name, judged, told, verdict, verdict_within
 from gradlens.reporting.aggregate import without_noise
 from gradlens.reporting.statistics import Interval
@@ -54,36 +53,6 @@ def test_the_correction_is_made_of_means_and_not_a_mean_of_ratios():
     assert math.isnan(corrected([{}], "l"))
 
 
-def test_a_row_without_cosines_shows_dashes():
-    row = {
-        "method": "shallow", "lr": 1e-3, "best": (0.3, 0.2, 0.4, 5.0), "final": (0.3, math.nan, math.nan),
-        "cosine": {}, "corrected_cosine": {}, "null_cosine": {},
-    }  # fmt: skip
-    line = shown(row, {"images_per_s": 2.0, "memory": None, "multiply_adds": 0.3})
-    assert line == "| `shallow` | 0.001 | 30.0 ± 10.0 | 30.0 | – | – | – | – | 2.00 | – | 0.30 |"
-
-
-def test_memorization_is_judged_seed_by_seed_and_head_by_head():
-    def runs_of(method, options, areas):
-        config = {"method": method, "options": {"head": "mlp", "pooled": False, **options} if method == "dgl" else {}}
-        made = [Namespace(config=Namespace(**config, seed=s)) for s in range(3)]
-        return list(zip(made, [{"area": a, "final": 0.5 + s / 10} for s, a in enumerate(areas)], strict=True))
-
-    pairs = runs_of("bp", {}, (0.6, 0.7, 0.8)) + runs_of("dgl", {"head": "linear"}, (0.3, 0.4, 0.5))
-    pairs += runs_of("dgl", {"pooled": True}, (0.7, 0.8, 0.9)) + runs_of("dgl", {}, (0.5, 0.7, 0.9))
-    found = random_labels.by_rule(*zip(*reversed(pairs), strict=True))
-    judged_ = {c["claim"]: c for c in random_labels.claims(found)}
-    assert len(judged_) == 6
-    by_area = {
-        head: judged_[f"mean accuracy over the epochs on random labels: bp above dgl with {head}"] for head in random_labels.HEADS.values()
-    }
-    assert [by_area[head]["verdict"] for head in random_labels.HEADS.values()] == ["supported", "not supported", "undecided"]
-    assert by_area["a linear head"]["difference"][0] == pytest.approx(30)
-    gains = random_labels.heads(found)
-    assert gains["a pooled MLP head - a linear head"][0] == pytest.approx(40)
-    assert gains["a full MLP head - a pooled MLP head"][0] == pytest.approx(-10)
-
-
 def test_results_are_strict_json():
     assert json.loads(json.dumps(plain({"a": [math.nan, (1.0, math.inf)]}), allow_nan=False)) == {"a": [None, [1.0, None]]}
 
@@ -101,36 +70,3 @@ def test_a_judged_claim_says_what_it_is_judged_by():
     assert row["verdict"] == "supported"
     assert told(row) == "2 [-0.484, 4.48] points, wanted at least -1, 3 seeds"
     assert told(judged("c", [2.0], "points", within=1)) == "2 points, wanted within ±1, 1 seed"
-
-
-def test_representations_of_synthetic_gradients_are_judged_half_by_half_of_the_depth():
-    half = synthetic_theory.DEPTH // 2
-    one, every = list(synthetic_theory.NETS)[1:]
-    seeds = range(synthetic_theory.NET_SEEDS)
-    alike = {
-        "bp": [[0.8 + s / 100] * 2 * half for s in seeds],
-        one: [[0.79 + s / 100] * half + [0.5 + s / 100] * half for s in seeds],
-        every: [[0.8 + (s - 1) / 2] * half + [0.9] * half for s in seeds],
-    }
-    found = [
-        synthetic_theory.Seen(net, s, 1.0, accuracy, [], None) for net, accuracy in (("bp", 0.9), (one, 0.8), (every, 0.95)) for s in seeds
-    ]
-    claims_ = synthetic_theory.deep_claims(found, alike)
-    words = ["not supported", "supported", "undecided", "not supported", "supported", "not supported"]
-    assert [c["verdict"] for c in claims_] == words
-    assert [c["difference"][0] for c in claims_[:2]] == pytest.approx([0.01, 0.3])
-    assert claims_[4]["difference"][0] == pytest.approx(10)
-
-
-def test_fixed_points_are_judged_by_orders_of_magnitude_and_only_where_nothing_moves():
-    def rest(system, hidden, seed, told, true, synth_loss, above):
-        return synthetic_theory.Rest(system, hidden, seed, 2, 10, told, told, true, synth_loss, above)
-
-    rows = [rest("cdni", h, s, 1e-9, 1e-8, 1e-17, 0.0 if h else 1e-3) for h in (0, 1) for s in range(synthetic_theory.SEEDS)]
-    rows += [rest("cdni", 0, 9, 1e-2, 1.0, 1.0, 1e-3)]  # still moving: says nothing of fixed points
-    rows += [rest(system, 0, s, 1e-9, 0.4, 0.5, 0.1) for system in ("dni", "constructed") for s in range(synthetic_theory.SEEDS)]
-    closed = [{"0 above": 1e-9, "1 above": 1e-3}] * synthetic_theory.SEEDS
-    found = {c["claim"].split(":")[0] + str(i): c["verdict"] for i, c in enumerate(synthetic_theory.linear_claims(rows, closed))}
-    assert list(found.values()) == [
-        "supported", "supported", "supported", "supported", "not supported", "supported", "supported", "not supported",
-    ]  # fmt: skip

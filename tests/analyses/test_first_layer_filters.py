@@ -3,54 +3,55 @@
 import math
 
 import pytest
-from scipy import stats
 
-from analyses.first_layer_filters import JUDGED, RULES, SEEDS, config, corrected, differences, different
+from analyses.first_layer_filters import ADDED, DISTANCE, GABORS, JUDGED, PAIRS, RULES, SEEDS, TESTS, config, distances, located, values_of
+from analyses.verdicts import decide
 from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.training.build import make_network_info
 
 
-def found(**changes):
-    """Numbers of three seeds of bp and dgl; ``changes``: what dgl's are more by."""
+def numbers(**more):
+    """Numbers of four seeds of every rule, which differ by seed alone; ``more``: what a rule's are more by."""
 
     def one(label, seed):
-        here = {name: 0.1 * seed + (changes.get(name, [0.0] * 3)[seed] if label == "dgl" else 0) for name in JUDGED}
-        return {"numbers": {name: {"trained": value, "change": 2 * value} for name, value in here.items()}}
+        noise = dict(zip(JUDGED, ([0, 1, 2, 3], [0, 2, 1, 1], [1, 0, 2, 1], [2, 1, 0, 2]), strict=True))
+        here = {name: 0.1 * noise[name][seed] + more.get(label, 0.0) for name in JUDGED}
+        return {name: {"trained": value, "change": 2 * value, "untrained": 0.0} for name, value in here.items()}
 
-    return {label: [one(label, seed) for seed in range(3)] for label in ("bp", "dgl")}
-
-
-def test_the_correction_widens_the_interval_as_bonferroni_says():
-    values = [1.0, 2.0, 4.0]
-    alone, four = corrected(values, 1), corrected(values, 4)
-    low, high = stats.t.interval(0.95, 2, loc=7 / 3, scale=stats.sem(values))
-    assert alone == pytest.approx((7 / 3, low, high, 3))
-    low, high = stats.t.interval(1 - 0.05 / 4, 2, loc=7 / 3, scale=stats.sem(values))
-    assert four == pytest.approx((7 / 3, low, high, 3))
-    assert math.isnan(corrected([1.0], 4).low)
+    return {label: [one(label, seed) for seed in range(4)] for label in RULES}
 
 
-def test_differences_are_paired_by_seed_and_in_percent_where_the_figure_is():
-    made = found(colour_share=[0.1, 0.2, 0.3], frequency_entropy=[0.5, 0.5, 0.5])
-    assert differences(made, "dgl", "colour_share") == pytest.approx([10, 20, 30])
-    assert differences(made, "dgl", "frequency_entropy") == pytest.approx([0.5] * 3)
-    assert differences(made, "dgl", "colour_share", "change") == pytest.approx([20, 40, 60])
+def test_each_run_is_in_one_pair_of_rules_and_in_one_of_its_own():
+    assert sorted(a for a, _ in PAIRS) == sorted(b for _, b in PAIRS) == [0, 1, 2, 3]
+    assert all(a != b for a, b in PAIRS)
 
 
-def test_one_sure_difference_supports_the_claim_in_either_direction():
-    for sign in (1, -1):
-        all_of_them, claim = different(found(effective_rank=[sign * v for v in (1.0, 1.01, 0.99)], colour_share=[5.0, -9.0, 9.0]), "dgl")
-        assert claim["verdict"] == "supported"
-        assert f"effective rank ({'higher' if sign > 0 else 'lower'}" in claim["claim"]
-        assert claim["difference"][0] == pytest.approx(1)
-        assert all_of_them["effective_rank"].mean == pytest.approx(sign)
+def test_distances_are_in_standard_deviations_of_one_rules_runs():
+    points = located(numbers(), "trained")
+    of_gabors = [point[JUDGED.index("gabor_share")] for point in points["bp"]]
+    assert of_gabors == pytest.approx([0.1 * s / (0.1 * math.sqrt(5 / 3)) for s in range(4)])
+    found = distances(points)
+    assert found["dgl to bp"] == pytest.approx(found["dgl or bp to itself"])  # the same numbers: no further than seeds are
+    assert found["dgl to bp"][0] == pytest.approx(math.dist(points["dgl"][0], points["bp"][1]))
 
 
-def test_noise_decides_nothing():
-    _, claim = different(found(gabor_share=[0.1, -0.05, 0.02], colour_share=[-0.1, 0.2, 0.1]), "dgl")
-    assert claim["verdict"] == "undecided"
+def test_filters_differ_only_if_rules_are_further_apart_than_seeds():
+    def verdict(**more):
+        found = {f.test.name: f.verdict for f in decide(TESTS, {"values": values_of(numbers(**more))})}
+        return found["filters-dgl"]
+
+    assert verdict() == "undecided"  # no further apart, with every seed: four of one kind decide nothing
+    assert verdict(dgl=1.0) == "supported"
+
+
+def test_values_hold_what_the_tests_read():
+    values = values_of(numbers())
+    assert {test.metric for test in TESTS} == {DISTANCE, ADDED, GABORS} == set(values)
+    for test in TESTS:
+        assert set(test.contrast) <= set(values[test.metric])
+    assert values[GABORS]["untrained"] == [0.0] * 4
 
 
 def test_the_five_rules_are_five():

@@ -8,6 +8,7 @@ import torch
 from analyses import provable
 from analyses.provable import CIFAR_LEARNERS, CONDITIONS, DEFAULT, LEARNERS, NOISES
 from analyses.provable_figures import grids_of, hierarchical_digits, layerwise_sweep
+from analyses.verdicts import decide
 from gradlens.analysis.theory.layerwise_clustering import LayerwisePlan
 from gradlens.data.hierarchical_digits import draw
 from gradlens.reporting.style import save_figure
@@ -15,18 +16,20 @@ from gradlens.runtime.errors import InputError
 
 
 def made(purity=lambda noise: 1 - noise, **accuracy):
-    """Results of three seeds; ``accuracy``: what a learner has, if not 0.5."""
+    """Results of ten seeds; ``accuracy``: what a learner has, if not 0.5."""
 
     def one(name, noise, seed):
         levels = dict.fromkeys(provable.LEVEL_NAMES, purity(noise)) if name != "bp" else {}
         return {"accuracy": accuracy.get(name, 0.5) + seed / 1000 * (name == "pixels"), **levels}
 
     names = ("bp", *LEARNERS, "floor")
-    return {c: {name: [one(name, c[0], seed) for seed in range(3)] for name in names} for c in CONDITIONS}
+    return {c: {name: [one(name, c[0], seed) for seed in range(10)] for name in names} for c in CONDITIONS}
 
 
-def words(claims):
-    return {c["claim"]: c["verdict"] for c in claims}
+def verdicts(digits, cifar=None):
+    """Test name -> verdict."""
+    cifar = cifar or {name: [{"accuracy": 0.3 + seed / 100} for seed in range(10)] for name in ("bp", *CIFAR_LEARNERS)}
+    return {found.test.name: found.verdict for found in decide(provable.TESTS, {"values": provable.values_of(digits, cifar)})}
 
 
 def test_the_default_is_the_data_set_s_and_every_sweep_goes_through_it():
@@ -41,25 +44,26 @@ def test_the_default_is_the_data_set_s_and_every_sweep_goes_through_it():
         LayerwisePlan(**{"sizes": (3, 3, 3), "clusters": provable.CLUSTERS, **LEARNERS[name]})
 
 
-def test_all_claims_hold_where_everything_is_found():
-    claims = provable.judge_digits(made(layerwise=1.0, bp=1.0))
-    assert set(words(claims).values()) == {"supported"}
-    assert len(claims) == 3 + (len(LEARNERS) - 1) + 3
+def test_all_tests_hold_where_everything_is_found():
+    found = verdicts(made(layerwise=1.0, bp=1.0))
+    assert {name for name, verdict in found.items() if verdict != "supported"} == {
+        f"layerwise-above-{n}-CIFAR-10" for n in CIFAR_LEARNERS[1:]
+    }
+    assert len(found) == 2 + 2 + (len(LEARNERS) - 1) + (len(CIFAR_LEARNERS) - 1) + 3
 
 
-def test_each_claim_can_fail():
-    verdicts = words(provable.judge_digits(made(purity=lambda noise: 0.9 + noise / 10, layerwise=0.4, bp=0.9)))
-    assert set(verdicts.values()) == {"not supported"}
-    rises_once = dict(zip(NOISES, (1, 0.9, 0.95, 0.8), strict=True))
-    verdicts = words(provable.judge_digits(made(purity=rises_once.get, layerwise=1.0)))
-    assert [v for c, v in verdicts.items() if "falls" in c] == ["not supported"] * 3
-    assert "digits without noise and distractors: the lowest purity of the three levels is 100 %" in verdicts
+def test_each_test_can_fail():
+    low = [{"accuracy": 0.3 + seed / 1000} for seed in range(10)]
+    high = [{"accuracy": 0.4 + seed / 500} for seed in range(10)]
+    cifar = {"layerwise": low, "bp": high, **dict.fromkeys(CIFAR_LEARNERS[1:], high)}
+    found = verdicts(made(purity=lambda noise: 0.9 + noise / 10, layerwise=0.4, bp=0.9), cifar)
+    assert set(found.values()) == {"not supported"}
 
 
-def test_cifar_is_judged_by_accuracy_alone():
-    found = {name: [{"accuracy": 0.3 + 0.1 * (name == "bp")}] * 3 for name in ("bp", *CIFAR_LEARNERS)}
-    verdicts = list(words(provable.judge_cifar(found, "CIFAR-10")).values())
-    assert verdicts == ["not supported"] + ["undecided"] * 4  # exact ties say nothing of an order
+def test_ties_say_nothing_of_an_order():
+    found = verdicts(made(layerwise=1.0, bp=1.0))
+    assert found["provable-cifar-near-bp"] == "supported"  # five points are allowed
+    assert found["layerwise-above-pixels-CIFAR-10"] == "undecided"
 
 
 def test_parts_are_computed_once_and_anew_under_other_settings(tmp_path, monkeypatch):
@@ -91,8 +95,8 @@ def test_the_figures_are_drawn_from_their_tables(tmp_path):
     rows = provable.points(made(layerwise=1.0, bp=0.9))
     assert len(rows) == len(CONDITIONS) * (1 + 4 * len(LEARNERS))
     figure = layerwise_sweep(rows, DEFAULT, title="made up")
-    assert [ax.get_title(loc="left") for ax in figure.axes[:4]] == ["purity: parts", "purity: strokes", "purity: digits", "test accuracy"]
-    (line,) = (line for line in figure.axes[3].lines if line.get_color() == "#0072B2")
+    assert figure.axes[0].get_ylabel() == "test accuracy (%)"
+    (line,) = (line for line in figure.axes[0].lines if line.get_color() == "#0072B2")
     assert list(line.get_xdata()) == list(NOISES)
     assert all(v == pytest.approx(100) for v in line.get_ydata())
     drawn = draw(60, 0)

@@ -427,7 +427,7 @@ def result(label_seed, kernel=7, count=60):
     }  # fmt: skip
 
 
-def test_panels_are_in_the_documents_order_with_the_untrained_stem_last():
+def test_panels_are_in_the_order_of_the_reference_study_with_the_untrained_stem_last():
     results = {label: [result(1)] for label in ("dgl", "fa", "overlap", "chunked chunks=2", "chunked chunks=3", "bp")}
     panels = filters.filter_panels(results)
     assert [p.label for p in panels] == ["bp", "chunked chunks=2", "chunked chunks=3", "overlap", "dgl", "fa", "untrained"]
@@ -471,7 +471,7 @@ def test_dots_stand_where_the_table_says():
         filters.filter_dots([])
 
 
-def test_what_no_label_has_is_said_and_not_drawn():
+def test_what_no_label_has_is_reported_and_not_drawn():
     one = result(1)
     one["numbers"]["gabor_share"] = dict.fromkeys(("trained", "untrained", "random"))
     one["numbers"]["dead_share"] = {"trained": 0.0, "untrained": 0.0, "random": None}

@@ -109,7 +109,7 @@ class Recurrent(nn.Module):
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
-def test_a_tensor_of_several_is_read_by_its_name_and_asked_for_without_one(batch_first):
+def test_a_tensor_of_several_is_read_by_its_name_and_requested_without_one(batch_first):
     model, x = Recurrent(batch_first), torch.randn(6, 8)
     got = collect_activations(freeze_module(model, ["lstm[0]", "lstm[1][0]", "top"]), x)
     sequences, (last, _) = model.lstm(x.reshape(6, 2, 4) if batch_first else x.reshape(6, 2, 4).transpose(0, 1))
@@ -182,14 +182,14 @@ SAID = {
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("what", SAID)
-def test_what_a_layer_gives_that_cannot_be_probed_is_said(what):
+def test_what_a_layer_gives_that_cannot_be_probed_is_reported(what):
     gives, said = SAID[what]
     with pytest.raises(InputError, match=f"^{said}") as refused:
         probe_module(Then(gives), ["first", "odd"], *blobs(), QUICK)
     assert "\n" not in str(refused.value)
 
 
-def test_layers_that_change_their_mind_are_said():
+def test_layers_that_change_their_mind_are_reported():
     sizes = itertools.count(3)
     with pytest.raises(InputError, match=r"^odd gives \[7, 3\] for 7 inputs and \[2, 4\] for 2"):
         collect_activations(freeze_module(Then(lambda h: h[:, : next(sizes)]), ["odd"]), torch.randn(7, 8))
@@ -210,12 +210,12 @@ def test_layers_that_change_their_mind_are_said():
         ("first", r"layers: must be a list of paths, got the string 'first'; set \['first'\]"),
     ],
 )
-def test_layers_that_are_none_are_said(layers, said):
+def test_layers_that_are_none_are_reported(layers, said):
     with pytest.raises(InputError, match=said):
         LayerOutputs(Then(lambda h: h), layers)
 
 
-def test_a_child_that_is_never_called_is_said():
+def test_a_child_that_is_never_called_is_reported():
     model = Then(lambda h: h)
     model.unused = nn.Linear(2, 2)
     with pytest.raises(InputError, match="^unused was not called"):
@@ -279,7 +279,7 @@ def test_two_truth_values_are_two_classes():
         ((torch.randn(4, 8), torch.arange(4)), None, None, r"4 training images are too few"),
     ],
 )  # fmt: skip
-def test_labels_that_cannot_be_used_are_said(train, test, classes, said):
+def test_labels_that_cannot_be_used_are_reported(train, test, classes, said):
     good = blobs()
     with pytest.raises(InputError, match=f"^{said}") as refused:
         probe_module(nn.Sequential(nn.Linear(8, 6)), None, train or good[0], test or good[1], QUICK, classes)

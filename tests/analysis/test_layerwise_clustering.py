@@ -123,7 +123,7 @@ def test_one_step_takes_all_templates_of_a_class_to_one_point(monkeypatch):
     assert far > 1e-2
 
 
-def test_too_large_a_learning_rate_is_said():
+def test_too_large_a_learning_rate_is_reported():
     x, y, _ = digits(50, 0.1)
     with pytest.raises(InputError, match="diverged in 300 steps"):
         learn_layerwise(x, y, plan(steps=300, lr=1e4), 10)

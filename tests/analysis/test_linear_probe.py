@@ -34,8 +34,8 @@ from gradlens.training.runs.train_run import train_run
 QUICK = ProbeOptions(separability=0, grid=(0.1, 0.01))
 
 
-def probe_run(run, context, options, say=no_progress, known=None):
-    return Probe().measure(run, Session(context, options, say=say, shared={} if known is None else known), no_progress)
+def probe_run(run, context, options, notify=no_progress, known=None):
+    return Probe().measure(run, Session(context, options, notify=notify, shared={} if known is None else known), no_progress)
 
 
 @pytest.fixture
@@ -184,12 +184,12 @@ def test_what_is_stored_is_not_computed_again_unless_the_protocol_differs(run, m
     monkeypatch.setattr(linear_probe, "probe_block", lambda *a: fitted.append(1) or whole(*a))
     assert probe_run(run, RunContext(), QUICK)["rows"] == first["rows"]
     assert not fitted
-    later = probe_run(run, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, over_time=True), say=said.append)
+    later = probe_run(run, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, over_time=True), notify=said.append)
     names = next(load_snapshots(run, RunContext())).names
     assert len(fitted) == len(names)  # one snapshot more
     assert [r for r in later["rows"] if r in first["rows"]] == first["rows"]
     assert not said
-    probe_run(run, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, train_images=200), say=said.append)
+    probe_run(run, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, train_images=200), notify=said.append)
     assert len(fitted) == 1 + 3 * len(names)
     assert said == [f"{run.path}/probe.json was made in another way (images differ): computed anew"]
     fitted.clear()
@@ -219,7 +219,7 @@ def test_an_interrupted_probe_goes_on_where_it_was(run, monkeypatch):
     assert strip[0] == strip[1]
 
 
-def test_blocks_asked_for_one_by_one_stand_in_the_networks_order(run):
+def test_blocks_requested_one_by_one_stand_in_the_networks_order(run):
     names = next(load_snapshots(run, RunContext())).names
     for name in (names[-1], names[0]):
         result = probe_run(run, RunContext(), ProbeOptions(separability=0, grid=(0.1,), controls=False, blocks=(name,)))
@@ -287,7 +287,7 @@ def test_the_figure_shows_the_points_and_names_what_lies_far_below():
         ({"test_images": 0}, "--test-images 0"),
     ],
 )
-def test_what_cannot_be_probed_is_said_and_nothing_is_written(run, options, said):
+def test_what_cannot_be_probed_is_reported_and_nothing_is_written(run, options, said):
     with pytest.raises(InputError, match=said):
         Probe().analyse([run], RunContext(), ProbeOptions(**options))
     assert not (run.path / "probe.json").exists()
@@ -305,7 +305,7 @@ def test_runs_that_cannot_be_probed_are_refused_before_any_is(run, tmp_path):
     assert not (run.path / "probe.json").exists()
 
 
-def test_one_class_only_is_said():
+def test_one_class_only_is_reported():
     given = blobs()
     with pytest.raises(InputError, match="all 320 points are of class 1"):
         probe_block(given._replace(y=torch.ones_like(given.y)))

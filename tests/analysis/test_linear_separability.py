@@ -209,7 +209,7 @@ def test_what_does_not_change_the_question_does_not_change_the_verdict(change):
             assert 0 < other.margin <= other.bound
 
 
-def test_what_rounding_hides_is_undecided_and_the_interval_is_said():
+def test_what_rounding_hides_is_undecided_and_the_interval_is_reported():
     x = torch.tensor([[0.0], [1], [1 + 2e-15], [3]], dtype=torch.float64)
     c = certify_separability(x, torch.tensor([0, 0, 1, 1]))
     assert c.verdict == UNDECIDED
@@ -366,7 +366,7 @@ def test_a_wrong_witness_or_separator_is_not_believed(monkeypatch):
         (torch.tensor([[-1.7e308, 1.7e308], [1.7e308, -1.7e308]], dtype=torch.float64), torch.tensor([0, 1]), None, "too large"),
     ],
 )
-def test_input_that_cannot_be_used_is_said(x, y, classes, what):
+def test_input_that_cannot_be_used_is_reported(x, y, classes, what):
     with pytest.raises(InputError, match=what):
         certify_separability(x, y, classes)
 

@@ -170,7 +170,7 @@ def test_the_preconditioner_is_exact_where_all_columns_are_read():
         (torch.ones(3, 2), torch.tensor([0, 1, 1]), {"l2": 0.0}, "l2 must be above 0"),
     ],
 )
-def test_what_cannot_be_fitted_is_said(x, y, more, said):
+def test_what_cannot_be_fitted_is_reported(x, y, more, said):
     with pytest.raises(InputError, match=said):
         fit_logistic_regression(x, y, **{"l2": 0.1, **more})
 

@@ -413,7 +413,7 @@ def test_the_command_trains_compares_and_stores(gradlens, tmp_path):
     assert {p.parent for p in (tmp_path / "runs").glob("*/config.json")} == set(before)  # nothing new was trained
 
 
-def test_all_labels_are_random_unless_said(gradlens, tmp_path):
+def test_all_labels_are_random_unless_given(gradlens, tmp_path):
     assert gradlens("memorize", "bp", *FLAGS)[0] == 0
     (path,) = (p.parent for p in (tmp_path / "runs").glob("*/config.json"))
     assert load_run(path).config.data.label_noise == 1

@@ -82,7 +82,7 @@ def test_the_least_value_of_a_flag(program, tmp_path):
     assert "--separability" in err
 
 
-def test_defaults_that_are_said_twice_are_the_same():
+def test_defaults_that_are_written_twice_are_the_same():
     assert FULL_PROBE.features == BUDGET  # the modules that hold these import torch
     assert FULL_REPRESENTATIONS.steps == STEPS
 
@@ -135,7 +135,7 @@ def test_all_runs_are_looked_at_before_one_is_measured(steps, runs):
     assert not (runs[0].path / "steps.json").exists()
 
 
-def test_a_checkpoint_is_required_unless_said_otherwise(runs):
+def test_a_checkpoint_is_required_unless_given_otherwise(runs):
     (runs[1].path / "checkpoint.pt").unlink()
     assert [Analysis().requires(run) for run in runs] == [None, f"{runs[1].path} has no checkpoint.pt: the run saved none"]
 
@@ -225,7 +225,7 @@ def test_the_examples_results_are_drawn_and_on_the_page(weight_norms, runs, tmp_
 
 def test_a_stored_result_counts_under_its_own_protocol_only(steps, runs, tmp_path):
     run, said = shelf.copied(runs[0], tmp_path), []
-    session = Session(RunContext(), steps.Options(), say=said.append)
+    session = Session(RunContext(), steps.Options(), notify=said.append)
     assert steps.stored(run, {"images": 3}, session) == {"protocol": {"images": 3}}
     kept = steps.store(run, {"protocol": {"images": 3, "l2": (1.0,)}, "rows": [math.nan]})
     assert steps.stored(run, {"images": 3, "l2": [1.0]}, session) == kept == {"protocol": {"images": 3, "l2": [1.0]}, "rows": [None]}
@@ -262,7 +262,7 @@ def test_a_first_look_shows_what_a_full_one_has_stored(runs):
 
     def images(options=None):
         said.clear()
-        (result,) = look.analyse([run], RunContext(), options, say=said.append)
+        (result,) = look.analyse([run], RunContext(), options, notify=said.append)
         return result["protocol"]["images"]
 
     assert images() == 3

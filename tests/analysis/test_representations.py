@@ -210,7 +210,7 @@ def test_numbers_that_are_none_are_named_by_their_block():
         list(rep.represent(freeze_module(model, to_input=lambda x: x.float()), shown, SMALL))
 
 
-def test_one_class_only_is_said():
+def test_one_class_only_is_reported():
     model = nn.Sequential(nn.Flatten())
     shown = rep.pictures(Split(smooth_images(60), torch.zeros(60, dtype=torch.long)), 1, 60)
     with pytest.raises(InputError, match="two classes or more; all 20 samples are of one"):

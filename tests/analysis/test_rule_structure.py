@@ -33,6 +33,7 @@ def test_what_is_observed_agrees_with_what_the_rule_declares(name):
         assert ("labels" in reads) == ("labels" in rule.depends_on)
         assert ("image" in reads) == ("image" in rule.depends_on)
     assert any(b.reads == "replay buffer" for b in found.blocks) == ("replay_buffer" in rule.depends_on)
+    assert bool(found.windows) == rule.has_windows
     assert (
         any(b.feedback for b in found.blocks) or "output error" in used if rule.has_feedback else not any(b.feedback for b in found.blocks)
     )

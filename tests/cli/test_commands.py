@@ -472,7 +472,7 @@ def test_image_folders_that_cannot_be_used(gradlens):
     assert gradlens("train", "bp", "--data", root, "--batch-size", "4", *WHOLE)[0] == 0
 
 
-def test_what_is_passed_over_is_said_once_and_stored(gradlens):
+def test_what_is_passed_over_is_reported_once_and_stored(gradlens):
     root = Path("pictures")
     for half in ("train", "test"):
         images(root, half, "ab")

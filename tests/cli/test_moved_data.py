@@ -172,7 +172,7 @@ def test_what_is_advised_after_training_quotes_blanks(gradlens):
     assert "holds a finished run: --overwrite starts over" in err
 
 
-def test_a_finished_run_that_is_asked_for_again_says_so(gradlens):
+def test_a_finished_run_that_is_requested_again_says_so(gradlens):
     flags = ("--limit", "40", "--epochs", "1", *MLP)
     assert "finished before" not in gradlens("train", "bp", *flags)[1]
     status, out, _ = gradlens("train", "bp", *flags, "--resume")
@@ -184,7 +184,7 @@ def test_a_finished_run_that_is_asked_for_again_says_so(gradlens):
     assert f"finished before, nothing was trained: {one_run('*-s0-*')} (--overwrite" in out
 
 
-def test_an_edited_config_is_said(gradlens):
+def test_an_edited_config_is_reported(gradlens):
     gradlens("train", "bp", "--limit", "40", "--epochs", "1", *MLP)
     assert "was changed after" not in gradlens("show", one_run())[1]
     file = one_run() / "config.json"

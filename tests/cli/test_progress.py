@@ -50,7 +50,7 @@ def test_without_a_terminal_each_evaluation_is_a_line_on_stderr(no_terminal, cap
     ]
 
 
-def test_without_a_terminal_steps_are_said_every_few_seconds_with_the_time_left(no_terminal, capsys, monkeypatch):
+def test_without_a_terminal_steps_are_reported_every_few_seconds_with_the_time_left(no_terminal, capsys, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with Display(quiet=False) as display:

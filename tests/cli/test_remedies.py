@@ -1,6 +1,7 @@
 """Commands that errors and `next:` lines print: each is one of the program's, has the flags it is given, and works when it is pasted."""
 
 import ast
+import contextlib
 import re
 import shlex
 import subprocess
@@ -12,7 +13,8 @@ import typer
 from test_text import pasted
 
 from gradlens.cli.lists import METHOD_DETAILS
-from gradlens.cli.main import app
+from gradlens.cli.main import app, main
+from gradlens.cli.settings import OPTIONS
 from gradlens.runtime.extras import EXTRAS, install_command
 
 if sys.version_info >= (3, 11):
@@ -167,3 +169,54 @@ def test_each_rule_has_details():
     assert {"bp", "dgl", "FILE.py:Class"} <= set(METHOD_DETAILS)
     for name, said in METHOD_DETAILS.items():
         assert said[0][0] == "rule", name
+
+
+@pytest.mark.parametrize("name", sorted(set(METHOD_DETAILS) - {"FILE.py:Class"}))
+def test_the_options_that_are_counted_are_those_that_are_listed(name):
+    text = " ".join(what for _, what in METHOD_DETAILS[name])
+    assert f"--set {name}.OPTION=VALUE:" in text
+    listed = [what.partition(":")[0].partition(" (")[0] for label, what in METHOD_DETAILS[name] if not label]
+    assert set(listed[-len(OPTIONS[name]) :]) == set(OPTIONS[name])
+
+
+OWN = """
+from typing import Literal
+from pydantic import BaseModel, Field
+from gradlens import Method, Signal, relay
+
+class Options(BaseModel):
+    share: float = Field(0.1, description="share that is kept")
+    kind: Literal["one", "two"]
+
+class Rule(Method):
+    'delta_k = J_{k+1}ᵀ delta_{k+1}.\\n\\nMore of it.'
+    Options = Options
+    depends_on = frozenset({"input", "backward_message"})
+
+    def signal(self, k, passes, received):
+        return relay(received)
+"""
+
+
+def test_a_rule_in_a_file_is_listed_with_its_details(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(OWN, encoding="utf-8")
+
+    def printed(*words):
+        monkeypatch.setattr(sys, "argv", ["gradlens", *words])
+        with contextlib.suppress(SystemExit):
+            main()
+        said = capsys.readouterr()
+        return " ".join((said.out + said.err).split())
+
+    said = printed("list", "methods", "mine.py:Rule", "dgl")
+    for part in (
+        "mine-rule delta_k = J_{k+1}ᵀ delta_{k+1}. ", "file mine.py:Rule family your own ", " More of it. ",
+        "depends on input: ", " backward_message: ",
+        "options --set mine-rule.OPTION=VALUE: share (default 0.1): share that is kept kind: without a description; one, two lr: ",
+        "locked fwd upd bwd ", "dgl each block has an auxiliary head of its own",
+    ):  # fmt: skip
+        assert part in said
+    assert printed("list", "methods", "mine.py:Rul") == "gradlens: mine.py has no Rul: unknown rule 'Rul'; nearest: Rule"
+    want = "gradlens: --long measures the rules of gradlens; `gradlens bench mine.py:Rule` measures that one"
+    assert printed("list", "methods", "mine.py:Rule", "--long") == want

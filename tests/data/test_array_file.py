@@ -43,7 +43,7 @@ def test_images_in_any_usual_order(tmp_path, shape, order):
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 3), (1, 8, 1), (3, 8, 1), (1, 8, 3), (3, 3, 3)])
-def test_an_order_that_nobody_can_guess_is_asked_for(tmp_path, shape):
+def test_an_order_that_nobody_can_guess_is_requested(tmp_path, shape):
     content = arrays(shape=shape)
     with pytest.raises(InputError, match=r"train_images of shape .* can be read in two ways: add an array layout='NCHW' or layout='NHWC'"):
         read_array_file(saved(tmp_path, **content))
@@ -146,6 +146,6 @@ def test_a_folder_and_its_file_are_one_data_set(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nothing.npz", "./nothing.npz"])
-def test_a_file_that_is_not_there_is_said_to_be_missing(name):
+def test_a_file_that_is_not_there_is_reported_to_be_missing(name):
     with pytest.raises(InputError, match=r"nothing\.npz: there is no such file"):
         read(name)

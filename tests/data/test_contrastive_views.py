@@ -50,7 +50,7 @@ def test_a_flip_is_a_flip():
     assert 0 < sum(turned) < 24
 
 
-def test_windows_cover_the_areas_and_aspects_asked_for_and_stay_inside():
+def test_windows_cover_the_areas_and_aspects_requested_and_stay_inside():
     n = 4000
     w = windows(n, options(crop=True, min_area=0.08), draws(n), (32, 32)).double()
     width, height, x, y = w[:, 0, 0], w[:, 1, 1], w[:, 0, 2], w[:, 1, 2]

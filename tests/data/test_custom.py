@@ -44,7 +44,7 @@ EITHER = [(28, 28, 1), (32, 32, 4), (24, 32, 1), (6, 128, 1), (5, 9, 4), (4, 9, 
 
 
 @pytest.mark.parametrize("shape", EITHER)
-def test_what_may_be_either_is_asked_for_and_a_split_says_it(tmp_path, shape):
+def test_what_may_be_either_is_requested_and_a_split_says_it(tmp_path, shape):
     got, given = built(tmp_path, shape)
     said = r"mine.py:build: images of the training half of shape \[30, .*\] can be read in two ways: return a gradlens.Split"
     with pytest.raises(InputError, match=said) as caught:

@@ -579,7 +579,7 @@ def test_cifar10_images_are_all_there(cifar_images):
 
 @real_cifar
 @pytest.mark.parametrize("method", one_in(4, [name for name in SUPERVISED if not METHODS[name].has_teacher]))
-def test_two_steps_of_the_documents_network_on_cifar10(method, cifar_images, tmp_path):
+def test_two_steps_of_the_network_of_the_reference_study_on_cifar10(method, cifar_images, tmp_path):
     config = make_config(method=method, data=CIFAR, limit=512, validation=0.125, batch_size=32, steps=2, record_every=2)
     run = train_run(config, RunContext(out=tmp_path))
     assert run.summary["updates"] == 2

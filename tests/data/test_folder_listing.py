@@ -222,7 +222,7 @@ def refused(root):
     return text
 
 
-def test_one_level_too_low_is_said(root):
+def test_one_level_too_low_is_reported(root):
     put(root / "deep", *(f"{half}/{i}.png" for half in HALVES for i in range(3)))
     assert "has no class folders, but 3 images: put them into folders" in refused(root / "deep")
 

@@ -58,7 +58,7 @@ def test_templates_are_affinely_independent(level):
 # --------------------------------------------------------------------------------------------------------- the drawing
 
 
-def test_each_cell_becomes_the_template_that_is_said():
+def test_each_cell_becomes_the_template_that_is_listed():
     drawn = draw(20, seed=3, noise=0.1, distractors=0.2)
     assert [tuple(level.shape) for level in drawn.levels] == [(20, side, side) for side in (1, 3, 9)]
     assert torch.equal(drawn.labels, drawn.levels[0][:, 0, 0])
@@ -147,7 +147,7 @@ def test_labels_are_equally_likely_and_templates_independent_of_each_other():
     assert stats.chi2_contingency(np.histogram2d(left, right, bins=2)[0]).pvalue > 0.001
 
 
-def test_distractors_come_with_the_probability_that_was_asked_for():
+def test_distractors_come_with_the_probability_that_was_requested():
     drawn = draw(2000, seed=0, distractors=0.07)
     for level in (1, 2):
         blanks = int((drawn.content(level) == BLANK).sum())
@@ -178,7 +178,7 @@ def test_what_cannot_be_drawn_is_refused(n, settings, said):
 # --------------------------------------------------------------------------------------------------------- the data set
 
 
-def test_the_data_set_is_always_the_same_and_of_the_shape_that_is_told():
+def test_the_data_set_is_always_the_same_and_of_the_documented_shape():
     one, two = datasets.load("hierarchical"), datasets.load("hierarchical")
     assert one.fingerprint() == two.fingerprint()
     assert (len(one.train), len(one.test)) == (5000, 1000)

@@ -41,11 +41,6 @@ def gabors(rule):
     return f"{number(100 * sum(row['gabor_share']['trained'] for row in rows) / len(rows), 0)} %"
 
 
-def gap(labelling, update):
-    rows = [r["gap"] for r in results("synthetic_theory")["implied"] if (r["labelling"], r["update"]) == (labelling, update)]
-    return number(sum(rows) / len(rows))
-
-
 def recording(method):
     rows = {r["record_every"]: r["time_ratio"] for r in results("bench/basic-cnn.json")["rows"] if r["method"] == method}
     return f"{number(rows[16] / rows[0])} × ({method})"
@@ -97,12 +92,6 @@ def chance_of_layer_1():
     return bracket(results("gradient_similarity")["final_null_cosine"]["block1.conv"], 2)
 
 
-def slowest(factor):
-    """The least and the largest loss of accuracy where one part is slowed down."""
-    lost = [v[0] for key, v in results("async_slowdown")["lost"].items() if key.endswith(f"S={factor}")]
-    return number(min(lost), 1), number(max(lost), 1)
-
-
 def step_cost(method, record_every=0):
     rows = {(r["method"], r["record_every"]): r for r in results("bench/basic-cnn.json")["rows"]}
     return tuple(number(rows[method, record_every][key]) for key in ("time_ratio", "memory_ratio"))
@@ -128,14 +117,6 @@ SENTENCES = {
         lambda: "is {} and the norm ratio {};".format(*dni_with("sum")),
         lambda: "{} and {} (`python -m analyses.dni_target`)".format(*dni_with("mean")),
     ],
-    "every-rule": [
-        lambda: bracket(claim("all_methods", "bp <= chunked"), 3),
-        lambda: bracket(claim("all_methods", "chunked <= overlap"), 3),
-        lambda: bracket(claim("all_methods", "overlap <= dgl"), 3),
-        *(lambda m=m: f"{m} {bracket(claim('all_methods', f'accuracy: {m} at least'))}" for m in ("usf", "brsf", "frsf")),
-        lambda: bracket(claim("all_methods", "blocks: cdni above dni"), 3),
-        lambda: bracket(claim("all_methods", "dgl-async no more")),
-    ],
     "iteration-1": [
         first_iteration_cosines,
         lambda: last_norm_ratios("dni"),
@@ -150,16 +131,8 @@ SENTENCES = {
         lambda: "{} to {} times in the fourth".format(*too_long(4)),
         lambda: f"eight epochs ({best_full_size_bp()} %)",
     ],
-    "blocks-and-separability": [
-        lambda: bracket(claim("linear_separability", "dgl's block1 is read better than bp's")).replace(" [", " points ["),
-        lambda: bracket(claim("linear_separability", "dgl's block1 is read better than the un")).replace(" [", " points ["),
-        lambda: bracket(claim("linear_separability", "greedy's block3"), sign=True),
-        lambda: bracket(claim("representations", "I(h, y): block2"), 3),
-    ],
+    "blocks-and-separability": [lambda: bracket(claim("representations", "I(h, y): block2"), 3)],
     "random-labels": [
-        lambda: bracket(claim("random_labels", "the end on random labels: bp above dgl with a linear")).replace(" [", " points ["),
-        lambda: bracket(claim("random_labels", "the end on random labels: bp above dgl with a pooled")),
-        lambda: bracket(claim("random_labels", "the end on random labels: bp above dgl with a full")),
         lambda: spread(*(block("bp", "block3", key) for key in ("mean", "low", "high"))),
         lambda: spread(*(block("dgl", "block3", key) for key in ("mean", "low", "high"))),
         lambda: f"{number(block('bp', 'block1'), 1)} and {number(block('dgl', 'block1'), 1)} %",
@@ -167,43 +140,14 @@ SENTENCES = {
     ],
     "first-layer-filters": [
         *(lambda rule=rule: gabors(rule) for rule in ("bp", "chunked in two", "chunked in three", "overlap", "dgl")),
-        lambda: bracket(claim("first_layer_filters", "chunked in three: what training added"), sign=True).replace(" [", " points ["),
-        lambda: bracket(claim("first_layer_filters", "overlap: what training added"), sign=True),
     ],
     "without-labels": [
-        lambda: bracket(claim("self_supervised", "simclr is read better than simclr-local", negated=True)).replace(" [", " points ["),
-        lambda: bracket(claim("self_supervised", "block2: loco's"), 2, sign=True),
-        lambda: bracket(claim("simclr2", "1 % of the labels than at 100 %")).replace(" [", " points ["),
-        lambda: bracket(claim("simclr_augmentations", "all four")).replace(" [", " points ["),
         lambda: bracket(claim("inpainting", "centre: squared error"), 0).replace(" [", " % ["),
         lambda: bracket(claim("inpainting", "centre: block3 is read better than the untrained")).replace(" [", " points ["),
     ],
-    "theory": [
-        lambda: bracket(claim("predicting", "X1 needs twice")).replace(" [", " times ["),
-        lambda: bracket(claim("synthetic_theory", "random labels are fitted less")).replace(" [", " points ["),
-        lambda: (
-            f"the gap is {gap('separable', 1)} after 1 update, {gap('separable', 100)} after 100 and {gap('separable', 1500)} after 1,500"
-        ),
-    ],
-    "learning-curves": [
-        lambda: bracket(claim("learning_curves", "dni does not fit"), 0).replace(" [", " points below `bp` ["),
-        lambda: bracket(claim("learning_curves", "loss falls more slowly"), 3, sign=True).replace(" [", " nats ["),
-        lambda: bracket(claim("learning_curves", "rate helps bp")).replace(" [", " points ["),
-        lambda: bracket(claim("learning_curves", "augmentation helps bp"), sign=True),
-        lambda: bracket(claim("learning_curves", "augmentation helps dgl")),
-        lambda: bracket(claim("learning_curves", "without augmentation: dgl above bp"), sign=True).replace(" [", " points ["),
-        chance_of_layer_1,
-    ],
+    "learning-curves": [chance_of_layer_1],
     "feedback": [
         lambda: f"the learning rate is {results('feedback_angles')['settings']['inferred']['lr']:g}.",
-    ],
-    "asynchronous": [
-        lambda: (
-            f"{spread(*results('async_slowdown')['points'][0][2:5])}, against {spread(*results('async_slowdown')['points'][-1][2:5], '')}"
-        ),
-        lambda: f"costs {slowest(1.2)[0]} to {slowest(1.2)[1]} points",
-        lambda: f"costs {slowest(3)[0]} points (the top) to {slowest(3)[1]} points",
-        lambda: bracket(results("greedy_heads")["gains"]["stage 1: 2 - 1 hidden"]).replace(" [", " points ["),
     ],
     "costs-and-parallel": [lambda: recording("bp"), lambda: recording("dgl"), lost_by_pipelines, share_of_machine],
 }

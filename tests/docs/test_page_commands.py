@@ -115,7 +115,7 @@ WITH_COMMANDS = [name for name, page in PAGES.items() if any(b.language == "sh" 
 WITH_PYTHON = [name for name, page in PAGES.items() if name != "README.md" and any(b.language == "python" for b in blocks_of(page))]
 
 
-def test_blocks_are_found_with_what_is_said_about_them():
+def test_blocks_are_found_with_what_is_written_about_them():
     page = "<!-- file: a.py -->\n```python\nx = 1\n```\n\n<!-- test: exit 1 -->\n```sh\ngradlens check a.py:A  # fails\nls\n```\n"
     saved, shell = blocks_of(page)
     assert (saved.file, saved.text, shell.asked) == ("a.py", "x = 1\n", "exit 1")

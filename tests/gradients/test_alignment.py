@@ -380,7 +380,7 @@ def test_shapes_that_differ_are_refused():
             measure(torch.zeros(a), torch.zeros(b))
 
 
-def test_the_named_quantities_come_in_the_order_asked_for():
+def test_the_named_quantities_come_in_the_order_requested():
     g, t = gradients(5)
     assert list(measure(g, t, ("norm", "cosine"))) == ["norm", "cosine"]
     assert list(measure(g, t)) == list(RECORDED)

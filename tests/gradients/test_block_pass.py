@@ -92,7 +92,7 @@ def counted(block: nn.Module, log: list[int], k: int) -> nn.Module:
     return block
 
 
-def test_the_chain_runs_a_block_only_when_its_pass_is_asked_for():
+def test_the_chain_runs_a_block_only_when_its_pass_is_requested():
     c, log = case("mlp"), []
     passes = chain([counted(b, log, k) for k, b in enumerate(c.model)], c.x, c.y)
     assert log == []

@@ -1,7 +1,9 @@
 """compare(): sparse, complex, tied and checkpointed parameters."""
 
+import copy
 import math
 import re
+import warnings
 
 import pytest
 import torch
@@ -70,7 +72,8 @@ def test_sparse_gradients_are_those_of_the_dense_table(name):
 
 def test_an_embedding_that_was_not_used_has_an_exactly_zero_gradient():
     net = nn.ModuleDict({"a": nn.Embedding(5, 2, sparse=True), "b": nn.Linear(2, 2)})
-    rows = found(compare(net, net["b"](torch.ones(1, 2)).sum()))
+    with pytest.warns(UserWarning, match="no gradient of the loss reaches a: "):
+        rows = found(compare(net, net["b"](torch.ones(1, 2)).sum()))
     assert rows["a", "true_zeros"] == 1
     assert math.isnan(rows["a", "cosine"])
 
@@ -209,3 +212,54 @@ def test_what_is_no_model_or_no_gradients_is_refused_in_one_sentence():
     ):
         with pytest.raises(InputError, match=f"^{re.escape(said)}"):
             compare(*given)
+
+
+class Parts(nn.Module):
+    """Two layers, the first one's bias and the second one's input cut or not, with layers between."""
+
+    def __init__(self, cut, *between):
+        super().__init__()
+        self.cut, self.c1, self.between, self.c2 = cut, nn.Linear(4, 4), nn.Sequential(*between), nn.Linear(4, 2)
+
+    def forward(self, x):
+        h = nn.functional.linear(x, self.c1.weight) if self.cut == "bias" else self.c1(x)
+        return self.c2(self.between(h.detach() if self.cut == "detach" else h)).square().mean()
+
+
+@pytest.mark.parametrize(("cut", "names"), [("detach", "c1"), ("bias", "c1.bias"), ("", "")])
+@pytest.mark.parametrize("given", [True, False])
+def test_layers_that_the_loss_does_not_reach_are_named(cut, names, given):
+    net = Parts(cut)
+    loss = net(torch.randn(8, 4))
+    loss.backward(retain_graph=True)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        compare(net, loss, {name: torch.ones_like(p) for name, p in net.named_parameters()} if given else None)
+    want = f"compare: no gradient of the loss reaches {names}: their true gradient is zero; look for .detach(), torch.no_grad(), or a layer"
+    assert [str(w.message) for w in said] == [f"{want} that the loss does not use"] * bool(names)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (nn.Dropout(0.5), "Dropout"), (nn.BatchNorm1d(4), "BatchNorm1d"), (nn.Dropout(0.0), ""), (nn.LayerNorm(4), ""),
+        (nn.TransformerEncoderLayer(4, 2, 4, dropout=0.0), ""), (nn.TransformerEncoderLayer(4, 2, 4, dropout=0.5), "Dropout"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("how", ["train", "eval", "same pass", "given"])
+def test_dropout_and_batch_normalisation_in_training_mode_are_named_where_grad_disagrees(layer, name, how):
+    torch.manual_seed(0)
+    net = Parts("", copy.deepcopy(layer)).train(how != "eval")
+    x = torch.randn(64, 4)
+    loss = net(x)
+    if how == "same pass":
+        loss.backward(retain_graph=True)
+    else:
+        (net(x[:32]) + net(x[32:])).backward()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        compare(net, loss, {n: p.grad for n, p in net.named_parameters()} if how == "given" else None)
+    assert len(said) == bool(name and how == "train")
+    for w in said:
+        assert f"({name})" in str(w.message)
+        assert str(w.message).endswith("if .grad is not from the loss's own pass, set model.eval() before both")

@@ -337,7 +337,7 @@ def test_an_error_in_the_model_leaves_nothing():
     assert len(net[1]._forward_hooks) == count
 
 
-def test_what_fails_inside_is_said_and_stops_nothing(monkeypatch):
+def test_what_fails_inside_is_reported_and_stops_nothing(monkeypatch):
     def broken(self, label, value):
         raise TypeError(f"{label} is odd")
 
@@ -352,7 +352,7 @@ def test_what_fails_inside_is_said_and_stops_nothing(monkeypatch):
         assert clean(net)
 
 
-def test_inside_transformations_of_torch_func_it_is_said():
+def test_inside_transformations_of_torch_func_it_is_reported():
     net, x = nn.Linear(3, 2), torch.randn(4, 3)
 
     def loss(params, x):
@@ -371,7 +371,7 @@ def test_inside_transformations_of_torch_func_it_is_said():
     assert lens.gradients["backward"][""].eq(1).all()
 
 
-def test_in_place_behind_a_view_where_nothing_sees_it_is_said():
+def test_in_place_behind_a_view_where_nothing_sees_it_is_reported():
     net, x = nn.Flatten(), torch.randn(3, 4, requires_grad=True)
     with pytest.warns(UserWarning, match=r"itself could not be read: its output is a view that was changed in place"), Lens(net) as lens:
         F.relu_(net(x * 2)).sum().backward()
@@ -539,7 +539,7 @@ COMPILED = {
 
 
 @pytest.mark.parametrize("name", COMPILED)
-def test_compiled_models_are_read_or_it_is_said(name):
+def test_compiled_models_are_read_or_it_is_reported(name):
     wrap, run, read = COMPILED[name]
     torch._dynamo.reset()
     net, x = three(), torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
@@ -687,7 +687,7 @@ def test_frozen_layers_and_parts_without_gradient():
     assert set(lens.activations) == {"0", "1", "2", "3", "4"}
 
 
-def test_the_gradients_of_one_output_that_autograd_is_asked_for_are_read_too():
+def test_the_gradients_of_one_output_by_autograd_grad_are_read_too():
     net, x = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(3, 4)
     with Lens(net) as lens:
         h = net[0](x)
@@ -764,7 +764,7 @@ def test_a_module_that_calls_itself():
     assert all(g.eq(1).all() for g in lens.gradients["backward"].values())
 
 
-def test_a_gradient_penalty_and_its_first_pass_are_told_apart():
+def test_a_gradient_penalty_and_its_first_pass_are_distinguished():
     net, x = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 1)).double(), data(3, 2).requires_grad_()
     h = net[0](x)
     (g,) = torch.autograd.grad(net[2](net[1](h)).sum(), x, create_graph=True)
@@ -926,7 +926,7 @@ def test_a_leaf_that_two_layers_give_has_the_gradient_at_each(clear):
             assert {label: lens.gradients["backward"][label].mean().item() for label in want} == want
 
 
-def test_a_leaf_from_where_nobody_looks_is_said_when_it_is_given_again():
+def test_a_leaf_from_where_nobody_looks_is_reported_when_it_is_given_again():
     store = {}
     net = Function(lambda m, x: 2 * m.pop(x) + 7 * store["find"](), pop=Gives(lambda m: store["find"]()))
     found = []

@@ -364,7 +364,7 @@ def test_a_true_loss_in_micro_batches_is_compared_call_by_call_and_one_that_does
     assert "norm/activation/net.0" in looked(tmp_path / "other")[-1]
 
 
-def test_weights_that_changed_before_the_callback_could_look_are_told(tmp_path, capsys):
+def test_weights_that_changed_before_the_callback_could_look_are_reported(tmp_path, capsys):
     fit(tmp_path, [LensCallback(LAYERS, every=1, true_loss=Model.loss)], Manual(plain=True, bare=True))
     (line,) = lines(capsys)
     assert "the weights were changed before the gradients could be compared with true_loss" in line
@@ -459,7 +459,7 @@ def test_two_callbacks_do_not_meet(tmp_path, capsys):
     assert not lines(capsys)
 
 
-def test_a_compiled_model_is_trained_as_it_is_and_told(tmp_path, capsys):
+def test_a_compiled_model_is_trained_as_it_is_and_reported(tmp_path, capsys):
     torch._dynamo.reset()
     model = Model()
     model.net.eval()

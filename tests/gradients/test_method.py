@@ -8,6 +8,7 @@ from oracles import case, rule
 
 from gradlens.gradients.backward import backward
 from gradlens.gradients.block_pass import Grad, Pass
+from gradlens.gradients.locks import Locking
 from gradlens.gradients.method import FeedbackPair, Method, Signal, Step, Update, top_signal
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods import METHODS
@@ -68,8 +69,10 @@ def test_tensors_are_documented_with_their_shape():
 
 def test_a_rule_must_say_its_signal_and_every_hook_is_listed():
     assert Method.__abstractmethods__ == {"signal"}
-    listed = set(re.findall(r"`(?:Method\.)?(\w+)`", inspect.getdoc(Method)))
-    named = {name: value for name, value in vars(Method).items() if not name.startswith("_")}
+    text = inspect.getdoc(Method)
+    attributes = re.findall(r"^    ([\w, ]+): \S", text[text.index("Attributes:") :], re.M)
+    listed = {*re.findall(r"`(?:Method\.)?(\w+)`", text), *(name for names in attributes for name in names.split(", "))}
+    named = {name: value for name, value in {**vars(Locking), **vars(Method)}.items() if not name.startswith("_")}
     hooks = {name for name, value in named.items() if callable(value) or isinstance(value, (classmethod, property))}
     hooks |= {name for name in Method.__annotations__ if name in named}
     assert hooks - listed == {"locks"}  # derived, not to be overridden

@@ -108,7 +108,7 @@ def test_a_synthesisers_error_is_in_the_units_it_regresses(target):
         assert own[block, "synth_explained_variance"] == pytest.approx((1 - residual / spread).item(), rel=1e-9)
 
 
-def test_the_quantities_asked_for_are_the_ones_written():
+def test_the_quantities_requested_are_the_ones_written():
     c = case("mlp")
     method = rule("dgl", c)
     rows = rows_of(method, c, quantities=("projection", "relative_error"))

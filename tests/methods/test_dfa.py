@@ -76,7 +76,7 @@ def test_inside_a_block_and_in_the_top_it_is_backprop(net):
     assert_near(updates[len(passes) - 1].grad.params, uncut(c.model, c.x, c.y).gradients(len(passes) - 1), 1e-12)
 
 
-def test_what_is_heard_is_linear_in_the_error_and_does_not_depend_on_the_weights_above():
+def test_the_error_signal_is_linear_in_the_error_and_does_not_depend_on_the_weights_above():
     slopes = torch.randn(6, 10, dtype=torch.float64)
 
     def told(method, c, e):
@@ -99,7 +99,7 @@ def test_what_is_heard_is_linear_in_the_error_and_does_not_depend_on_the_weights
         assert_same_bits(changed[k].grad.params, first[k].grad.params)
 
 
-def test_images_that_are_alike_are_told_the_same():
+def test_images_that_are_alike_have_the_same_error_signal():
     c = case("basic-cnn")
     c = c._replace(x=c.x[:1].expand(6, -1, -1, -1).contiguous(), y=c.y[:1].expand(6).contiguous())
     _, updates = step(rule("dfa", c), c)
@@ -208,7 +208,7 @@ def test_a_step_of_the_basic_cnn_costs_at_most_three_quarters_of_backprops_multi
     assert costs["dfa"] <= 0.75 * costs["bp"]
 
 
-def test_what_is_told_lies_in_memory_as_what_it_is_the_gradient_of():
+def test_the_error_signal_lies_in_memory_as_what_it_is_the_gradient_of():
     for layout in (torch.contiguous_format, torch.channels_last):
         c = case("basic-cnn", torch.float32)
         c = c._replace(model=c.model.to(memory_format=layout), x=c.x.contiguous(memory_format=layout))

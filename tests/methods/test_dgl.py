@@ -167,7 +167,7 @@ def test_a_convolutional_head_on_an_mlp_is_refused():
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_local_losses_are_of_the_kind_that_was_asked_for(loss):
+def test_local_losses_are_of_the_kind_that_was_requested(loss):
     c = case("mlp")
     method = rule("dgl", c, LOSSES[loss])
     _, updates = step(method, c)

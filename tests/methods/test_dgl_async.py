@@ -295,7 +295,7 @@ def test_the_order_depends_on_seed_and_round_alone():
     assert [[unit for unit in order if unit != 1] for order in orders(slow, 30)] == without
 
 
-def test_warm_up_goes_in_order_and_skips_nobody():
+def test_warm_up_goes_in_order_and_skips_no_block():
     method = filled(case("mlp"), warmup=5, slowed=1, slowdown=1000)
     assert orders(method, 5, first=0) == [[0, 1, 2, 3]] * 5
     assert all(0 not in order for order in orders(method, 5, first=5))

@@ -288,7 +288,7 @@ def test_the_regression_reaches_no_block_and_the_block_gets_nothing_but_the_synt
         assert_near(updates[k].grad.params, grads(block))
 
 
-def test_a_block_of_dni_is_told_the_same_whatever_the_loss_says():
+def test_a_block_of_dni_has_the_same_error_signal_whatever_the_loss_says():
     c = case("basic-cnn")
     other = c._replace(y=(c.y + 3) % 10)
     for name, same in (("dni", True), ("cdni", False)):
@@ -376,7 +376,7 @@ def test_a_linear_synthesiser_on_a_frozen_net_with_squared_loss_reaches_least_sq
 # -------------------------------------------------------------------------------------------------- the documents' synthesiser
 
 
-def test_the_seeds_synthesisers_have_the_documents_size():
+def test_the_synthesisers_have_the_size_of_the_reference_study():
     model = build("basic-cnn", ModelSpec((3, 32, 32), 10))
     net = NetworkInfo(list(model), output_shapes(model, (3, 32, 32)), 10, 256, LOSSES["ce"], 0)
     for name, each in (("cdni", 1_231_104), ("dni", 1_231_104 - 10 * 128 - 128)):

@@ -171,7 +171,7 @@ def test_autograd_finds_no_way_from_one_part_to_another(network, context):
 
 
 @NETWORKS
-def test_a_block_is_told_the_same_whatever_all_other_blocks_and_the_labels_are(network):
+def test_a_block_has_the_same_error_signal_whatever_all_other_blocks_and_the_labels_are(network):
     """It waits for nothing: its gradient depends on the image, on itself and on its own two synthesisers."""
     c = case(network)
     method = unlocked(c)

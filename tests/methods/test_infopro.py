@@ -96,7 +96,7 @@ def test_without_reconstruction_it_is_greedy_supervised_learning_with_linear_hea
     assert_same_bits(*ends)
 
 
-def test_without_a_task_loss_modules_are_autoencoders_that_hear_nothing_of_the_labels():
+def test_without_a_task_loss_modules_are_autoencoders_that_receive_nothing_of_the_labels():
     c = case("basic-cnn")
     method = rule("infopro", c, lambda2_first=0, lambda2_last=0)
     assert {n.split(".")[2] for n, _ in method.named_parameters()} == {"image"}

@@ -237,7 +237,7 @@ def test_a_net_of_one_unit_is_trained_as_by_backprop_bit_for_bit():
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_the_pred_loss_is_of_the_kind_that_was_asked_for(loss):
+def test_the_pred_loss_is_of_the_kind_that_was_requested(loss):
     c = case("mlp")
     method = stirred(rule("predsim", c, LOSSES[loss], warmed_up=False, beta=0.0))
     _, updates = step(method, c)

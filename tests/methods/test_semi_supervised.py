@@ -303,7 +303,7 @@ def test_the_teacher_stays_as_it_is_and_is_in_eval_mode(runs):
         ("train simclr-local --set modules=[1,1]", "modules=[1,1] adds up to 2 units"),
     ],
 )
-def test_mistakes_are_said_in_one_sentence(command, said, runs, program, tmp_path, monkeypatch):
+def test_mistakes_are_reported_in_one_sentence(command, said, runs, program, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = command.format(**{name: run.path for name, run in runs.items()})
     code, _, err = program(*text.split())

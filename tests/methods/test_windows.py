@@ -75,7 +75,7 @@ def test_gradients_are_the_sum_over_windows_that_are_each_recomputed(network, na
     assert set(method.heads) == {str(last) for _, last in windows[:-1]}  # no head where no window ends
 
 
-def test_an_interior_block_hears_two_losses_the_first_and_the_last_one():
+def test_an_interior_block_receives_two_losses_the_first_and_the_last_one():
     c = case("mlp")
     method = rule("overlap", c, window=2)
     *_, slopes = one_by_one(c.model, method.heads, [(0, 1), (1, 2), (2, 3)], c.x, c.y)
@@ -110,7 +110,7 @@ def test_nothing_leaves_a_window_at_its_bottom(network, name, options, windows):
 
 
 @EACH
-def test_a_block_is_not_told_of_what_lies_above_its_windows(network, name, options, windows):
+def test_a_block_does_not_depend_on_what_lies_above_its_windows(network, name, options, windows):
     c = case(network)
     method = rule(name, c, **options)
     n = len(c.model)

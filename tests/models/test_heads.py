@@ -173,7 +173,7 @@ def test_the_seeds_heads_have_10491412_parameters():
 # ---------------------------------------------------------------------------------------------------------- synthesisers
 
 
-def test_the_documents_synthesiser_has_1231104_parameters():
+def test_the_synthesiser_of_the_reference_study_has_1231104_parameters():
     conv, norm = 128 * 128 * 25 + 128, 2 * 128
     assert count(Synthesiser((128, 16, 16), 10, None, True)) == 3 * conv + 2 * norm + linear(10, 128) == 1_231_104
     assert count(Synthesiser((128, 16, 16), 0, None, True)) == 3 * conv + 2 * norm

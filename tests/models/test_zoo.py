@@ -35,7 +35,7 @@ def one_thread():
 # -------------------------------------------------------------------------------------------------------- as documented
 
 
-def test_basic_cnn_is_the_documents_network():
+def test_basic_cnn_is_the_network_of_the_reference_study():
     model = build("basic-cnn", ModelSpec(CIFAR, 10))
     assert parameters(model) == 1_357_066
     assert [name for name, _ in model.named_children()] == ["block1", "block2", "block3", "top"]

@@ -54,7 +54,7 @@ def test_an_isolated_block_is_run_finished_and_freed_before_the_next_is_run(name
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if name not in ISOLATED and name != "chunked"])
-def test_a_rule_that_hears_from_above_goes_back_from_the_top_and_frees_as_it_goes(name):
+def test_a_rule_that_receives_a_message_goes_back_from_the_top_and_frees_as_it_goes(name):
     c = case("mlp")
     n = len(c.model)
     log = events(rule(name, c), c)

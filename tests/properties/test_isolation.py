@@ -20,7 +20,7 @@ def test_no_loss_reaches_another_block_and_what_is_above_does_not_matter(name, n
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_no_loss_reaches_a_blocks_parameters_but_through_what_the_block_is_told(name):
+def test_no_loss_reaches_a_blocks_parameters_but_through_its_error_signal(name):
     """Structural: autograd finds no path (None, not zero) from any loss to any block, nor from a block to another one."""
     c = case("mlp")
     blocks = {f"{k}.{n}": p for k, b in enumerate(c.model) for n, p in b.named_parameters()}

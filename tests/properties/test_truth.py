@@ -87,7 +87,7 @@ def test_truth_of_synthetic_inputs_comes_from_a_clean_chain_pass_that_leaves_no_
     rows = rows_of(method, c)
     assert {row.reference for row in rows} == {reference}
     cosine = {(r.layer, r.kind): r.value for r in rows if r.quantity == "cosine"}
-    assert abs(cosine["block1.conv", "weight"]) < 0.9  # what the rule used is the gradient of nothing
+    assert abs(cosine["block1.conv", "weight"]) < 0.9  # what the rule used is not the gradient of any loss
 
 
 def test_truth_asks_for_a_trained_top():

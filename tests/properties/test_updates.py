@@ -114,7 +114,7 @@ def test_update_applies_what_backward_yields(name):
         assert outcome.hits == (z.argmax(1) == c.y).sum()
 
 
-def test_a_block_that_is_told_nothing_does_not_move_on_leftovers():
+def test_a_block_that_has_no_error_signal_does_not_move_on_leftovers():
     c = case("mlp")
     method = silent(c)
     before = frozen(c.model)
@@ -127,7 +127,7 @@ def test_a_block_that_is_told_nothing_does_not_move_on_leftovers():
         assert n.startswith("top.") or p.grad is None
 
 
-def test_the_loss_reported_is_the_topmost_in_whichever_order_blocks_speak():
+def test_the_loss_reported_is_the_topmost_in_whichever_order_blocks_run():
     class Talkative(METHODS["bp"]):
         def signal(self, k, passes, received):
             return super().signal(k, passes, received)._replace(loss=torch.tensor(float(k)))

@@ -75,7 +75,7 @@ def test_a_rules_own_defaults_need_no_word():
     assert run_groups.run_labels([run("kp", lr=3e-4), run("kp", lr=0.1)]) == ["kp lr=0.0003", "kp"]
 
 
-def test_an_option_named_like_a_setting_is_told_apart_from_it():
+def test_an_option_named_like_a_setting_is_distinguished_from_it():
     runs = [run("dni", width=8, options={"width": 16}), run("dni", width=4, augment=True)]
     assert run_groups.run_labels(runs) == ["dni width=8 dni.width=16", "dni augment width=4"]
 
@@ -346,7 +346,7 @@ def test_descent_is_a_ratio_of_means_over_seeds():
     assert point.mean == pytest.approx((-0.9 + 0.05) / (-1.0 - 0.001))
 
 
-def test_what_true_means_is_said_where_it_is_not_the_loss_on_the_same_passes():
+def test_what_true_means_is_reported_where_it_is_not_the_loss_on_the_same_passes():
     def with_reference(method, *references):
         rows = [Measurement(0, "block1.conv", "weight", "cosine", 0.5, reference) for reference in references]
         return Run(Path(f"runs/{method}"), make_config(method=method), {}, [], [], rows, [], {})

@@ -39,7 +39,7 @@ def test_three_seeds_stay_readable_at_80_columns():
     assert any("t-interval" in note for note in table.notes)
 
 
-def test_rates_stand_in_the_table_where_they_differ_or_all_is_asked_for():
+def test_rates_stand_in_the_table_where_they_differ_or_all_is_requested():
     assert "lr" not in [c.name for c in comparison_table(TWO).columns]
     rates = [made("bp", lr=0.1), made("dni", lr=1e-3)]
     assert [cell.value for cell in column(comparison_table(rates), "lr")] == [0.1, 1e-3]
@@ -57,7 +57,7 @@ def test_networks_of_many_layers_are_read_with_a_row_a_layer():
 @pytest.mark.parametrize(
     ("loss", "said"), [(579539.2, "train loss 5.8e5"), (math.nan, "a train loss that is NaN or infinite"), (math.inf, "NaN or infinite")]
 )
-def test_a_run_that_diverged_is_said_to_have(loss, said):
+def test_a_run_that_diverged_is_reported(loss, said):
     run = made(lr=2.0)
     run.metrics = [m._replace(loss=loss) if m.split == "train" else m for m in run.metrics]
     table = results_table([run])

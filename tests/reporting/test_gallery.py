@@ -74,7 +74,7 @@ def test_a_run_without_a_result_is_left_out_of_that_figure_only(measured, tmp_pa
     assert labels == {"dgl"}
 
 
-def test_what_cannot_be_drawn_is_said_and_the_rest_is_drawn(measured, tmp_path):
+def test_what_cannot_be_drawn_is_reported_and_the_rest_is_drawn(measured, tmp_path):
     copy = holding(measured[0], tmp_path, "probe", "online")
     (copy / "online.json").write_text(json.dumps({"rows": []}))
     drawn, skipped = draw_learned([load_run(copy)], tmp_path / "f")

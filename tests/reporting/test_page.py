@@ -368,7 +368,7 @@ def test_stored_results_are_shown(tmp_path):
     assert (pixels[1:3, 1:3, :3] == second.transpose(1, 2, 0).round()).all()
 
 
-def test_results_that_cannot_be_read_are_said(tmp_path):
+def test_results_that_cannot_be_read_are_reported(tmp_path):
     path = stored(made(), tmp_path)
     (path / "probe.json").write_text("{")
     (path / "filters.json").write_text('{"weights": [[1, "x"]], "numbers": {"moved": 3}}')

@@ -1,8 +1,4 @@
-"""The page in a real browser: Debian's Chromium, headless, driven by playwright.
-
-To run these tests: ``pip install playwright`` (it is in the extra ``test``) and ``apt-get install chromium``; playwright's own browsers
-are not needed. Where one of them is missing the tests are skipped by name. One test runs by default; the others are marked ``browser``.
-"""
+"""The page in a real browser, see ``browser.py``. One test runs by default; the others are marked ``browser``."""
 
 import json
 import math
@@ -14,29 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import HOW, WAIT, open_chromium
 from made_runs import LAYERS, made, many, stored
 from PIL import Image
 
 from gradlens.reporting.html.page import page as html_of
 from gradlens.training.run_directory import load_run
 
-HOW = "install it with `apt-get install chromium` (Debian's package); playwright comes with `pip install 'gradlens-toolkit[test]'`"
-WAIT = 180_000  # ms; a busy machine starts plotly slowly, and nothing here is about time
 MISSING = math.nan
 
 
 @pytest.fixture(scope="module")
 def chromium():
     """One browser for all tests."""
-    playwright = pytest.importorskip("playwright.sync_api", reason=f"no playwright: {HOW}")
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip(f"no chromium: {HOW}")
-    with playwright.sync_playwright() as driver:
-        sandbox = [] if os.geteuid() else ["--no-sandbox"]  # chromium refuses to run as root with it
-        browser = driver.chromium.launch(executable_path=path, args=sandbox, timeout=WAIT)
+    with open_chromium() as browser:
         yield browser
-        browser.close()
 
 
 def usual():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from made_runs import made
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -51,6 +53,21 @@ def test_nothing_is_cut_off(structures, name):
         assert box.x1 <= page.x1, artist
         assert page.y0 <= box.y0, artist
         assert box.y1 <= page.y1, artist
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_arrows_are_long_enough_to_be_seen(structures, name):
+    figure = drawn(schematic([structures[name]]))
+    ax = figure.axes[0]
+    boxes = [p.get_window_extent() for p in ax.patches if not isinstance(p, FancyArrowPatch)]
+    arrows = [p for p in ax.patches if isinstance(p, FancyArrowPatch)]
+    assert arrows
+    for arrow in arrows:
+        points = arrow.get_path().interpolated(50).vertices  # in data coordinates, from one end to the other
+        free = [p for p in ax.transData.transform(points) if not any(b.contains(*p) for b in boxes)]
+        assert len(free) > 1, arrow
+        length = sum(((a - b) ** 2).sum() ** 0.5 for a, b in pairwise(free))
+        assert length >= 0.1 * figure.dpi, (arrow, length)  # a tenth of an inch, a head's length
 
 
 @pytest.mark.parametrize("name", SHOWN)

@@ -60,7 +60,7 @@ def test_within_is_two_one_sided_tests():
     assert p_within(values.mean(), 0.5, own_spread(list(values)), 5) == pytest.approx(2 * max(ends))
 
 
-def test_values_without_spread_are_judged_by_signs():
+def test_values_without_spread_are_decided_by_signs():
     assert p_same_side(10) == pytest.approx(stats.binomtest(10, 10, 0.5).pvalue)
     assert paired_p([2.0] * 6) == pytest.approx(2 * 0.5**6)
     assert p_same_side(1) == 1.0

@@ -208,8 +208,8 @@ def test_the_heat_map_writes_every_value_and_hatches_what_has_none(table):
     figure = heat_map(table(FINALS, FinalValue), "cosine")
     ax = figure.axes[0]
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["bp", "dgl", "dni"]
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["block1.conv", "top.out"]  # drawn upwards from the bottom layer
-    assert ax.get_ylim()[0] < ax.get_ylim()[1]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["block1.conv", "top.out"]  # downwards, as in the printed table
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]
     written = {(text.get_position()[0] - 0.5, text.get_position()[1] - 0.5): text.get_text() for text in ax.texts}
     assert written == {(0, 0): "1.00", (1, 0): "−0.25", (2, 0): "–", (0, 1): "1.00", (1, 1): "–", (2, 1): "1.00"}
     mesh = ax.collections[0]
@@ -326,6 +326,46 @@ def test_a_long_heading_is_broken_and_clears_the_panels():
         left = next(t for t in (panel, figure.axes[0]._left_title) if t.get_text())
         assert head.y0 >= left.get_window_extent().y1
         assert head.x1 <= figure.bbox.x1
+
+
+def test_one_recorded_update_has_an_axis_of_whole_updates():
+    rows = layer_points(many(RULES[:2], layers=1, steps=1, seeds=1), "cosine")
+    figure = over_training(rows, "cosine")
+    figure.draw_without_rendering()
+    ax = figure.axes[0]
+    low, high = ax.get_xlim()
+    shown = [t.get_text() for t, at in zip(ax.get_xticklabels(), ax.get_xticks(), strict=True) if low <= at <= high]
+    assert shown
+    assert all(word.replace("−", "-").lstrip("-").isdigit() for word in shown)
+
+
+@pytest.mark.parametrize("title", ["digits", "a-data-set-with-a-long-name · torchvision:convnext_tiny, width 128, depth 12"])
+@pytest.mark.parametrize("steps", [(0,), (0, 4, 8)])
+def test_no_text_leaves_its_figure(title, steps, monkeypatch):
+    monkeypatch.setattr("gradlens.reporting.training_figures.runs_title", lambda runs: title)
+    found = figure_set([made("bp", steps=steps), made("dgl", steps=steps), made("dni-unlocked", steps=steps)])
+    assert len(found.drawn) >= 6
+    for name, (figure, _) in found.drawn.items():
+        figure.draw_without_rendering()
+        page = figure.bbox
+        for text in figure.findobj(Text):
+            box = text.get_window_extent()
+            if text.get_text() and text.get_visible() and box.width and box.height and not hidden_tick(text):
+                assert page.x0 - 1 <= box.x0, (name, text)
+                assert box.x1 <= page.x1 + 1, (name, text)
+                assert page.y0 - 1 <= box.y0, (name, text)
+                assert box.y1 <= page.y1 + 1, (name, text)
+
+
+def hidden_tick(text):
+    """Whether a text is the label of a tick outside its axis, which is not drawn."""
+    for ax in text.figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                if text in (tick.label1, tick.label2):
+                    return not low <= tick.get_loc() <= high
+    return False
 
 
 def test_what_is_of_the_untrained_network_is_not_called_final():

@@ -63,7 +63,7 @@ def test_means_and_intervals_are_those_of_the_seeds():
     assert verdict_line(found["dni"]).accuracy == f"51.7 % test accuracy, 9.3 points below bp (−{-100 * low:.1f} to −{-100 * high:.1f})."
 
 
-def test_a_difference_whose_interval_holds_zero_is_not_told_apart():
+def test_a_difference_whose_interval_holds_zero_is_not_distinguished():
     found, _ = stood(*three("bp", (0.5, 0.6, 0.55), [(1,) * 5] * 3), *three("dgl", (0.55, 0.55, 0.56), [(0.5,) * 5] * 3))
     assert "not distinguishable" in verdict_line(found["dgl"]).accuracy
     assert found["dgl"].against.points.low < 0 < found["dgl"].against.points.high
@@ -117,7 +117,7 @@ def test_a_cosine_that_is_missing_for_another_reason_is_not_called_untrained():
     assert verdict_line(found["dgl"]).gradient == "No cosine below the output block: one of the two gradients is zero."
 
 
-def test_without_bp_the_page_says_what_cannot_be_said():
+def test_without_bp_the_page_says_what_cannot_be_shown():
     text = said(made("dgl", path="runs/my run"))
     assert "No bp is among these runs: the cost of a rule in accuracy or time is unknown." in text
     assert "`gradlens train bp --config 'runs/my run/config.json'` makes one." in text
@@ -140,7 +140,7 @@ def test_only_bp():
         ({"width": 16}, "different networks: width none (bp) or 16 (dgl)"),
     ],
 )
-def test_different_data_or_networks_are_said_and_not_ranked(settings, words):
+def test_different_data_or_networks_are_reported_and_not_ranked(settings, words):
     runs = made(), made("dgl", cosines=(0.5,) * 5, accuracy=0.4, **settings)
     found, told = stood(*runs)
     assert [n.text for n in told if n.unlike] == [f"These runs have {words}."]
@@ -153,7 +153,7 @@ def test_one_set_of_images_by_two_paths_is_one_data_set():
     assert not any(n.unlike for n in told)
 
 
-def test_other_settings_unfinished_runs_and_single_seeds_are_said():
+def test_other_settings_unfinished_runs_and_single_seeds_are_reported():
     _, told = stood(made(lr=1e-3), made("dgl", lr=1e-4, finished=False), made("dni", seed=1, lr=1e-4), made("dni", lr=1e-4))
     texts = [n.text for n in told]
     assert texts == [
@@ -190,7 +190,7 @@ def test_a_run_with_nothing_but_its_config():
     assert any("dgl-s0 (0 of 8 updates)" in n.text for n in told)
 
 
-def test_times_of_one_seed_are_told_apart_when_no_epochs_overlap():
+def test_times_of_one_seed_are_distinguished_when_no_epochs_overlap():
     near, far = stood(made(), made("dgl", speed=99.0))[0], stood(made(), made("dgl", speed=50.0))[0]
     assert (near["dgl"].against.times_differ, far["dgl"].against.times_differ) == (False, True)
     assert verdict_line(near["dgl"]).time == "Time not distinguishable from bp's."

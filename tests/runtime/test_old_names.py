@@ -15,7 +15,7 @@ def test_a_rule_that_overrides_an_old_name_is_refused(name):
         type("Half", (Method,), {name: lambda self: None})
 
 
-def test_old_words_are_said_with_the_old_attribute():
+def test_old_words_are_reported_with_the_old_attribute():
     with pytest.raises(InputError, match="is called `depends_on` since version .*, and above, below in it backward_message, input$"):
         type("Half", (Method,), {"reads": frozenset({"above", "below"})})
 

@@ -18,7 +18,7 @@ def now(monkeypatch):
     return clock
 
 
-def test_reading_is_said_after_a_moment_and_ever_more_seldom(capsys, now):
+def test_reading_is_reported_after_a_moment_and_ever_more_seldom(capsys, now):
     reading = progress.Reading()
     for done in range(100, 2001, 100):
         reading(done, 2000, "birds")
@@ -67,7 +67,7 @@ def notebook(shell):
         (None, None, "0", False),
     ],
 )
-def test_in_python_reading_is_said_on_a_terminal_and_in_a_notebook(stderr, ipython, rank, shown, monkeypatch, now):
+def test_in_python_reading_is_reported_on_a_terminal_and_in_a_notebook(stderr, ipython, rank, shown, monkeypatch, now):
     monkeypatch.setattr(sys, "stderr", stderr)
     monkeypatch.setenv("RANK", rank)
     monkeypatch.delitem(sys.modules, "IPython", raising=False)
@@ -86,7 +86,7 @@ def test_who_chose_a_progress_gets_it_also_on_a_terminal(monkeypatch):
         assert progress.reading_progress() is progress.no_progress
 
 
-def test_a_notice_is_said_once_by_the_first_rank_and_never_stops_the_work(capsys, monkeypatch):
+def test_a_notice_is_reported_once_by_the_first_rank_and_never_stops_the_work(capsys, monkeypatch):
     for _ in range(2):
         notice("once, for a test of notices")
     monkeypatch.setenv("RANK", "1")

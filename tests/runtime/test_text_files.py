@@ -62,7 +62,7 @@ def test_another_encoding_is_named(read, content, said, tmp_path):
     refused(lambda: read(written(tmp_path / "file", content)), tmp_path / "file", said)
 
 
-def test_a_file_that_is_not_there_or_a_folder_is_said(tmp_path):
+def test_a_file_that_is_not_there_or_a_folder_is_reported(tmp_path):
     refused(lambda: read_text(tmp_path / "no", "the study"), f"cannot read the study {tmp_path / 'no'}: no such file or directory")
     refused(lambda: read_json(tmp_path), f"cannot read {tmp_path}: is a directory")
 
@@ -160,5 +160,5 @@ def test_a_byte_that_is_no_utf_8_is_escaped_in_what_is_written(tmp_path):
     assert json.loads(encode(json.dumps({"path": BYTE}))) == {"path": BYTE}  # JSON loses nothing
 
 
-def test_a_file_that_cannot_be_written_is_said(tmp_path):
+def test_a_file_that_cannot_be_written_is_reported(tmp_path):
     refused(lambda: write_text(tmp_path / "no" / "t", ""), f"cannot write {tmp_path / 'no' / 't'}: no such file or directory")

@@ -113,7 +113,7 @@ def test_a_rule_that_sends_nothing_has_no_messages_and_own_modules_count_at_thei
         assert costs[k].graph_bytes == plain[k].graph_bytes
 
 
-def test_a_synthesiser_s_regression_is_told_apart():
+def test_a_synthesiser_s_regression_is_distinguished():
     costs = block_costs(*made("dni"), rounds=1)
     assert all(c.learn > 1e-5 and c.own_update > 0 for c in costs[:-1])
     assert costs[-1].own_update == 0

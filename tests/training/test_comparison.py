@@ -57,7 +57,7 @@ def test_what_paths_stand_for(folder):
     assert said == ["o holds 2 runs: a, b"]
 
 
-def test_what_stands_for_no_run_is_said(folder):
+def test_what_stands_for_no_run_is_reported(folder):
     assert refused("o/aa") == "o/aa does not exist; nearest: o/a"
     assert refused("nothing/like/this") == "nothing/like/this does not exist"
     Path("elsewhere").mkdir()
@@ -93,6 +93,16 @@ def test_the_small_file_holds_relative_paths_and_is_read_as_it_was_written(folde
     moved = read_comparison("moved/c")
     assert moved.run_paths == (Path("moved/c/runs/x"), Path("moved/far/z"))
     assert moved.learning_rates == made.learning_rates == {"dgl": ChosenRate(0.1, (0.01, 0.1), True)}
+
+
+def test_a_small_file_with_the_first_name_of_the_digest_is_read(folder):
+    file = Path("c/comparison.json")
+    stored = json.loads(file.read_text())
+    digest = stored.pop("request_digest")
+    assert digest
+    assert read_comparison("c").request_digest == digest
+    file.write_text(json.dumps({**stored, "asked": digest}))
+    assert read_comparison("c").request_digest == digest
 
 
 def test_load_gives_a_run_or_what_belongs_together(tmp_path):

@@ -146,7 +146,7 @@ def test_options_of_a_rule_that_has_none_and_options_of_another_rule():
     [
         ("dgl", {"layers": 4}, ["option of dgl", "layers", "3", "got 4"]),
         ("dgl", {"layers": 0}, ["option of dgl", "layers", "got 0"]),
-        ("dgl", {"head": "conv"}, ["option of dgl", "head", "linear", "cnn", "'conv'", "(of 4; `gradlens list methods` lists all)"]),
+        ("dgl", {"head": "conv"}, ["option of dgl", "head", "linear", "cnn", "'conv'", "(of 4; `gradlens list methods dgl` lists all)"]),
         ("dni", {"bp_lambda": 1.5}, ["option of dni", "bp_lambda", "got 1.5"]),
         ("dni", {"target": "max"}, ["option of dni", "target", "sum", "mean"]),
         ("cdni", {"synth_warmup": -1}, ["option of cdni", "synth_warmup", "got -1"]),
@@ -294,7 +294,7 @@ def test_the_digest_depends_on_every_field():
         ({"ranks": 2, "parallel": "data", "sync_batchnorm": True, "compile": True}, "--compile: normalisation over several ranks"),
     ],
 )
-def test_what_ranks_cannot_do_is_said(settings, said):
+def test_what_ranks_cannot_do_is_reported(settings, said):
     with pytest.raises(InputError, match=re.escape(said)):
         make_config(**settings)
 
@@ -366,7 +366,7 @@ def test_files_that_cannot_be_read(tmp_path):
         assert str(path) in str(caught.value)
 
 
-def test_a_rules_own_defaults_hold_where_nothing_is_said_and_only_there():
+def test_a_rules_own_defaults_hold_where_nothing_is_given_and_only_there():
     own = METHODS["kp"].defaults
     kp = make_config(method="kp")
     assert kp.as_dict(include=own) == dict(own)
@@ -414,7 +414,7 @@ def test_a_split_is_of_whole_blocks(split):
         ({"record_every": 4}, {"parallel": "layers"}, "data", ("layers", 4, 0)),
     ],
 )
-def test_what_processes_share_is_said_by_flags_then_the_file_then_the_command(file, typed, default, wanted, tmp_path):
+def test_what_processes_share_is_set_by_flags_then_the_file_then_the_command(file, typed, default, wanted, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(file))
     ((config,),) = configs_of(["dgl"], {**typed, "config": path}, RunContext(), ranks=(2, default))
@@ -432,7 +432,7 @@ def test_what_a_file_says_against_its_own_layers_is_refused(tmp_path):
         configs_of(["dgl"], {"parallel": "none"}, RunContext(), ranks=(2, "data"))
 
 
-def test_backprop_over_layers_records_nothing_unless_asked():
+def test_backprop_over_layers_records_nothing_unless_requested():
     ((config,),) = configs_of(["bp"], {"parallel": "layers"}, RunContext(), ranks=(2, "data"))
     assert config.as_dict()["record_every"] == 0
     with pytest.raises(InputError, match="--record-every: torch's pipeline"):

@@ -428,7 +428,7 @@ def test_best_and_final_are_both_in_the_summary(tmp_path, monkeypatch):
     assert run.summary["train"]["final_loss"] == rows[-1].loss
 
 
-def test_what_a_watcher_is_told(tmp_path):
+def test_what_a_watcher_receives(tmp_path):
     told = []
     run = train_run(tiny("bp", epochs=2), RunContext(out=tmp_path), lambda event, numbers: told.append((event, numbers)))
     steps = [n for event, n in told if event == "step"]
@@ -479,7 +479,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(method
     assert all(math.isfinite(r.value) for r in early)
 
 
-def test_the_last_update_cannot_spoil_a_run_unseen(tmp_path):
+def test_the_last_update_cannot_invalidate_a_run_unnoticed(tmp_path):
     config = tiny("bp", lr=1e33, steps=1, lr_schedule="constant", warmup=0)
     with pytest.raises(Stopped, match=r"^bp: the test loss became (nan|inf) in epoch 1, step 1"):
         train_run(config, RunContext(out=tmp_path))
@@ -572,7 +572,7 @@ def test_compiled_blocks_and_heads_train_as_eager_ones(backend, monkeypatch):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)  # float32, operations fused in another order
 
 
-def test_an_error_of_a_single_process_is_nobody_elses(monkeypatch):
+def test_an_error_of_a_single_process_is_not_reported_by_others(monkeypatch):
     """Its words may be those of a lost rank: it stays what it is."""
     t = build_state(tiny(limit=64, label_noise=0.0), load_data("digits", limit=64), torch.device("cpu"))
 

@@ -66,7 +66,7 @@ class Momentum(Method):
         return Signal(received[0] * self.mean[k], received)
 
 
-def test_a_rule_with_a_memory_in_a_buffer_obeys_the_laws():
+def test_a_rule_with_a_memory_in_a_buffer_passes_the_checks():
     assert failures(Momentum, ["mlp", "basic-cnn"]) == {}
 
 
@@ -323,7 +323,7 @@ class Crashing(Plain):
         (OtherStart, "seed", "begins with another b"),
         (Louder, "truth", "not what loss.backward() gives"),
         (Measured, "leaves no trace", "recording changes"),
-        (Unheard, "isolation", "top sends a backward message and block3 waits for none: `depends_on` (input)"),
+        (Unheard, "isolation", "top sends a backward message but block3 does not declare `backward_message`: `depends_on` is input"),
         (Eavesdropper, "isolation", "the error signal of block1 depends on later blocks"),
         (Uncut, "isolation", "a loss has a gradient w.r.t. top.out.weight, top.out.bias, beyond the block's error signal"),
         (Adopted, "optimiser", "of the network: keep blocks in a plain list"),
@@ -349,7 +349,7 @@ def test_a_broken_rule_fails_one_check_which_says_how(rule, check, words):
     assert words in found[check]
 
 
-def test_dice_break_what_is_asked_twice_and_two_runs_with_one_seed():
+def test_dice_break_what_is_called_twice_and_two_runs_with_one_seed():
     found = failures(Dice, ["mlp"])
     assert set(found) == {"arguments", "seed"}
     assert "two calls at block1 differ" in found["arguments"]
@@ -372,7 +372,7 @@ def test_a_rule_that_refuses_a_network_is_not_broken_on_it():
 # ---------------------------------------------------------------------------------------------------------- the sentences
 
 
-def test_what_is_said_names_every_law_once_and_counts():
+def test_what_is_reported_names_every_check_once_and_counts():
     found = [
         CheckResult(check, n, "it is odd" if (check, n) in {("truth", "mlp"), ("truth", "resnet")} else "")
         for n in NETWORKS
@@ -387,7 +387,7 @@ def test_what_is_said_names_every_law_once_and_counts():
     assert lines[-1] == f"{len(METHOD_CHECKS) - 2} checks pass, 1 fails, 1 skipped"
 
 
-def test_what_fails_is_said_first_and_last_and_the_rest_in_twelve_lines():
+def test_what_fails_is_reported_first_and_last_and_the_rest_in_twelve_lines():
     def found(failing, skipped=""):
         results = [CheckResult(c, n, f"{c} is odd" if c in failing else "") for n in NETWORKS for c in METHOD_CHECKS]
         return [f._replace(applicable=False, message="no labels") if f.check == skipped else f for f in results]
@@ -407,12 +407,12 @@ def test_what_fails_is_said_first_and_last_and_the_rest_in_twelve_lines():
     ]
 
 
-def test_every_law_is_a_sentence():
+def test_every_check_is_a_sentence():
     for check in METHOD_CHECKS:
         assert method_checks.check_sentence(check).endswith(".")
 
 
-def test_a_law_answers_with_a_sentence_or_none():
+def test_a_check_answers_with_a_sentence_or_none():
     trial = Trial(Plain, Options(), "mlp")
     assert failure_of(step_checks.truth, trial) is None
     assert "loss.backward()" in str(failure_of(step_checks.truth, Trial(Louder, Options(), "mlp")))

@@ -1,4 +1,4 @@
-"""Optimisers: against their equations in plain Python numbers, saved and gone on with in bits; the learning rate's schedule."""
+"""Optimisers: against their equations in plain Python numbers, saved and continued bit by bit; the learning rate's schedule."""
 
 import copy
 import math

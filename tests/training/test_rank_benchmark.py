@@ -42,6 +42,6 @@ def test_every_way_of_sharing_is_measured(tmp_path):
     assert len(ranks_table(rows, "about").rows) == 4
 
 
-def test_one_process_has_nobody_to_share_with():
+def test_one_process_has_no_process_to_share_with():
     with pytest.raises(InputError, match="torchrun --nproc-per-node N"):
         bench_ranks([], (1, 8, 8), 10, torch.device("cpu"), SINGLE_PROCESS, 1)

@@ -94,7 +94,7 @@ def undisturbed(tmp_path_factory):
 
 @STARTS_RANKS
 @pytest.mark.smoke
-def test_rank_0_alone_writes_and_speaks(tmp_path):
+def test_rank_0_alone_writes_and_prints(tmp_path):
     status, out, err = finished(start(tmp_path, "train", "dgl", *SMALL, "--epochs", "2", "--record-ranks", "--run-name", "run"))
     assert status == 0, err
     assert "run: runs/run" in out

@@ -418,7 +418,7 @@ def test_an_empty_folder_may_become_a_run(tmp_path):
     assert is_run(opened(make_config(), tmp_path, "mine").path)
 
 
-def test_a_run_is_not_touched_unless_asked(tmp_path):
+def test_a_run_is_not_touched_unless_requested(tmp_path):
     writer = opened(make_config(), tmp_path)
     before = contents(tmp_path)
     text = refused(opened, make_config(), tmp_path)

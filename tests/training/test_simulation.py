@@ -118,7 +118,7 @@ def test_microbatches_held_at_each_stage():
         assert memory(tasks, simulate(tasks, FREE), costs, one_each(n), parts) == [200 * m for m in held]
 
 
-def test_synthetic_gradients_wait_for_their_neighbour_and_stale_ones_for_nobody():
+def test_synthetic_gradients_wait_for_their_neighbour_and_stale_ones_for_no_block():
     costs, batches = [cost(1, 3, learn=1)] * 6, 50  # backward 2 without the regression
     exact, stale = (run(name, costs, one_each(6), batches) for name in ("synthetic", "synthetic stale"))
     # exact: forward; the block above forward and backward meanwhile and sends; regression

@@ -160,7 +160,7 @@ def test_the_plain_loop_trains():
     assert loss(model(x), y) < before / 2
 
 
-def test_making_views_is_part_of_the_step_and_its_share_is_said():
+def test_making_views_is_part_of_the_step_and_its_share_is_reported():
     small = {**SMALL, "options": {}}
     found = bench([make_config(method="bp", **small), make_config(method="simclr", **small)], (1, 8, 8), 10, CPU, rounds=2, record_every=())
     simclr, bp = pick(found, "simclr"), pick(found, "bp")

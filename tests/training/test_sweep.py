@@ -82,7 +82,7 @@ def test_seeds_may_be_given_by_their_number(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "analyses" / "studies").glob("*.toml")), ids=lambda path: path.stem)
-def test_the_documents_studies_expand(path):
+def test_the_studies_of_the_reference_study_expand(path):
     study = read_study(path)
     found = study_points(study, RunContext())
     sizes = [len(values) for values in study.grid.values()]
@@ -236,7 +236,7 @@ def test_finished_runs_are_not_run_again(short):
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_by_itself_is_said_and_the_others_finish(program, tmp_path):
+def test_a_run_that_fails_by_itself_is_reported_and_the_others_finish(program, tmp_path):
     text = one_lr(2, "1e-2, 1e30", 'optimizer = "sgd"').replace('["bp", "dgl"]', '["bp"]')
     study, out = written(tmp_path, text), tmp_path / "out"
     made_here(study_points(read_study(study), RunContext())[0], out)

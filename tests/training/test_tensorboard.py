@@ -205,7 +205,7 @@ def test_a_folder_that_cannot_be_made_stops_nothing(tmp_path, capsys):
     assert "the TensorBoard log failed" in capsys.readouterr().err
 
 
-def test_failures_are_said_once(capsys):
+def test_failures_are_reported_once(capsys):
     safe, made = Failsafe("it"), []
 
     def fail():
@@ -230,7 +230,7 @@ def gradlens(program, monkeypatch, tmp_path):
     return program
 
 
-def test_the_package_is_asked_for_before_anything_is_trained(tmp_path, monkeypatch, gradlens):
+def test_the_package_is_required_before_anything_is_trained(tmp_path, monkeypatch, gradlens):
     run = trained(tmp_path / "here", tensorboard=False, epochs=0)
     monkeypatch.setattr(loggers, "find_spec", lambda name: None)
     for arguments in (["train", "bp", "--tensorboard"], ["tensorboard", run.path]):

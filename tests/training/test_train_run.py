@@ -1,4 +1,4 @@
-"""What the commands do: runs reused, gone on with and trained; learning rates chosen; quantities measured later."""
+"""What the commands do: runs reused, resumed and trained; learning rates chosen; quantities measured later."""
 
 import copy
 import json
@@ -113,7 +113,7 @@ def test_finished_runs_are_reused_unfinished_ones_gone_on_with_missing_ones_trai
     assert [r.path for r in again] == [r.path for r in runs]
 
 
-def test_a_config_asked_for_twice_is_trained_once(tmp_path):
+def test_a_config_requested_twice_is_trained_once(tmp_path):
     runs, seen = trained(lambda watch: train_or_reuse([tiny(), tiny()], RunContext(out=tmp_path), watch))
     assert len(seen) == 1
     assert runs[0].path == runs[1].path
@@ -190,7 +190,7 @@ def test_finished_runs_elsewhere_are_read_and_unfinished_ones_are_left_there(tmp
     assert contents(tmp_path / "there") == before
 
 
-def test_a_run_that_fails_ends_the_others_unless_it_is_to_be_said(tmp_path):
+def test_a_run_that_fails_ends_the_others_unless_it_is_to_be_reported(tmp_path):
     configs, context = [tiny(lr=1e33), tiny("dgl")], RunContext(out=tmp_path)
     with pytest.raises(Stopped, match="the loss became"):
         train_or_reuse(configs, context, quiet)

@@ -1,6 +1,7 @@
 """Rules, networks and data sets from a user's file: they do what shipped ones do, and what is wrong with them is one sentence."""
 
 import copy
+import inspect
 import json
 import random
 import re
@@ -46,11 +47,11 @@ def written(name: str, code: str) -> str:
 # -------------------------------------------------------------------------------------------------------- the worked example
 
 
-def test_the_example_is_in_the_documents_once():
+def test_the_example_is_on_the_pages_once():
     assert list(CODE) == ["rule.md"]
 
 
-def test_the_example_obeys_the_laws_and_trains(program):
+def test_the_example_passes_the_checks_and_trains(program):
     written("sparse.py", CODE["rule.md"])
     assert len(CODE["rule.md"].splitlines()) <= 27
     status, out, err = program("check", "sparse.py:Sparse", "--quiet")
@@ -75,6 +76,30 @@ def test_the_example_in_its_limit_is_backprop():
     for mine, theirs in zip(whole.checkpoint()["model"].values(), bp.checkpoint()["model"].values(), strict=True):
         assert torch.equal(mine, theirs)
     assert ours.metrics != bp.metrics
+
+
+NOISY = re.search(MARK.replace("sparse.py", "noisy.py"), PAGES[0].read_text(), re.S).group(1)
+
+
+def test_the_example_with_random_numbers_obeys_the_laws_and_trains(program):
+    written("noisy.py", NOISY)
+    status, out, err = program("check", "noisy.py:Noisy", "--quiet")
+    assert (status, err) == (0, "")
+    assert "11 checks pass, 0 fail" in out
+    runs = [
+        train_run(make_config(method="noisy.py:Noisy", options=options, **SMALL), RunContext(out=Path(out)))
+        for options, out in (({}, "a"), ({}, "b"), ({"scale": 0}, "a"))
+    ]
+    assert runs[0].metrics == runs[1].metrics != runs[2].metrics
+
+
+def test_a_rule_that_draws_from_the_global_stream_is_told_how_to_draw(program):
+    written("noisy.py", NOISY.replace('with seeded(self.seed, "noise", self.step, k):', "if True:").replace("seeded, ", ""))
+    status, out, _ = program("check", "noisy.py:Noisy", "--quiet")
+    assert status != 0
+    said = " ".join(out.split())
+    assert "differ in the error signal" in said
+    assert "draw inside `with seeded(self.seed, 'noise', self.step, k)`, where `start(epoch, step)` keeps the step" in said
 
 
 # ------------------------------------------------------------------------------------------------------------ names and runs
@@ -238,7 +263,7 @@ def test_what_is_peculiar_to_a_rule_is_known_without_its_file_and_names_no_run()
 def test_every_fact_of_a_rule_is_kept_and_documented():
     declared = {name for name, value in vars(Method).items() if isinstance(value, bool | int)} - {"replay_size", "replay_reads"}
     assert declared - {name for name in declared if name.startswith("_") or hasattr(nn.Module, name)} == set(custom.FACTS)
-    assert [name for name in custom.FACTS if f"``{name}``" not in Method.__doc__] == []
+    assert [name for name in custom.FACTS if f"    {name}: " not in inspect.getdoc(Method)] == []
 
 
 def test_a_config_of_an_own_rule_is_trained_by_its_name_there(program):
@@ -589,7 +614,7 @@ def test_convolutions_take_what_follows_them_into_their_block():
         ("resnet18", ModelSpec((3, 32, 32), 10, activation="gelu"), "--activation gelu"),
     ],
 )
-def test_what_torchvision_does_not_have_is_said(name, plan, words):
+def test_what_torchvision_does_not_have_is_reported(name, plan, words):
     make_config(model=f"torchvision:{name}")
     with pytest.raises(InputError, match=re.escape(words)):
         build(f"torchvision:{name}", plan)
@@ -771,7 +796,7 @@ def build():
 """
 
 
-def test_own_data_train_and_are_told_by_their_contents(program):
+def test_own_data_train_and_are_recognised_by_their_contents(program):
     written("pictures.py", DATA)
     flags = ["--data", "pictures.py:build", "--model", "mlp", "--width", "8", "--batch-size", "10", "--epochs", "1", "--quiet"]
     status, _, err = program("train", "bp", *flags, "--run-name", "r")

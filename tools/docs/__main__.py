@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tools.docs.contributing import write_contributing
 from tools.docs.gallery import write_gallery
+from tools.docs.locking import write_locking
 from tools.docs.pictures import write_pictures
 from tools.docs.reference import write_reference
 from tools.docs.rules import write_rules
@@ -20,6 +21,7 @@ def write_all(docs: Path = DOCS) -> list[Path]:
     """Write all generated pages and pictures; returns the pages."""
     pages = [*write_rules(docs), *write_reference(docs), *write_gallery(docs), *write_their_figures(docs)]
     write_pictures(docs)
+    write_locking(docs)
     shutil.copy(ROOT / "CHANGELOG.md", docs / "changelog.md")
     return [*pages, docs / "changelog.md", write_contributing(docs)]
 

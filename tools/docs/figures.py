@@ -17,6 +17,12 @@ LINK = re.compile(r"\]\((?:\.\./)+figures/([\w./-]+)\)")
 WHOLE_LINK = re.compile(r"!?\[([^\]]*)" + LINK.pattern)
 
 
+def on_config(config: Any) -> Any:
+    """Leave out ``404.html``: its links are from a server's root, and the site also lies in a folder."""
+    config.theme.static_templates.discard("404.html")
+    return config
+
+
 def on_files(files: Any, config: Any) -> Any:
     """Add the figures that pages name to the files of the build."""
     from mkdocs.structure.files import File  # tests of this module run without mkdocs

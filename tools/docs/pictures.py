@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from gradlens.analysis.rule_structure import rule_structure
+from gradlens.analysis.rule_structure import RuleStructure, rule_structure
 from gradlens.methods import METHODS
 from gradlens.reporting.schematic import THEMES, Theme, links, schematic
 from gradlens.reporting.style import LOOK, save_figure
@@ -34,14 +34,19 @@ def write_pictures(docs: Path) -> list[Path]:
     """Write the pictures below ``docs/concepts/pictures``, light and dark; returns the svg files."""
     folder, written = docs / "concepts" / "pictures", list[Path]()
     for name, rules in SCHEMATICS.items():
-        structures = [rule_structure(rule, METHODS[rule]) for rule in rules]
-        rows = [link for s in structures for link in links(s)]
-        for theme in THEMES:
-            written += save_figure(schematic(structures, theme), rows, folder, f"{name}-{theme}", formats=("svg",))
+        written += draw_rules([rule_structure(rule, METHODS[rule]) for rule in rules], folder, name)
     cosines = list(measured_cosines(json.loads(MEASURED.read_text(encoding="utf-8"))))
     for theme, colours in THEMES.items():
         written += save_figure(chance_figure(cosines, colours), cosines, folder, f"chance-{theme}", formats=("svg",))
     return [path for path in written if path.suffix == ".svg"]
+
+
+def draw_rules(structures: Sequence[RuleStructure], folder: Path, name: str) -> list[Path]:
+    """Draw rules side by side, light and dark; returns the files."""
+    rows, written = [link for s in structures for link in links(s)], list[Path]()
+    for theme in THEMES:
+        written += save_figure(schematic(structures, theme), rows, folder, f"{name}-{theme}", formats=("svg",))
+    return written
 
 
 def measured_cosines(results: dict[str, Any]) -> Iterator[Cosine]:

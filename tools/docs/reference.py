@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from enum import Enum
+from pathlib import Path, PurePath
+from typing import Any, ForwardRef
 
-import click
+import torch
 import typer
 
 import gradlens
@@ -26,6 +28,8 @@ HEADINGS = {  # of the docstring of the package -> names, in the order of the pa
     "Bring a network or data": ("ModelSpec", "Split"),
     "Train and read runs": ("Config", "make_config", "RunContext", "train_run", "load", "Comparison", "InputError"),
 }  # fmt: skip
+
+LINE = 100  # characters of a signature that stands on one line
 
 
 def write_reference(docs: Path) -> list[Path]:
@@ -50,19 +54,38 @@ def _commands() -> Iterator[str]:
     )
     for name, command in sorted(group.commands.items()):
         yield from (f"## gradlens {name}", "", inline(inspect.cleandoc(command.help or "")), "")
-        usage = " ".join(p.make_metavar(click.Context(command)) for p in command.params if isinstance(p, click.Argument))
-        yield from (f"```sh\ngradlens {name} [OPTIONS] {usage}".rstrip(), "```", "")
-        options = [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
+        shown = [p for p in command.params if not getattr(p, "hidden", False)]
+        arguments = [p for p in shown if p.param_type_name == "argument"]  # typer brings its own click: no class says which is which
+        usage = " ".join(("[OPTIONS]", *map(_metavar, arguments)))
+        yield from (f"```sh\ngradlens {name} {usage}\n```", "")
+        if arguments:
+            yield from (
+                "**Arguments**",
+                "",
+                table(("argument", "meaning"), [(f"`{_metavar(p)}`", inline(p.help or "")) for p in arguments]),
+            )
         panels: dict[str, list[Any]] = {}
-        for option in options:
+        for option in (p for p in shown if p.param_type_name == "option"):
             panels.setdefault(getattr(option, "rich_help_panel", None) or "Options", []).append(option)
-        for panel, shown in panels.items():
-            yield from (f"**{panel}**", "", table(("option", "meaning"), [(_flag(p), inline(p.help or "")) for p in shown]))
+        for panel, options in panels.items():
+            yield from (f"**{panel}**", "", table(("option", "meaning"), map(_option, options)))
 
 
-def _flag(option: Any) -> str:
-    both = ", ".join(f"`{word}`" for word in (*option.opts, *option.secondary_opts))
-    return both if option.is_flag else f"{both} {option.type.name}"
+def _metavar(argument: Any) -> str:
+    """Return an argument as usage shows it, one that may be left out in brackets."""
+    return argument.metavar or (argument.name.upper() if argument.required else f"[{argument.name.upper()}]")
+
+
+def _option(option: Any) -> tuple[str, str]:
+    """Return the row of an option: its flags, and what it does with its default, where its help leaves that to typer."""
+    flags = ", ".join(f"`{word}`" for word in (*option.opts, *option.secondary_opts))
+    meaning = inline(option.help or "")
+    default = option.default.value if isinstance(option.default, Enum) else option.default
+    if not option.is_flag and default not in (None, "", (), []) and not callable(default):
+        meaning += f" (default {default})"
+    if option.multiple and "repeatable" not in meaning:
+        meaning += " (repeatable)"
+    return flags if option.is_flag else f"{flags} {option.metavar or 'VALUE'}", meaning
 
 
 def _settings() -> Iterator[str]:
@@ -118,18 +141,63 @@ def _entry(name: str, thing: Any) -> Iterator[str]:
         yield from ("```python", f"{name}{signature}", "```", "")
     yield docstring(thing)
     if inspect.isclass(thing) and name not in ("Config", "Split", "ModelSpec"):
-        for attribute, member in vars(thing).items():
+        members = [pair for kind in thing.__mro__ if kind.__module__.startswith("gradlens.") for pair in vars(kind).items()]
+        for attribute, member in members:
             if attribute.startswith("_") or not (inspect.isfunction(member) or isinstance(member, property | classmethod | staticmethod)):
                 continue
             yield from (f"#### `{name}.{attribute}` {{ #{name.lower()}-{attribute} }}", "", docstring(getattr(thing, attribute), 5))
 
 
+class _Text(str):
+    """Text that a signature shows without quotation marks."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def _signature(thing: Any) -> str | None:
-    """A signature without the package's own module names; None where there is none to show."""
+    """A signature without the package's own module names, on several lines where it is long; None where there is none to show."""
     try:
-        signature = str(inspect.signature(thing))
+        signature = inspect.signature(thing)
     except (TypeError, ValueError):
         return None
+    empty = inspect.Parameter.empty
+    shown = [
+        p.replace(
+            annotation=empty if p.annotation is empty else _annotation(p.annotation),
+            default=empty if p.default is empty else _Text(_value(p.default)),
+        )
+        for p in signature.parameters.values()
+    ]
+    result = signature.return_annotation
+    text = str(signature.replace(parameters=shown, return_annotation=empty if result is empty else _annotation(result)))
+    if len(text) <= LINE or any(p.kind is p.POSITIONAL_ONLY for p in shown):
+        return text
+    first_named = next((p for p in shown if p.kind is p.KEYWORD_ONLY), None)
+    starred = any(p.kind is p.VAR_POSITIONAL for p in shown)
+    lines = [f"    *,\n    {p}," if p is first_named and not starred else f"    {p}," for p in shown]
+    return "\n".join(("(", *lines, f"){text.rpartition(')')[2]}"))
+
+
+def _annotation(annotation: Any) -> _Text:
+    """An annotation as the code has it, without the modules of the names."""
+    text = annotation.__forward_arg__ if isinstance(annotation, ForwardRef) else annotation
+    text = text if isinstance(text, str) else inspect.formatannotation(text)
     for prefix in ("collections.abc.", "typing.", "torch.nn.modules.module.", "pathlib."):
-        signature = signature.replace(prefix, "")
-    return None if len(signature) > 600 else signature
+        text = text.replace(prefix, "")
+    return _Text(re.sub(r"\bgradlens\.[\w.]*\.(?=\w)", "", text))
+
+
+def _value(default: Any) -> str:
+    """A default as one would type it; three dots for what has no short form."""
+    if isinstance(default, PurePath):
+        return f"Path({default.as_posix()!r})"
+    if isinstance(default, torch.device):
+        return f"torch.device({str(default)!r})"
+    if isinstance(default, Enum):
+        return repr(default.value)
+    if inspect.isroutine(default) or isinstance(default, type):
+        return "…" if default.__name__ == "<lambda>" else default.__name__
+    if type(default).__module__ == "builtins":
+        return repr(default)
+    return "…" if type(default).__name__.startswith("_") else f"{type(default).__name__}(…)"

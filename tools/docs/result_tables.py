@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tools.docs.feedback_tables import FEEDBACK_TABLES
 from tools.docs.markdown import table
 from tools.docs.rule_tables import RULE_TABLES
 from tools.docs.stored import BLOCKS, DASH, LAYERS, PAGES, bounds, half_width, number, results, rows_of
+from tools.docs.theory_tables import THEORY_TABLES
 from tools.docs.verdict_tables import verdict_table
 
 # ------------------------------------------------------------------------------------------------------------ the tables
@@ -35,7 +35,7 @@ def iteration1() -> str:
 def iteration1_spread() -> str:
     """How much the accuracies of seeds differ where it was measured."""
     found = results("iteration1")["seed_sd"]
-    lines = [[f"`{rule}`", number(row["sd"], 2), row["seeds"]] for rule, row in found["points"].items()]
+    lines = [[f"`{rule}`", number(row["sd"], 2), row["seeds"]] for rule, row in (found or {"points": {}})["points"].items()]
     return table(["rule", "standard deviation over seeds (points)", "seeds"], lines)
 
 
@@ -69,36 +69,28 @@ def iteration1_epochs() -> str:
     return table(head, lines)
 
 
+LEARNED_ALONE = {  # rows of results without labels, as they are shown; "end to end": their gradient is the true one
+    "simclr": "end to end", "loco": "", "simclr-local": "", "cpc": "end to end", "cpc-local": "", "infomax": "",
+    "context-encoder": "end to end", "context-encoder-local": "", "autoencoder": "end to end", "bp": "end to end",
+}  # fmt: skip
+
+
 def without_labels() -> str:
-    """Probes of each block, and cosines with the end-to-end gradient, of rules with and without labels."""
+    """Probes of each block, and cosines with the end-to-end gradient, of the rules with and without labels that were run."""
     found = results("self_supervised")
     probe = {(r["row"], r["column"]): half_width(bounds(r)) for r in found["accuracy"]}
-    cosine = {(r["row"], r["column"]): r for r in found["cosine"]}
-    rows = [
-        "simclr",
-        "loco",
-        "simclr-local",
-        "cpc",
-        "cpc-local",
-        "infomax",
-        "context-encoder",
-        "context-encoder-local",
-        "autoencoder",
-        "bp",
-    ]
+    cosine = {(r["row"], r["column"]): half_width(bounds(r), 2) for r in found["cosine"]}
     lines = []
-    for name in rows:
-        cosines = [_exact_or(cosine[name, block]) for block in BLOCKS[:2]]
-        shown = {"autoencoder": "autoencoder", "bp": "`bp`, with labels"}.get(name, f"`{name}`")
-        lines.append([shown, *(probe[name, block] for block in BLOCKS[:3]), *cosines])
-    lines.append(["untrained", *(probe["untrained", b] for b in BLOCKS[:3]), DASH, DASH])
-    lines.append(["raw pixels", probe["raw pixels", "block3"], DASH, DASH, DASH, DASH])
+    for name, kind in LEARNED_ALONE.items():
+        if (name, "block3") in probe:
+            cosines = ["1" if kind else cosine.get((name, block), DASH) for block in BLOCKS[:2]]
+            shown = {"autoencoder": "autoencoder", "bp": "`bp`, with labels"}.get(name, f"`{name}`")
+            lines.append([shown, *(probe[name, block] for block in BLOCKS[:3]), *cosines])
+    for name in dict.fromkeys(row for row, _ in probe if row.startswith("untrained")):
+        lines.append([name, *(probe[name, b] for b in BLOCKS[:3]), DASH, DASH])
+    pixels = probe.get(("raw pixels", "block3"), DASH)
+    lines.append(["raw pixels", pixels, DASH, DASH, DASH, DASH])
     return table(["", *BLOCKS[:3], "cosine, block1", "cosine, block2"], lines)
-
-
-def _exact_or(row: dict[str, Any]) -> str:
-    """``1`` where a cosine is 1 to rounding, else mean and half the interval."""
-    return "1" if abs(row["mean"] - 1) < 1e-9 else half_width(bounds(row), 2)
 
 
 def dni_target() -> str:
@@ -203,13 +195,8 @@ SCRIPTS = (  # script, folder of its results, what, size
         "sentences of the reference study about its curves",
         "width 16, 1,000 images, 60 epochs, 3 to 10 seeds",
     ),
-    ("self_supervised table", "self_supervised", "12 rules with and without labels: probes, gradients of local twins", SMALL),
-    (
-        "self_supervised finetune",
-        "finetuning",
-        "1, 10, 100 % of the labels from four starts and from scratch",
-        "the same networks, 90 to 150 updates",
-    ),
+    ("self_supervised", "self_supervised", "12 rules with and without labels: probes, gradients of local twins", SMALL),
+    ("finetuning", "finetuning", "1, 10, 100 % of the labels from four starts and from scratch", "3,000 images, 90 to 150 updates"),
     ("simclr2", "simclr2", "pretrain, fine-tune, distil; three widths", "widths 8 to 32, 3,000 images, 3 seeds"),
     ("simclr_ablations augmentations", "simclr_augmentations", "augmentations alone and in pairs", SMALL),
     ("simclr_ablations heads", "simclr_heads", "depth of the projection head", SMALL),
@@ -219,7 +206,10 @@ SCRIPTS = (  # script, folder of its results, what, size
     ("greedy_heads", "greedy_heads", "greedy heads of 1, 2, 3 hidden layers", "width 16, 5,000 images, 4 epochs a stage, 3 seeds"),
     ("feedback_angles", "feedback_angles", "the linear demonstration of feedback alignment", "as in the paper, 10 networks a scale"),
     ("predicting", "predicting", "sample complexity of a pretext task, simulated", "30 trials"),
-    ("provable", "provable", "layer by layer on hierarchical digits and CIFAR-10", "2,000 digits, 3 seeds"),
+    ("provable", "provable", "layer by layer on hierarchical digits and CIFAR-10", "2,000 digits, 10 seeds"),
+    ("synthetic_theory", "synthetic_theory", "fixed points, implied losses, layers between synthesisers", "toys and digits, 10 seeds"),
+    ("synthetic_gradient_scale", "synthetic_gradient_scale", "length and units of synthetic gradients", "digits, 400 updates, 10 seeds"),
+    ("dni_unlocked", "dni_unlocked", "synthetic inputs and gradients", "digits, 400 updates, 10 seeds"),
 )
 
 PURPOSES = (  # of the FAQ: what one wants, rules, what to know beside their accuracy
@@ -255,7 +245,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "iteration1": iteration1, "iteration1-cosines": iteration1_cosines, "iteration1-epochs": iteration1_epochs,
     "without-labels": without_labels, "dni-target": dni_target, "step-costs": step_costs,
     "two-ranks": two_ranks, "bf16": bf16, "scripts": scripts,
-    "which-rule": which_rule, "command-costs": command_costs, **RULE_TABLES, **FEEDBACK_TABLES,
+    "which-rule": which_rule, "command-costs": command_costs, **RULE_TABLES, **THEORY_TABLES, **FEEDBACK_TABLES,
 }  # fmt: skip
 
 

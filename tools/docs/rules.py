@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -11,13 +9,14 @@ from typing import Any, Literal, get_args, get_origin
 from analyses.method_costs import CARDS, MethodCost
 from gradlens.analysis.rule_structure import RuleStructure, rule_structure
 from gradlens.cli.listing import family, first_sentence
-from gradlens.gradients.locks import DEPENDENCIES
 from gradlens.gradients.method import Method
-from gradlens.methods import METHODS
-from gradlens.reporting.schematic import THEMES, described, links, schematic
-from gradlens.reporting.style import save_figure
+from gradlens.methods import BASELINE, METHODS
+from gradlens.reporting.schematic import described
 from gradlens.runtime.csv_tables import read_csv
+from tools.docs.locking import waiting
 from tools.docs.markdown import docstring, inline, table
+from tools.docs.papers import linked, papers
+from tools.docs.pictures import draw_rules
 
 DIGITS = (1, 8, 8)  # scikit-learn's, the default data
 FAMILIES = {  # as `gradlens list methods` names them -> title, in the order of the site
@@ -27,77 +26,82 @@ FAMILIES = {  # as `gradlens list methods` names them -> title, in the order of 
     "feedback": "Feedback alignment",
     "self supervised": "Without labels",
 }
-PAPER = re.compile(r"([A-Z][\w .,&'’øØåäöéèüÅ–-]*?\d{4})[^()]*\((?:[^()]*?)arXiv[: ]+(\d{4}\.\d{4,5})")
-
-
-def papers(rule: type[Method]) -> list[tuple[str, str]]:
-    """(authors and year, arXiv number) of the papers that a rule or the rule it extends names."""
-    for kind in rule.__mro__:
-        if found := PAPER.findall(" ".join((inspect.getdoc(kind) or "").split())):
-            return [(authors.split(". ")[-1].strip(), number) for authors, number in found]
-    return []
+SIDE_BY_SIDE: dict[str, dict[tuple[str, ...], str]] = {  # family -> rules drawn beside each other -> what to look at
+    "baselines": {
+        (
+            "bp",
+            "shallow",
+            "distil",
+        ): "All blocks get the loss's gradient; only the output block; all, with a loss that also reads a teacher.",
+    },
+    "local": {
+        ("dgl", "overlap", "chunked"): "A loss for each block, for overlapping windows, and for chunks.",
+        ("dgl", "greedy"): "All blocks at once against one after the other.",
+    },
+    "synthetic gradients": {
+        ("dni", "dni-unlocked"): "Predicted error signals, which learn from the message of block k+1; and predicted inputs too.",
+    },
+    "feedback": {
+        ("fa", "dfa", "kp"): "Fixed matrices from block to block, from the output to each block, and matrices that learn.",
+    },
+    "self supervised": {
+        ("loco", "infomax"): "Overlapping units against modules between which no gradient passes.",
+        ("simclr", "simclr-local"): "One contrastive loss at the end of the encoder against one for each module.",
+        (
+            "context-encoder",
+            "context-encoder-local",
+        ): "One decoder and discriminator at the end of the encoder against one for each module.",
+    },
+}
 
 
 def write_rules(docs: Path) -> list[Path]:
     """Write the pages and their schematics below ``docs/rules``; returns the pages."""
     folder, pages = docs / "rules", list[Path]()
-    for name, rule in METHODS.items():
+    structures = {name: rule_structure(name, rule) for name, rule in METHODS.items()}
+    for name, structure in structures.items():
         pages.append(folder / f"{name}.md")
-        structure = rule_structure(name, rule)
-        for theme in THEMES:
-            save_figure(schematic([structure], theme), list(links(structure)), folder / "pictures", f"{name}-{theme}", formats=("svg",))
-        pages[-1].write_text("\n".join(_page(name, rule, structure)), encoding="utf-8")
+        draw_rules([structure], folder / "pictures", name)
+        pages[-1].write_text("\n".join(rule_page(name, METHODS[name], structure)), encoding="utf-8")
+    for rules in (rules for pictures in SIDE_BY_SIDE.values() for rules in pictures):
+        draw_rules([structures[name] for name in rules], folder / "pictures", "-".join(rules))
     pages.append(folder / "index.md")
-    pages[-1].write_text(_index(), encoding="utf-8")
+    pages[-1].write_text(index(), encoding="utf-8")
     return pages
 
 
-def _index() -> str:
-    """All rules by family, one line each."""
+def index() -> str:
+    """All rules by family, one line each, and some of each drawn side by side."""
     lines = ["# Learning rules", "", f"{len(METHODS)} rules, each compared with its published reference in the tests.", ""]
     for key, title in FAMILIES.items():
         mine = [(name, rule) for name, rule in METHODS.items() if family(rule) == key]
-        rows = [(f"[`{name}`]({name}.md)", inline(first_sentence(rule)), _linked(papers(rule))) for name, rule in mine]
+        rows = [(f"[`{name}`]({name}.md)", inline(first_sentence(rule)), linked(papers(rule))) for name, rule in mine]
         lines += [f"## {title}", "", table(("rule", "error signal of block k", "paper"), rows)]
+        for rules, sentence in SIDE_BY_SIDE[key].items():
+            picture, words = f"pictures/{'-'.join(rules)}", f"{', '.join(rules)} side by side: {sentence}"
+            lines += [sentence, "", f"![{words}]({picture}-light.svg#only-light)", f"![{words}]({picture}-dark.svg#only-dark)", ""]
+            lines += [f"```sh\ngradlens draw {' '.join(rules)}\n```", ""]
     return "\n".join(lines)
 
 
-def _linked(found: list[tuple[str, str]]) -> str:
-    return ", ".join(f"[{authors}](https://arxiv.org/abs/{number})" for authors, number in found)
-
-
-def _page(name: str, rule: type[Method], structure: RuleStructure) -> Iterator[str]:
+def rule_page(name: str, rule: type[Method], structure: RuleStructure) -> Iterator[str]:
     """The page of one rule, line by line."""
     first, _, rest = docstring(rule).partition("\n\n")
     yield from (f"# {name}", "", " ".join(first.split()), "")
     if found := papers(rule):
-        yield from (f"Paper: {_linked(found)}.", "")
+        yield from (f"Paper{'s' * (len(found) > 1)}: {linked(found)}.", "")
     words = described(structure).replace("[", "(").replace("]", ")")
     yield from (f"![{words}](pictures/{name}-light.svg#only-light)", f"![{words}](pictures/{name}-dark.svg#only-dark)", "")
     yield from ("The picture is drawn from one observed step of the rule itself:", "", f"```sh\ngradlens draw {name}\n```", "")
     if rest.strip():
         yield from (rest.strip(), "")
-    yield from ("## What waits for what", "", *_waiting(rule), "")
+    yield from ("## What waits for what", "", *waiting(rule, structure), "")
     yield from ("## Options", "", *_options(name, rule), "")
     if rule.method_quantities:
         rows = [(f"`{quantity}`", inline(text)) for quantity, text in rule.method_quantities.items()]
         yield from ("## Recorded beside the gradients", "", table(("quantity", "meaning"), rows), "")
-    if (cost := _cost(name)) is not None:
-        yield from ("## Cost", "", *cost, "")
+    yield from ("## Cost", "", *_cost(name, rule), "")
     yield from ("## Try it", "", f"```sh\n{_trial(name, rule)}\n```", "")
-
-
-def _waiting(rule: type[Method]) -> Iterator[str]:
-    locks = rule.locks()
-    said = {
-        "forward-locked (it runs after the block below has)": locks.forward,
-        "update-locked (it is updated after all blocks above have run)": locks.update,
-        "backward-locked (it is updated after all blocks above have gone backward)": locks.backward,
-        "reads the labels": locks.labels,
-    }
-    yield table(("a block below the top", ""), [(text, "yes" if held else "no") for text, held in said.items()])
-    yield from ("", "Each block depends on:", "")
-    yield from (f"- `{word}`: {DEPENDENCIES[word]}" for word in sorted(rule.depends_on))
 
 
 def _options(name: str, rule: type[Method]) -> Iterator[str]:
@@ -105,7 +109,10 @@ def _options(name: str, rule: type[Method]) -> Iterator[str]:
     if not fields:
         yield "This rule has none."
         return
-    rows = [(f"`{key}`", f"`{field.default}`", inline(field.description or "") + _choices(field)) for key, field in fields.items()]
+    rows = [
+        (f"`{key}`", "" if field.default is None else f"`{_value(field.default)}`", inline(field.description or "") + _choices(field))
+        for key, field in fields.items()
+    ]
     key, field = next(iter(fields.items()))
     yield f"Set with `--set {name}.NAME=VALUE`, as in `--set {name}.{key}={_value(field.default)}`."
     yield from ("", table(("option", "default", "meaning"), rows))
@@ -115,7 +122,8 @@ def _options(name: str, rule: type[Method]) -> Iterator[str]:
 
 
 def _value(value: Any) -> str:
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, list) else str(value)
+    """Return a default as `--set` takes it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _choices(field: Any) -> str:
@@ -123,26 +131,34 @@ def _choices(field: Any) -> str:
     return f"; one of {', '.join(f'`{v}`' for v in named)}" if named else ""
 
 
-def _cost(name: str) -> Iterator[str] | None:
-    """What a step costs beside backpropagation, as ``python -m analyses.method_costs`` measured it; None: not measured."""
-    if not CARDS.exists():
-        return None
-    row = next((row for row in read_csv(CARDS, MethodCost) if row.method == name), None)
+def _cost(name: str, rule: type[Method]) -> Iterator[str]:
+    """Yield what a step costs beside backpropagation, as ``python -m analyses.method_costs`` measured it."""
+    if rule.has_teacher:
+        yield f"Not measured: `{name}` needs a teacher's run (`--teacher RUN_DIR`)."
+        return
+    row = next((row for row in read_csv(CARDS, MethodCost) if row.method == name), None) if CARDS.exists() else None
     if row is None:
-        return None
+        yield "Not measured yet: `python -m analyses.method_costs` does it."
+        return
+    yield (
+        "A training step of `basic-cnn` on images of CIFAR-10's size (3×32×32), batches of 32, default options: one interleaved run of all"
+        f" rules on two shared cores, one thread (`python -m analyses.method_costs`).{' Its last stage.' * rule.in_stages}"
+    )
     rows = [
-        ("parameters of its own modules", f"{row.trained:,}"),
-        ("fixed numbers (feedback matrices)", f"{row.fixed:,}"),
-        ("multiply-adds of a training step, over bp's", f"{row.flop_ratio:.2f}"),
-        ("images a second, over bp's", f"{row.rate_ratio:.2f}"),
+        ("parameters of its own modules", f"{row.trained:,}", ""),
+        ("fixed numbers (feedback matrices)", f"{row.fixed:,}", ""),
+        ("multiply-adds of a step, an image", f"{row.multiply_adds / 1e6:,.0f}", "millions"),
+        ("the same, relative to bp's", f"{row.flop_ratio:.2f}", "×"),
+        ("images a second, relative to bp's", f"{row.rate_ratio:.2f}", "×"),
     ]
-    size = "Of `basic-cnn` on images of CIFAR-10's size, batches of 32, default options (`python -m analyses.method_costs`)."
-    return iter([size, "", table(("", name), rows)])
+    yield from ("", table(("", name, "unit"), rows))
 
 
 def _trial(name: str, rule: type[Method]) -> str:
     if rule.has_teacher:
         return f"gradlens train bp --epochs 2\ngradlens train {name} --teacher RUN_DIR --epochs 2"
+    if name == BASELINE:
+        return f"gradlens compare-gradients {name} dgl --epochs 2"
     if rule.in_stages:  # each has an epoch
         return f"gradlens compare-gradients bp {name} --epochs 3"
     small = " --depth 2" if min(rule.input_shape(DIGITS, rule.Options())[1:]) < 8 else ""  # patches of the digits

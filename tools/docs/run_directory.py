@@ -52,7 +52,7 @@ SUMMARY = {  # key of summary.json -> meaning
 COMPARISON = {  # key of comparison.json -> meaning
     "format": "of this file",
     "made_by": "`compare-gradients` or `sweep`",
-    "asked": "digest of what was asked",
+    "request_digest": "digest of what was requested",
     "command": "as typed",
     "gradlens": "version",
     "finished": "whether the command came to its end",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from analyses.sentences import STUDIES
-from analyses.verdicts import decide, effect_in_words
+from analyses.verdicts import decide, effect_in_words, measured
 from tools.docs.markdown import table
 
 
@@ -23,7 +23,7 @@ def verdict_table(study: str, results: Mapping[str, Any]) -> str:
     listed = importlib.import_module(f"analyses.{STUDIES[study]}").TESTS
     tests = listed[study] if isinstance(listed, Mapping) else listed
     lines = []
-    for found in decide(tests, results):
+    for found in decide(measured(tests, results), results):
         if found.seeds:
             verdict = f"**{found.verdict}**" if found.test.primary_of else found.verdict
             lines.append([found.test.says, effect_in_words(found), found.seeds, p_value(found.p_holm), verdict])

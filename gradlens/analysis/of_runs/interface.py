@@ -51,7 +51,7 @@ class Session:
     context: RunContext  # device and data folder
     options: Any  # the analysis's ``Options``
     watch: Callable[[str], Progress] = _unwatched  # gives the display of one run's progress, by its name
-    say: Callable[[str], None] = no_progress  # is called with a sentence
+    notify: Callable[[str], None] = no_progress  # is called with a sentence
     shared: dict[Any, Any] = field(default_factory=dict)  # what several runs have in common, computed once
 
 
@@ -70,7 +70,7 @@ class Analysis:
 
     @property
     def help(self) -> str:
-        """The command's help."""
+        """Return the command's help."""
         return (type(self).__doc__ or "").partition("\n")[0]
 
     def rules(self) -> Sequence[str] | None:
@@ -128,7 +128,7 @@ class Analysis:
         results = [load_result(run.path, self.name) for run in runs]
         if all(r is not None and r.get("protocol") == plain(self.protocol(run, wide)) for run, r in zip(runs, results, strict=True)):
             session.options = wide.options
-            session.say(f"{self.name}: the numbers of --full are stored, and shown")
+            session.notify(f"{self.name}: the numbers of --full are stored, and shown")
 
     def stored(self, run: Run, protocol: Mapping[str, Any], session: Session, name: str | None = None) -> Result:
         """Return what is stored of a run by the same protocol, to be returned or added to; ``{"protocol": protocol}`` where there is none.
@@ -151,7 +151,7 @@ class Analysis:
         before = found.get("protocol")
         if before != wanted:
             differ = [key for key in wanted if not isinstance(before, Mapping) or before.get(key) != wanted[key]]
-            session.say(f"{run.path / name}.json was made in another way ({', '.join(differ)} differ): computed anew")
+            session.notify(f"{run.path / name}.json was made in another way ({', '.join(differ)} differ): computed anew")
             return {"protocol": wanted}
         return {key: value for key, value in found.items() if key not in MADE_WITH}
 
@@ -172,7 +172,7 @@ class Analysis:
         context: RunContext,
         options: Any = None,
         watch: Callable[[str], Progress] = _unwatched,
-        say: Callable[[str], None] = no_progress,
+        notify: Callable[[str], None] = no_progress,
     ) -> list[Result]:
         """Check all runs, then measure one after the other; each result is stored in its run's directory.
 
@@ -181,7 +181,7 @@ class Analysis:
             context: device and data folder.
             options: an instance of ``Options``; None: the defaults.
             watch: given a run's name, the display of its progress.
-            say: called with notices for the user.
+            notify: called with notices for the user.
 
         Returns:
             A result a run; what :meth:`compare` found is the first one's ``comparison``.
@@ -190,7 +190,7 @@ class Analysis:
             InputError: no run, or runs that cannot be analysed; nothing is computed then.
 
         """
-        session = Session(context, self.Options() if options is None else options, watch, say)
+        session = Session(context, self.Options() if options is None else options, watch, notify)
         if not runs:
             raise InputError(f"no run was given to `gradlens {self.command}`")
         self.check_required(runs)

@@ -135,7 +135,24 @@ def two_layer(x: Tensor, y: Tensor, classes: int, channels: int, steps: int, lr:
 
 @dataclass(frozen=True)
 class LayerwisePlan:
-    """What is learned."""
+    """Sizes and options of layerwise learning by clustering, for :func:`learn_layerwise`.
+
+    Raises:
+        InputError: an unknown map or representation, sizes and clusters of different lengths, a number below 1.
+
+    Attributes:
+        sizes: patch size of each stage, first to last.
+        clusters: number of clusters of each stage.
+        map: what is clustered, one of ``MAPS``: patches after the gradient step ("gradient"), as they are ("pixels"), "whitened", or
+            projected at "random".
+        representation: of a patch by its cluster, one of ``REPRESENTATIONS``: "one-hot" or "soft", which is ReLU(mean distance to
+            all centres − distance).
+        channels: of the first layer of the two-layer net, and of the random projection.
+        steps: of gradient descent; 1 is the step of the theorem.
+        lr: learning rate of these steps.
+        seed: keys all draws.
+
+    """
 
     sizes: tuple[int, ...]  # patch sizes, bottom first
     clusters: tuple[int, ...]  # of each stage
@@ -257,6 +274,9 @@ def learn_layerwise(
         classes: how many labels there are; default: the largest + 1.
         stage_labels: [N] other labels for the stages, such as shuffled ones; the classifier on top always learns ``y``.
 
+    Returns:
+        the learned stages and the classifier on top.
+
     Raises:
         InputError: patches that do not fit the grid, fewer patches than clusters, labels that do not fit.
 
@@ -285,5 +305,18 @@ def purity(clusters: Tensor, classes: Tensor) -> float:
 
 
 def layerwise_purities(learned: Layerwise, images: Tensor, levels: Sequence[Tensor]) -> list[float]:
-    """Compute the purity of each stage's clusters, bottom first, against true classes [N, h, w] of the same order."""
+    """Compute the purity of each stage's clusters, first to last, against true classes.
+
+    Args:
+        learned: from :func:`learn_layerwise`.
+        images: [N, C, H, W] float, those of ``levels``.
+        levels: for each stage, first to last, the true class [N, h, w] int64 of each of its patches.
+
+    Returns:
+        for each stage the share of patches in the most frequent class of their cluster, from 0 to 1.
+
+    Raises:
+        ValueError: not one level a stage, or of other shapes than the stages' patches.
+
+    """
     return [purity(found, true) for found, true in zip(learned.clusters(images), levels, strict=True)]

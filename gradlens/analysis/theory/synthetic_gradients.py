@@ -69,6 +69,9 @@ def field_twist(field: Field, h: Tensor) -> float:
         field: as in :func:`implied_loss`; of one point at a time, so in eval mode where it has BatchNorm.
         h: [*out] the point.
 
+    Returns:
+        the twist, from 0 to 1; NaN where J is zero.
+
     """
     size = h.numel()
 
@@ -109,6 +112,9 @@ def stationarity(network: ModelAndMethod, x: Tensor, y: Tensor) -> Stationarity:
         x: [N, *in] all inputs.
         y: [N] labels.
 
+    Returns:
+        norms of the blocks' gradients, of the regression's and of the true gradient, the synthesisers' loss and the loss.
+
     Raises:
         InputError: a rule without synthesisers.
 
@@ -139,7 +145,7 @@ def settle_synthesisers(
     tolerance: float = 0.0,
     see: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Train on one full batch until nothing moves: the loss before each update.
+    """Train on one full batch until nothing moves, and return the loss before each update.
 
     Args:
         network: network and rule.
@@ -220,6 +226,9 @@ def exact_linear_synthesiser(above: Iterable[nn.Module], size: int) -> Synthesis
         above: the blocks above the interface, bottom first.
         size: features of h.
 
+    Returns:
+        the synthesiser's matrices: a [out, out], b [out, classes] and c [out].
+
     Raises:
         InputError: blocks that are not affine.
 
@@ -256,6 +265,9 @@ def small_pair(
         loss: a key of LOSSES.
         seed: of the rule's own draws.
         options: of the rule.
+
+    Returns:
+        the network and its rule, in float64.
 
     """
     model = nn.Sequential(*blocks).double()

@@ -29,6 +29,7 @@ class Chunked(LocalLosses):
     other_names = ("chunks",)
     Options: ClassVar[type[BaseModel]] = ChunkedOptions
     depends_on = frozenset({"input", "labels", "backward_message"})
+    has_windows = True
 
     def windows(self, net: NetworkInfo) -> Sequence[Window]:
         """Return the chunks."""

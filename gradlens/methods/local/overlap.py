@@ -31,6 +31,7 @@ class Overlap(LocalLosses):
     other_names = ("overlapping", "overlapping local updates")
     Options: ClassVar[type[BaseModel]] = OverlapOptions
     depends_on = frozenset({"input", "labels", "backward_message"})
+    has_windows = True
 
     def windows(self, net: NetworkInfo) -> Sequence[Window]:
         """Return windows of one size, ``stride`` apart, the last one shifted to end at the output block."""

@@ -105,7 +105,7 @@ class LossWindows:
         """Return whether blocks k and k+1 are in different windows."""
         return k + 1 < len(self.sent) and not self.waits(k)
 
-    def signal(self, k: int, slope: Tensor | None, received: tuple[Tensor, ...], said: Signal) -> Signal:
+    def signal(self, k: int, slope: Tensor | None, received: tuple[Tensor, ...], signal: Signal) -> Signal:
         """Fill in delta and messages from block k's own slope (None: no window ends here) and the received partial sums.
 
         A partial sum "from a" is over the windows that hold block k and begin at block a or before. Of the windows of
@@ -115,7 +115,7 @@ class LossWindows:
             k: index of the block.
             slope: [N, *out] gradient of the loss at block k, or None.
             received: partial sums of block k+1, each [N, *out].
-            said: the signal to fill in.
+            signal: the signal to fill in.
 
         """
         starts = self.sent[k + 1] if k + 1 < len(self.sent) else []
@@ -130,7 +130,7 @@ class LossWindows:
             return sums[mine, which]
 
         sent = tuple(m for a in self.sent[k] if (m := partial(a)) is not None)
-        return said._replace(delta=partial(k), messages_below=sent)
+        return signal._replace(delta=partial(k), messages_below=sent)
 
     def locking_reason(self) -> str | None:
         """Return the backward lock if a window covers every pair of neighbouring blocks; windows are independent of each other."""

@@ -51,7 +51,7 @@ class LocalContextOptions(ContextOptions, frozen=True):
     modules: int | list[int] | None = Field(None, description="parts of the encoder, or their sizes in blocks; default: each block")
 
 
-class Said(NamedTuple):
+class ContextSignal(NamedTuple):
     """One step's quantities of a decoder and its discriminator; scalars without graph, each rank's share of a global mean."""
 
     reconstruction: Tensor
@@ -63,10 +63,10 @@ class Said(NamedTuple):
 class ContextHead(nn.Module):
     """The decoder of a block's output and, for an adversarial loss, the discriminator of its images."""
 
-    def __init__(self, decoder: nn.Module, judge: nn.Module | None) -> None:
+    def __init__(self, decoder: nn.Module, discriminator: nn.Module | None) -> None:
         super().__init__()
         self.decoder = decoder
-        self.discriminator = judge
+        self.discriminator = discriminator
 
     def forward(self, h: Tensor) -> Tensor:
         """Map activations [N, *shape] to images [N, C, H, W]."""
@@ -190,19 +190,19 @@ class Inpainting(PretextTask):
         loss = o.lambda_rec * self.reconstruction(made, y)
         aux_grads: dict[str, Tensor] = {}
         error = _mean_over((made.detach().to(y.dtype) - y[:, :-1]).square() * y[:, -1:], y[:, -1:])
-        said = Said(error)
+        values = ContextSignal(error)
         if head.discriminator is not None:
             real, fake = (head.discriminator(self.region(image, y)) for image in (y[:, :-1], made))
             theirs = _bce(real, 1.0) + _bce(fake, 0.0)
             params = trainable(head.discriminator, f"{prefix}.discriminator")
             aux_grads |= zip(params, torch.autograd.grad(theirs, list(params.values()), retain_graph=True), strict=True)
             loss = loss + o.lambda_adv * _bce(fake, 1.0)
-            said = Said(error, theirs.detach(), sharded_mean(real.detach().sigmoid()), sharded_mean(fake.detach().sigmoid()))
+            values = ContextSignal(error, theirs.detach(), sharded_mean(real.detach().sigmoid()), sharded_mean(fake.detach().sigmoid()))
         (wanted,) = torch.autograd.grad(loss, made)
         params = trainable(head.decoder, f"{prefix}.decoder")
         slope, *grads = torch.autograd.grad(graph, [z, *params.values()], wanted)
         aux_grads |= zip(params, grads, strict=True)
-        return Slopes(loss.detach(), slope, aux_grads, saved=said)
+        return Slopes(loss.detach(), slope, aux_grads, saved=values)
 
     def evaluate(self, k: int, head: nn.Module, z: Tensor, y: Tensor) -> Tensor:
         """Compute the weighted squared error at the end of the encoder, without lambda_rec and without the adversarial loss."""
@@ -215,8 +215,8 @@ class Inpainting(PretextTask):
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """Return the reconstruction error, and the discriminator's loss and mean outputs."""
-        said: Said | None = update.signal.saved
-        return {} if said is None else {name: all_reduce_sum(value) for name, value in said._asdict().items() if value is not None}
+        values: ContextSignal | None = update.signal.saved
+        return {} if values is None else {name: all_reduce_sum(value) for name, value in values._asdict().items() if value is not None}
 
 
 class ContextEncoder(SelfSupervised):
@@ -256,11 +256,11 @@ class ContextEncoderLocal(SelfSupervised):
 
 def _must_leave_something(sides: tuple[int, int], image: tuple[int, int], share: float) -> None:
     """Reject a mask of all or of no pixels."""
-    said = f"size={share:g} drops {max(0, sides[0])}x{max(0, sides[1])} of {image[0]}x{image[1]} pixels"
+    mask = f"size={share:g} drops {max(0, sides[0])}x{max(0, sides[1])} of {image[0]}x{image[1]} pixels"
     if min(sides) < 1:
-        raise InputError(f"{said}: no pixel is left to predict; set a larger size")
+        raise InputError(f"{mask}: no pixel is left to predict; set a larger size")
     if all(side >= most for side, most in zip(sides, image, strict=True)):
-        raise InputError(f"{said}: no context is left to predict them from; set a smaller size")
+        raise InputError(f"{mask}: no context is left to predict them from; set a smaller size")
 
 
 def _mean_over(error: Tensor, region: Tensor) -> Tensor:

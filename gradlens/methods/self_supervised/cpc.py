@@ -132,7 +132,7 @@ class PatchPrediction(PretextTask):
 
 
 class CPC(SelfSupervised):
-    """delta_K = d mean_k InfoNCE(c_iᵀ W_k z_{i+k+1})/d h_K with z the map of patches' features, delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}.
+    """delta_K = d mean_r InfoNCE(c_iᵀ W_r z_{i+r+1})/d h_K with z the map of patches' features, delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}.
 
     Van den Oord et al. 2018 (arXiv 1807.03748, eq. 4), in the form that Löwe, O'Connor & Veeling 2019 (arXiv 1905.11786) compare with:
     patches overlap by half, z is their spatial mean, c a masked context of the rows up to i, negatives are targets of the same offset
@@ -149,7 +149,7 @@ class CPC(SelfSupervised):
 
 
 class CPCLocal(SelfSupervised):
-    """delta_k = d mean_k InfoNCE/d h_k inside each module of blocks, which has its own context network.
+    """delta_k = d mean_r InfoNCE/d h_k inside each module of blocks, which has its own context network.
 
     The loss is that of van den Oord et al. 2018 (arXiv 1807.03748, eq. 4), the gradient-isolated modules are those of Löwe, O'Connor &
     Veeling 2019 (arXiv 1905.11786): a module sends no backward message.
@@ -187,12 +187,12 @@ def rows_ahead(grid: Grid, options: PatchOptions) -> int:
 
     """
     high, wide = grid.patch
-    said = f"patches of {high}x{wide} pixels, {grid.stride} apart, make {grid.rows} row{'s' * (grid.rows != 1)} of patches"
+    rows = f"patches of {high}x{wide} pixels, {grid.stride} apart, make {grid.rows} row{'s' * (grid.rows != 1)} of patches"
     possible = grid.rows - 1 - options.skip
     if possible < 1:
-        raise InputError(f"{said}, and skip={options.skip} needs {options.skip + 2}: set a smaller patch or stride, or take larger images")
+        raise InputError(f"{rows}, and skip={options.skip} needs {options.skip + 2}: set a smaller patch or stride, or take larger images")
     if options.steps is not None and options.steps > possible:
-        raise InputError(f"steps={options.steps} with skip={options.skip} needs {options.steps + options.skip + 1} rows, but {said}")
+        raise InputError(f"steps={options.steps} with skip={options.skip} needs {options.steps + options.skip + 1} rows, but {rows}")
     return options.steps or min(STEPS, possible)
 
 

@@ -47,11 +47,11 @@ class PretextTask:
         return image
 
     def make_inputs(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """As :meth:`Method.make_inputs`."""
+        """Turn a step's images and labels into the network's input and its targets, as :meth:`Method.make_inputs`."""
         return to_input(images), labels
 
     def prepare_input(self, x: Tensor) -> Tensor:
-        """As :meth:`Method.prepare_input`."""
+        """Turn the network's input into the first block's, as :meth:`Method.prepare_input`."""
         return x
 
     def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
@@ -79,11 +79,11 @@ class PretextTask:
         return x
 
     def kept_head(self, head: nn.Module, layers: int) -> nn.Module | None:
-        """As :meth:`Method.kept_head`, for the head at the end of the encoder."""
+        """Return the first layers of the head at the end of the encoder, as :meth:`Method.kept_head`."""
         return None
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
-        """As :meth:`Method.quantities`."""
+        """Compute the task's own numbers to record for one block, as :meth:`Method.quantities`."""
         return {}
 
     def is_adversary(self, name: str) -> bool:
@@ -125,8 +125,8 @@ class SelfSupervised(InWindows, Method):
         if str(k) not in self.heads:
             return self.reach.signal(k, None, received, Signal(None))
         found = self.pretext.differentiate(k, self.heads[str(k)], passes[k].z, passes[k].y)
-        said = Signal(None, aux_grads=found.aux_grads, saved=found.saved, loss=found.loss)
-        return self.reach.signal(k, found.slope, received, said)
+        signal = Signal(None, aux_grads=found.aux_grads, saved=found.saved, loss=found.loss)
+        return self.reach.signal(k, found.slope, received, signal)
 
     # ------------------------------------------------------------------------------------------------------ the pretext task
 

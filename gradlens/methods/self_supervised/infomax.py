@@ -18,7 +18,7 @@ class InfoMaxOptions(PatchOptions, frozen=True):
 
 
 class InfoMax(SelfSupervised):
-    """delta_k = d mean_k InfoNCE(z_iᵀ W_k z_{i+k+1})/d h_k inside each module of blocks, z the patches' spatial means at its end.
+    """delta_k = d mean_r InfoNCE(z_iᵀ W_r z_{i+r+1})/d h_k inside each module of blocks, z the patches' spatial means at its end.
 
     Löwe, O'Connor & Veeling 2019 (arXiv 1905.11786): cpc without an autoregressor, module by module; a module sends no backward message.
     With one module it is cpc with layers=0.

@@ -26,6 +26,7 @@ class LoCo(SelfSupervised):
     Options: ClassVar[type[BaseModel]] = LocalSimCLROptions
     Pretext = TwoViews
     depends_on = frozenset({"input", "backward_message"})
+    has_windows = True
     least_batch = 2
 
     def windows(self, net: NetworkInfo) -> Sequence[Window]:

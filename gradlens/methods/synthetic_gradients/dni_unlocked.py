@@ -30,7 +30,8 @@ class DNIUnlocked(DNI):
     """delta_k = S_k(h_k) with h_k = f_k(I_k(image)): every block can run at any time; the target of I_k is the output of block k−1.
 
     L_I = mean over all elements of (I_k(image) − h_{k-1})², with h_{k-1} itself computed from a synthetic input; L_S as in dni, with the
-    gradient at the synthetic input as target. Outside training the image goes through all blocks.
+    gradient at the synthetic input as target: S_k is trained at the real output h_k, where it is used. koz4k/dni-pytorch uses it there
+    too, but trains it at the synthetic input, where the target was found. Outside training the image goes through all blocks.
     Jaderberg et al. 2017 (arXiv 1608.05343, the complete unlock).
     """
 

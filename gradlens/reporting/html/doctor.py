@@ -67,5 +67,5 @@ def wrong(held: ReportContext) -> list[Notice]:
     for label, _, finding in _findings(held, results):
         if finding["severity"] == "wrong":
             of.setdefault(str(finding["check"]), {})[label] = None
-    said = "; ".join(f"{check} in {listed(labels)}" for check, labels in of.items())
-    return [Notice(f"The doctor found something wrong: {said}.")] if said else []
+    text = "; ".join(f"{check} in {listed(labels)}" for check, labels in of.items())
+    return [Notice(f"The doctor found something wrong: {text}.")] if text else []

@@ -121,7 +121,7 @@ def page(runs: Sequence[Run], folder: Path | None = None) -> str:
 
     here = make_report_context(runs, folder)
     parts = _sections(here)
-    said = [*unfinished_notices(here.unfinished), *notices(here.groups), *doctor.wrong(here)]
+    remarks = [*unfinished_notices(here.unfinished), *notices(here.groups), *doctor.wrong(here)]
     charts = {f"{part.id}-{i}": chart for part in parts for i, chart in enumerate(part.charts)}
     templates = files("gradlens.reporting.html") / "template"
     style, script = ((templates / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
@@ -146,12 +146,12 @@ def page(runs: Sequence[Run], folder: Path | None = None) -> str:
         data=as_json(data),
         looks=look,
         colours={name: cosine_colours(name == "dark") for name in ("light", "dark")},
-        headline=headline(here.standings, said),
+        headline=headline(here.standings, remarks),
         lines=[(here.place(s.label), s.label, verdict_line(s), sections.strip(s, layers)) for s in here.standings],
-        answers=answers(here.standings, said),
+        answers=answers(here.standings, remarks),
         layers=layers,
         maps=sections.layers_to_draw(here.cosines),
-        notices=said,
+        notices=remarks,
         summary=sections.summary(here),
         slice=sections.last_step_rows(here),
         sections=parts,
@@ -176,9 +176,9 @@ def overview(parts: Sequence[Experiment], pages: Sequence[str]) -> str:
     for part, name in zip(parts, pages, strict=True):
         here = make_report_context(part.runs)
         layers = list(dict.fromkeys(p.layer for p in here.cosines))
-        said = [*unfinished_notices(here.unfinished), *notices(here.groups)]
+        remarks = [*unfinished_notices(here.unfinished), *notices(here.groups)]
         lines = [(s.label, verdict_line(s), sections.strip(s, layers)) for s in here.standings]
-        shown.append((part, name, headline(here.standings, said), lines, said, sections.summary(here), layers))
+        shown.append((part, name, headline(here.standings, remarks), lines, remarks, sections.summary(here), layers))
     style = (files("gradlens.reporting.html") / "template" / "report.css").read_text(encoding="utf-8")
     template = _environment().get_template("overview.html.j2")
     return template.render(

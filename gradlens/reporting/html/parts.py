@@ -66,7 +66,7 @@ class ReportSection:
 
     @property
     def empty(self) -> bool:
-        """Whether the section holds no data, only the command that makes them."""
+        """Return whether the section holds no data, only the command that makes them."""
         return bool(self.command) and not (self.text or self.charts or self.tables or self.pictures or self.facts or self.missing)
 
 
@@ -82,7 +82,7 @@ class ReportContext:
 
     @property
     def runs(self) -> list[Run]:
-        """All of them."""
+        """Return all runs."""
         return [run for group in self.groups.values() for run in group]
 
     def place(self, label: str) -> int:
@@ -95,7 +95,7 @@ class ReportContext:
 
     @cached_property
     def cosines(self) -> list[LayerPoint]:
-        """Cosines of the weight gradients at every recorded step."""
+        """Return the cosines of the weight gradients at every recorded step."""
         return layer_points(self.runs, "cosine")
 
 

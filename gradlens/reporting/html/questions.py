@@ -29,8 +29,8 @@ def answers(found: Sequence[MethodSummary], notices: Sequence[Notice]) -> list[A
         return []
     far = [s for s, _ in compared if s.worst and s.method != BASELINE and s.trained and s.worst.mean < FAR]
     best = max(far, key=lambda s: s.accuracy.mean, default=None)
-    said = [Answer("Which rule should I use?", _which(compared))]
-    return said + ([_is_it_good(best, [s for s, _ in compared])] if best else [])
+    replies = [Answer("Which rule should I use?", _which(compared))]
+    return replies + ([_is_it_good(best, [s for s, _ in compared])] if best else [])
 
 
 def _points(s: MethodSummary) -> float:
@@ -44,33 +44,33 @@ def _which(compared: Sequence[tuple[MethodSummary, MethodSummary]]) -> str:
     best = max((s for s, _ in compared), key=_points)
     if _points(best) > 0 and not difference_is_chance(best, limit):
         own = "see whether that holds with each rule's own learning rate (`--lr-grid`)"
-        said = [f"Here {best.label} is more accurate than backprop; {own}."]
+        sentences = [f"Here {best.label} is more accurate than backprop; {own}."]
     else:
-        said = ["For accuracy alone, backprop: no rule here beats it by more than chance."]
+        sentences = ["For accuracy alone, backprop: no rule here beats it by more than chance."]
     if free := [s for s, _ in compared if not s.runs[0].config.rule.locks().update]:
         least = max(free, key=_points)
         lost = short_number(-_points(least), 1, scale=100)
         how = "loses nothing" if _points(least) > 0 or lost == "0.0" else f"loses least ({lost} points)"
         why = "If blocks are to be trained without waiting for those above them, in parallel"
-        said.append(f"{why}, {least.label} {how} here.")
-    said.append("This is one data set and one network: compare on yours before you choose.")
-    return " ".join(said)
+        sentences.append(f"{why}, {least.label} {how} here.")
+    sentences.append("This is one data set and one network: compare on yours before you choose.")
+    return " ".join(sentences)
 
 
 def _is_it_good(s: MethodSummary, compared: Sequence[MethodSummary]) -> Answer:
     """Explain a low cosine: its bounds, chance and noise, and that it does not determine the network's accuracy."""
     assert s.worst is not None
     cosine, layer = short_number(s.worst.mean), s.worst.layer
-    said = [f"1 is the true gradient, 0 a direction that is unrelated to it. {cosine} is {s.label} at {layer}."]
+    sentences = [f"1 is the true gradient, 0 a direction that is unrelated to it. {cosine} is {s.label} at {layer}."]
     if math.isfinite(s.chance.mean):
-        said.append(f"Chance gives {short_number(s.chance.mean)} there (error signals shuffled over images).")
+        sentences.append(f"Chance gives {short_number(s.chance.mean)} there (error signals shuffled over images).")
     else:
-        said.append("The cosine by chance was not recorded (`--diagnose-every`).")
+        sentences.append("The cosine by chance was not recorded (`--diagnose-every`).")
     ceiling = next((v.mean for v in final_values(s.runs, "noise_ceiling") if v.layer == layer), math.nan)
     if math.isfinite(ceiling):
-        said.append(f"Batches are noisy: the true gradients of two halves of one batch have cosine {short_number(ceiling)} there.")
-    said.append(_not_accuracy([p for p in compared if p.counted == p.possible and p.trained]))
-    return Answer(f"Is a cosine of {cosine} good?", " ".join(part for part in said if part))
+        sentences.append(f"Batches are noisy: the true gradients of two halves of one batch have cosine {short_number(ceiling)} there.")
+    sentences.append(_not_accuracy([p for p in compared if p.counted == p.possible and p.trained]))
+    return Answer(f"Is a cosine of {cosine} good?", " ".join(part for part in sentences if part))
 
 
 def _not_accuracy(found: Sequence[MethodSummary]) -> str:

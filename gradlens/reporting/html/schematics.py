@@ -18,7 +18,7 @@ from gradlens.training.run_directory import Run
 
 
 def section(held: ReportContext) -> ReportSection:
-    """A schematic of each rule with its options, from one observed step of it; rules whose file is gone are named."""
+    """Draw each rule with its options, from one observed step of it; rules whose file is gone are named."""
     shown = ReportSection("schematics", "What each rule sends where", kind="schematics")
     for label, group in held.groups.items():
         try:
@@ -39,7 +39,7 @@ def section(held: ReportContext) -> ReportSection:
 
 
 def observed(run: Run) -> RuleStructure:
-    """The structure of a run's rule with the run's options."""
+    """Observe the structure of a run's rule with the run's options."""
     return _observed(run.config.method, run.config.rule, json.dumps(run.config.options, sort_keys=True))
 
 

@@ -124,7 +124,7 @@ def where_and_when(held: ReportContext) -> ReportSection:
     )
     if flat := [layer for layer in layers if layer not in layers_to_draw(held.cosines)]:
         section.text.append(f"Without a map: {listed(flat)}, where every method has the true gradient (1.00) at every recorded step.")
-    section.text += [f"{said[0].upper()}{said[1:]}." for said in truths(held.runs)]
+    section.text += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in truths(held.runs)]
     finals = final_values(held.runs, "cosine")
     at = {(f.label, f.layer): f for f in finals}
     rows = []
@@ -203,7 +203,7 @@ def _beside_chance(held: ReportContext) -> Table | None:
 
 
 def cost(held: ReportContext) -> ReportSection:
-    """Time, memory and locks."""
+    """Tabulate time, memory and locks."""
     section = ReportSection("cost", "Cost card")
     against = {s.label: s.against for s in held.standings}
     rows = []
@@ -231,9 +231,9 @@ def cost(held: ReportContext) -> ReportSection:
     ]  # fmt: skip
     note = (
         "Locked: block k runs after block k−1 (forward); it is updated after all later blocks have run (update) and have run backward"
-        " (backward). Times are of these runs as they were made, recording included and evaluation left out, and hold other work of the"
-        " machine; peak memory is the highest of the process, which trained other runs before"
-        " this one, so it does not compare methods. `gradlens bench` measures them side by side, memory too."
+        " (backward); with windows, the later blocks of its window only. Times are of these runs as they were made, recording included"
+        " and evaluation left out, and hold other work of the machine; peak memory is the highest of the process, which trained other"
+        " runs before this one, so it does not compare methods. `gradlens bench` measures them side by side, memory too."
     )
     if not any(run.timing for run in held.runs):
         section.missing.append("No epoch was timed yet.")

@@ -90,7 +90,7 @@ def seconds_per_image(run: Run) -> list[float]:
 
 
 def _time(pairs: Sequence[tuple[Run, Run]]) -> tuple[Interval, bool]:
-    """Time an image as a multiple of the other's: medians of epochs, then the geometric mean over seeds with its interval."""
+    """Compute the time an image as a multiple of the other's: medians of epochs, then the geometric mean over seeds with its interval."""
     timed = [(seconds_per_image(a), seconds_per_image(b)) for a, b in pairs if all(a.info.get(k) == b.info.get(k) for k in MACHINE)]
     timed = [(a, b) for a, b in timed if a and b]
     logs = interval(math.log(median(a) / median(b)) for a, b in timed)

@@ -73,14 +73,14 @@ def rows_of(result: Result, name: str, *needed: str) -> list[Mapping[str, Any]]:
 
 def protocol(section: ReportSection, results: Iterable[Result]) -> None:
     """Add how the numbers were made, as stored beside them; runs that were measured differently are named."""
-    said: dict[str, list[str]] = {}
+    facts: dict[str, list[str]] = {}
     for result in results:
         for name, how in _protocol_lines(result.get("protocol") or {}):
-            if how not in said.setdefault(name, []):
-                said[name].append(how)
-    if said:
-        section.facts = [(name, how[0]) for name, how in said.items() if len(how) == 1]
-        if several := [name for name, how in said.items() if len(how) > 1 and name not in OWN]:
+            if how not in facts.setdefault(name, []):
+                facts[name].append(how)
+    if facts:
+        section.facts = [(name, how[0]) for name, how in facts.items() if len(how) == 1]
+        if several := [name for name, how in facts.items() if len(how) > 1 and name not in OWN]:
             section.text.append(f"Not all were measured alike: {listed(several)} differ.")
 
 

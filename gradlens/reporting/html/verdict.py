@@ -122,19 +122,21 @@ def _nearest(found: Sequence[MethodSummary]) -> list[str]:
     """
     ranked = sorted((s for s in found if _rankable(s)), key=lambda s: -s.below.mean)
     idle = [s.label for s in found if set(s.idle) & set(below_top([row.layer for row in s.layers]))] if found else []
-    said = [f"At the end {listed(idle)} {'leaves' if len(idle) == 1 else 'leave'} layers below the output block untrained."] if idle else []
+    lines = (
+        [f"At the end {listed(idle)} {'leaves' if len(idle) == 1 else 'leave'} layers below the output block untrained."] if idle else []
+    )
     if not ranked:
-        return said
+        return lines
     first, last = ranked[0], ranked[-1]
     if first is last:
         where = f"; {_where(first)}" if _where(first) else ""
         cosine = number_text(first.below.mean, first.below.low)
-        return [f"The gradient of {first.label} has cosine {cosine} with the true one below the output block{where}.", *said]
+        return [f"The gradient of {first.label} has cosine {cosine} with the true one below the output block{where}.", *lines]
     equal = [s.label for s in ranked[1:] if _equal(first, s)]
     same = f"; not distinguishable: {listed(equal)}" if equal else ""
     far = "" if last.label in equal else f", that of {last.label} farthest ({short_number(last.below.mean)})"
     near = f"the gradient of {first.label} is nearest to the true one (cosine {short_number(first.below.mean)}{same})"
-    return [f"Below the output block {near}{far}.", *said]
+    return [f"Below the output block {near}{far}.", *lines]
 
 
 def _rankable(s: MethodSummary) -> bool:
@@ -219,20 +221,20 @@ def _beside_baseline(group: Sequence[MethodSummary], base: MethodSummary, limit:
             kinds[f"perhaps {side}" if difference_is_chance(s, limit) else side].append(s)
     name = "backprop" if base.label == BASELINE else base.label
     than = f"{name} ({short_number(base.accuracy.mean, 1, scale=100, unit=' %')})"
-    said: list[str] = []
+    sentences: list[str] = []
     for kind, mine in kinds.items():
         if not mine:
             continue
         word = kind.rpartition(" ")[2]
         if kind == "equal":
-            text = f"{_who(mine)} as accurate as {name if said else than}"
+            text = f"{_who(mine)} as accurate as {name if sentences else than}"
         elif kind == "not distinguishable":
-            text = f"{_who(mine)} not distinguishable from {name if said else than}: the seeds differ too much"
+            text = f"{_who(mine)} not distinguishable from {name if sentences else than}: the seeds differ too much"
         else:
-            text = _clause(mine, word if said else f"{word} than {than}")
+            text = _clause(mine, word if sentences else f"{word} than {than}")
             text += ", which may be chance" if kind.startswith("perhaps") else ""
-        said.append(f"{text}.")
-    return " ".join(said)
+        sentences.append(f"{text}.")
+    return " ".join(sentences)
 
 
 def _chance(compared: Sequence[tuple[MethodSummary, MethodSummary]], limit: float) -> list[str]:
@@ -261,10 +263,10 @@ def _accuracies(found: Sequence[MethodSummary]) -> list[str]:
         return [f"No other run was trained to its end as long as {BASELINE}: accuracies are not ranked."]
     by = {base.label: base for _, base in compared}
     limit = single_seed_limit(compared)
-    said = []
+    sentences = []
     for label in dict.fromkeys(base.label for _, base in compared):
-        said.append(_beside_baseline([s for s, base in compared if base.label == label], by[label], limit))
-    return [" ".join([*said, *_chance(compared, limit)])]
+        sentences.append(_beside_baseline([s for s, base in compared if base.label == label], by[label], limit))
+    return [" ".join([*sentences, *_chance(compared, limit)])]
 
 
 def _without_baseline(found: Sequence[MethodSummary]) -> list[str]:

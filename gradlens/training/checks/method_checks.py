@@ -59,7 +59,7 @@ class CheckResult(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """Whether the check applies and fails."""
+        """Return whether the check applies and fails."""
         return self.applicable and bool(self.message)
 
 
@@ -149,7 +149,7 @@ class Verdict(NamedTuple):
     """Outcome of one check on all networks."""
 
     check: str
-    said: str  # holds, FAILS, skipped
+    outcome: str  # holds, FAILS, skipped
     failure: str  # where and how it fails, on the first network where it does; empty: nowhere
     skipped: tuple[str, ...]  # why it was skipped on some networks
 
@@ -161,14 +161,14 @@ def verdicts(results: Sequence[CheckResult]) -> list[Verdict]:
         mine = [f for f in results if f.check == name]
         fails, skipped = [f for f in mine if f.failed], [f for f in mine if not f.applicable]
         too = f" (on {' and '.join(f.network for f in fails[1:])} too)" if len(fails) > 1 else ""
-        said = "FAILS" if fails else "holds" if len(skipped) < len(mine) else "skipped"
+        outcome = "FAILS" if fails else "holds" if len(skipped) < len(mine) else "skipped"
         failure = f"on {fails[0].network}: {fails[0].message}{too}" if fails else ""
-        found.append(Verdict(name, said, failure, tuple(dict.fromkeys(f.message for f in skipped))))
+        found.append(Verdict(name, outcome, failure, tuple(dict.fromkeys(f.message for f in skipped))))
     return found
 
 
-def _named(found: Sequence[Verdict], said: str) -> list[str]:
-    return [v.check for v in found if v.said == said]
+def _named(found: Sequence[Verdict], outcome: str) -> list[str]:
+    return [v.check for v in found if v.outcome == outcome]
 
 
 def _count(found: Sequence[Verdict]) -> str:
@@ -181,7 +181,7 @@ def result_lines(results: Sequence[CheckResult]) -> list[str]:
     """List for each check what it requires, how it fails, why it was skipped; then a count."""
     found, lines = verdicts(results), []
     for verdict in found:
-        lines.append(f"{verdict.said:<10} {verdict.check}: {check_sentence(verdict.check)}")
+        lines.append(f"{verdict.outcome:<10} {verdict.check}: {check_sentence(verdict.check)}")
         lines += [f"{'':<11}{text}" for text in (verdict.failure, *verdict.skipped) if text]
     return [*lines, _count(found)]
 
@@ -196,8 +196,8 @@ def summary_lines(results: Sequence[CheckResult]) -> list[str]:
     lines = [f"FAILS {v.check}, {v.failure}" for v in fails[:MOST_FAILURES]]
     if len(fails) > MOST_FAILURES:
         lines.append(f"FAILS {', '.join(v.check for v in fails[MOST_FAILURES:])}, too")
-    for said, label in (("holds", "holds"), ("skipped", "skipped")):
-        if names := _named(found, said):
+    for outcome, label in (("holds", "holds"), ("skipped", "skipped")):
+        if names := _named(found, outcome):
             lines.append(f"{label}: {', '.join(names)}")
     reasons = [] if fails else list(dict.fromkeys(why for v in found for why in v.skipped))
     lines += [f"  {why}" for why in reasons[:3]]

@@ -16,7 +16,7 @@ STEPS = 4  # of a run
 
 
 def _trained(trial: Trial, made: ModelAndMethod, steps: Sequence[int], optimizer: torch.optim.Optimizer, record: bool = False) -> Bits:
-    """Some steps as in training, and all that is left by them: weights, buffers, the optimiser's state, random state."""
+    """Run some steps as in training and return all that is left by them: weights, buffers, the optimiser's state, random state."""
     for i in steps:
         x, y = trial.batch(made.method, i)
         seed_global(i)

@@ -78,7 +78,7 @@ def gradients(trial: Trial) -> None:
     """Gradients are finite plain values of their parameter's shape; those of the rule's own modules go by the parameter's name."""
     made = trial.build()
     own = dict(made.method.named_parameters())
-    told: dict[str, str] = {}
+    given_at: dict[str, str] = {}
     for u in updates_of_one_step(trial, made).values():
         name = made.block_names()[u.k]
         for param, g in u.aux_grads.items():
@@ -86,9 +86,9 @@ def gradients(trial: Trial) -> None:
                 raise CheckFailed(
                     f"at {name} it gives a gradient for {param}, which is none of its own parameters ({first_three(list(own)) or 'none'})"
                 )
-            if param in told:
-                raise CheckFailed(f"the gradient of {param} is given twice, at {told[param]} and at {name}")
-            told[param] = name
+            if param in given_at:
+                raise CheckFailed(f"the gradient of {param} is given twice, at {given_at[param]} and at {name}")
+            given_at[param] = name
             if g.shape != own[param].shape:
                 got, wanted = ("x".join(map(str, t.shape)) for t in (g, own[param]))
                 raise CheckFailed(f"at {name} the gradient of {param} is {got}, the parameter {wanted}")
@@ -132,7 +132,8 @@ def arguments(trial: Trial) -> None:
         ):
             if differing_tensors(a, b):
                 raise CheckFailed(
-                    f"two calls at {names[k]} differ in {what}: it draws random numbers, or keeps something from call to call"
+                    f"two calls at {names[k]} differ in {what}: it draws random numbers, or keeps something from call to call; draw inside "
+                    "`with seeded(self.seed, 'noise', self.step, k)`, where `start(epoch, step)` keeps the step (docs/extending/rule.md)"
                 )
 
 
@@ -167,8 +168,11 @@ def isolation(trial: Trial) -> None:
         )
     for k, u in updates.items():
         if k and u.signal.messages_below and not made.method.needs_above(k - 1):
-            heard = f"`depends_on` ({_dependencies(trial)}) declares no backward dependency"
-            raise CheckFailed(f"{made.block_names()[k]} sends a backward message and {made.block_names()[k - 1]} waits for none: {heard}")
+            declared = f"`depends_on` is {_dependencies(trial)}"
+            raise CheckFailed(
+                f"{made.block_names()[k]} sends a backward message but {made.block_names()[k - 1]} does not declare `backward_message`:"
+                f" {declared}"
+            )
     for k in range(made.method.output_block):
         if made.method.needs_above(k):
             continue
@@ -176,10 +180,10 @@ def isolation(trial: Trial) -> None:
         with torch.no_grad():
             for p in (p for block in list(after.model)[k + 1 :] for p in block.parameters()):
                 p.mul_(-3)
-        told, changed = updates.get(k), updates_of_one_step(trial, after).get(k)
-        if told is None or changed is None:
+        before, changed = updates.get(k), updates_of_one_step(trial, after).get(k)
+        if before is None or changed is None:
             continue
-        if differing_tensors({**told.grad.params, **told.aux_grads}, {**changed.grad.params, **changed.aux_grads}):
+        if differing_tensors({**before.grad.params, **before.aux_grads}, {**changed.grad.params, **changed.aux_grads}):
             raise CheckFailed(
                 f"the error signal of {made.block_names()[k]} depends on later blocks, and it does not wait for them:"
                 f" `depends_on` ({_dependencies(trial)}) declares no backward dependency"

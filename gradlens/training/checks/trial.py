@@ -48,7 +48,7 @@ class Trial:
     def build(
         self, loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy, warmed_up: bool = True, dropout: bool = False
     ) -> ModelAndMethod:
-        """A fresh network and rule; ``warmed_up``: as in the last epoch of a run, past its warm-up, its own parameters off their start."""
+        """Build a fresh network and rule; ``warmed_up``: as in the last epoch of a run, past its warm-up, its parameters off the start."""
         name, spec = NETWORKS[self.network]
         read = self.rule.input_shape(spec.shape, self.options)
         model = build(name, ModelSpec(read, spec.classes, spec.width, spec.depth), seed=1).double()
@@ -75,7 +75,7 @@ class Trial:
                 module.training = other.training
 
     def batch(self, method: Method, step: int = 0) -> tuple[Tensor, Tensor]:
-        """The input and targets of a step, as the rule makes them of images and labels."""
+        """Make the input and targets of a step, as the rule does of images and labels."""
         spec, noise = NETWORKS[self.network][1], torch.Generator().manual_seed(5 + step)
         images = torch.randint(0, 256, (IMAGES, *spec.shape), generator=noise, dtype=torch.uint8)
         labels = torch.randint(0, spec.classes, (IMAGES,), generator=noise)
@@ -87,12 +87,12 @@ def _teacher(images: Tensor) -> Tensor:
 
 
 def copied_state(module: nn.Module) -> Bits:
-    """Copies of all tensors of a module's state, by name."""
+    """Copy all tensors of a module's state, by name."""
     return {name: t.detach().clone() for name, t in module.state_dict().items() if isinstance(t, Tensor)}
 
 
 def differing_tensors(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> list[str]:
-    """Names of tensors that are not the same to the bit (NaNs equal themselves)."""
+    """List the names of tensors that are not the same to the bit (NaNs equal themselves)."""
 
     def same(x: Tensor, y: Tensor) -> bool:
         return x.shape == y.shape and torch.allclose(x, y, rtol=0, atol=0, equal_nan=True)
@@ -101,12 +101,12 @@ def differing_tensors(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> list[
 
 
 def first_three(names: Sequence[str]) -> str:
-    """The first three names, and how many more there are."""
+    """Join the first three names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def updates_of_one_step(trial: Trial, made: ModelAndMethod, step: int = 0) -> dict[int, Update]:
-    """One step with all graphs kept."""
+    """Run one step with all graphs kept."""
     seed_global(step)
     x, y = trial.batch(made.method, step)
     passes = list(made.method.forward(list(made.model), x, y))

@@ -1,4 +1,4 @@
-"""The locking and cost card of each rule: what a block waits for, its error signal, and what a step costs beside backpropagation."""
+"""The locking and cost card of each rule but those that need a teacher's run: what a block waits for, and what a step costs beside bp's."""
 
 from __future__ import annotations
 

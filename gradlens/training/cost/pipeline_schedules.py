@@ -198,9 +198,9 @@ def synthetic(costs: Costs, stages: Stages, batches: int, stale: bool = False, o
             late = stale and s < len(stages) - 1
             for k in reversed(blocks[:-1] if late else blocks):
                 program.work(s, "learn", k, t, costs[k].learn, *([("down", s, t, 0)] if k == blocks[-1] else []))
-            for heard in [t - STALE_BATCHES, *([t] if t == batches - 1 else [])] if late else []:
-                if heard >= 0:
-                    program.work(s, "learn", blocks[-1], heard, costs[blocks[-1]].learn, ("down", s, heard, 0))
+            for received in [t - STALE_BATCHES, *([t] if t == batches - 1 else [])] if late else []:
+                if received >= 0:
+                    program.work(s, "learn", blocks[-1], received, costs[blocks[-1]].learn, ("down", s, received, 0))
             program.update(s, costs, stages, t)
     return program.listed()
 
@@ -231,11 +231,11 @@ def error_broadcast(costs: Costs, stages: Stages, batches: int, stale: bool = Fa
             t = turn - delay
             if not 0 <= t < batches:
                 continue
-            heard = [("error", s, t, 0)]
+            received = [("error", s, t, 0)]
             for k in blocks if delay else ():
-                program.work(s, "again", k, t, costs[k].forward, *(heard if k == blocks[0] else []))
+                program.work(s, "again", k, t, costs[k].forward, *(received if k == blocks[0] else []))
             for k in reversed(blocks):
-                program.work(s, "backward", k, t, costs[k].backward, *(heard if k == blocks[-1] else []))
+                program.work(s, "backward", k, t, costs[k].backward, *(received if k == blocks[-1] else []))
             program.update(s, costs, stages, t)
     return program.listed()
 

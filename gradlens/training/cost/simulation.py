@@ -303,7 +303,7 @@ class Measured(NamedTuple):
 
     @property
     def costs(self) -> list[BlockCost]:
-        """Bottom first."""
+        """Return the blocks' costs, first to last."""
         return [row.cost() for row in self.rows]
 
 

@@ -118,7 +118,7 @@ class AsyncQueues(LayerStage):
         """Send no backward message."""
 
     def delayed_gradients(self) -> Mapping[str, Tensor]:
-        """No message is delayed."""
+        """Return no gradients: no message is delayed."""
         return {}
 
     def record_rows(self, record: Recording, network: ModelAndMethod, step: Step) -> tuple[list[Measurement], None]:

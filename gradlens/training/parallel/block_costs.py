@@ -41,7 +41,7 @@ class BlockCost(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Of one batch, in all."""
+        """Return the seconds of one batch, in all."""
         return self.forward + self.backward + self.update
 
 

@@ -113,8 +113,8 @@ class LayerParallel(LayerStage):
             x = self.method.prepare_input(x)
         else:
             images = batches.size(step)
-            x, y, said = self.below.take(images)
-            control = int(said)
+            x, y, number = self.below.take(images)
+            control = int(number)
             x.requires_grad_()
             if step + 1 < batches.total and not control & STOP:
                 self.below.expect(batches.size(step + 1))
@@ -177,7 +177,7 @@ class LayerParallel(LayerStage):
             yield passes.pop(0)
 
     def receiver(self) -> Callable[[], Received] | None:
-        """Where a message is received from the next rank."""
+        """Return the function that receives a message from the next rank; None: none is sent."""
         return None if self.error is None and self.message is None else self._receive
 
     def _learns_last(self) -> bool:

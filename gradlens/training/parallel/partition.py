@@ -12,7 +12,7 @@ from gradlens.runtime.errors import InputError
 
 
 def allowed_cuts(method: Method) -> list[int]:
-    """Return boundaries (c: between blocks c−1 and c) at which two workers can part: :meth:`Method.can_split_after`."""
+    """Return boundaries (c: between blocks c−1 and c) at which two workers can part: ``method.can_split_after``."""
     return [k + 1 for k in range(method.output_block) if method.can_split_after(k)]
 
 

@@ -80,8 +80,8 @@ def require_fit(config: Config, network: ModelAndMethod, data: Data, num_ranks: 
             a config of more or fewer ranks than there are.
 
     """
-    if objection := no_updates(config.epochs, config.steps) or network.method.validate_epochs(config.epochs):
-        raise InputError(objection)
+    if refusal := no_updates(config.epochs, config.steps) or network.method.validate_epochs(config.epochs):
+        raise InputError(refusal)
     normalises = any(isinstance(m, _BatchNorm) for part in network for m in part.modules())
     if config.batch_size == 1 and normalises:
         raise InputError("--batch-size 1: this network normalises over the batch, and one image has no batch statistics: set 2 or more")

@@ -37,7 +37,7 @@ HELD_OUT = 0.2  # share of the training images on which learning rates are chose
 
 
 @dataclass(frozen=True)
-class AskedComparison:
+class RequestedComparison:
     """What a comparison is to hold."""
 
     groups: list[list[Config]]  # of each method that may have to be trained, a config a seed
@@ -47,7 +47,7 @@ class AskedComparison:
 
     @property
     def configs(self) -> list[Config]:
-        """All configs, those of runs that were given first; with a grid before the choice."""
+        """Return all configs, those of runs that were given first; with a grid before the choice."""
         return [run.config for run in self.read] + [config for group in self.groups for config in group]
 
     def digest(self) -> str:
@@ -67,7 +67,7 @@ class ComparedRuns:
 
     runs: list[Run]
     comparison: Comparison
-    said: list[str]  # on the learning rates that were chosen
+    notices: list[str]  # on the learning rates that were chosen
     failures: list[str]  # why runs ended before their time
 
 
@@ -77,7 +77,7 @@ def known_places(folder: Path) -> list[Path]:
     return [*others, RunContext().out]
 
 
-def must_be_free(folder: Path, asked: AskedComparison, overwrite: bool) -> None:
+def must_be_free(folder: Path, request: RequestedComparison, overwrite: bool) -> None:
     """Refuse a folder that holds another comparison; if this comparison includes all of the other's runs, it continues it.
 
     Raises:
@@ -88,8 +88,10 @@ def must_be_free(folder: Path, asked: AskedComparison, overwrite: bool) -> None:
         return
     if is_comparison(folder):
         other = read_comparison(folder)
-        names = {config.run_name() for config in asked.configs}
-        if other.asked == asked.digest() or (not asked.grid and not other.learning_rates and {p.name for p in other.run_paths} <= names):
+        names = {config.run_name() for config in request.configs}
+        if other.request_digest == request.digest() or (
+            not request.grid and not other.learning_rates and {p.name for p in other.run_paths} <= names
+        ):
             return
         raise InputError(
             f"{folder} holds another comparison (`{other.command}`): set another folder with --out, or replace it with --overwrite"
@@ -131,7 +133,7 @@ def _replace_comparison(made: Comparison, overwrite: bool) -> None:
 
 
 def compare_runs(
-    asked: AskedComparison,
+    request: RequestedComparison,
     folder: Path,
     context: RunContext,
     watch_for: Callable[[Config], Watch],
@@ -143,7 +145,7 @@ def compare_runs(
     All methods are checked before that, their learning rates are searched one method after the other, and then the runs are trained.
 
     Args:
-        asked: the requested contents.
+        request: the requested contents.
         folder: the comparison's.
         context: how runs are made.
         watch_for: the progress display of a config.
@@ -155,25 +157,25 @@ def compare_runs(
         Stopped: interrupted.
 
     """
-    must_be_free(folder, asked, context.overwrite)
-    groups = asked.groups
-    said: list[str] = []
+    must_be_free(folder, request, context.overwrite)
+    groups = request.groups
+    notices: list[str] = []
     made = Comparison(
         folder,
-        _places(asked.read, [] if asked.grid else groups, folder),
+        _places(request.read, [] if request.grid else groups, folder),
         "compare-gradients",
-        asked.digest(),
-        asked.command,
+        request.digest(),
+        request.command,
         finished=False,
-        methods=tuple(dict.fromkeys(config.method for config in asked.configs)),
-        seeds=tuple(dict.fromkeys(config.seed for config in asked.configs)),
+        methods=tuple(dict.fromkeys(config.method for config in request.configs)),
+        seeds=tuple(dict.fromkeys(config.seed for config in request.configs)),
     )
-    if asked.grid:
+    if request.grid:
         for group in groups:
             check(group[0], replace(context, resume=False))
         _replace_comparison(made, context.overwrite)
-        groups, made, said = _with_best_rates(asked, made, context, watch_for, elsewhere)
-    known = [run.config for run in asked.read]
+        groups, made, notices = _with_best_rates(request, made, context, watch_for, elsewhere)
+    known = [run.config for run in request.read]
     failures: list[str] = []
 
     def failed(stopped: Stopped) -> None:
@@ -184,10 +186,10 @@ def compare_runs(
         elsewhere=[at for place in elsewhere for at in (place, place / RUNS)], reused=reused,
         checked=partial(_replace_comparison, made, context.overwrite), failed=failed,
     )  # fmt: skip
-    runs = asked.read + trained
+    runs = request.read + trained
     made = replace(made, run_paths=tuple(run.path for run in runs), finished=not failures)
     write_comparison(made)
-    return ComparedRuns(runs, made, said, failures)
+    return ComparedRuns(runs, made, notices, failures)
 
 
 def _places(read: Sequence[Run], groups: Sequence[Sequence[Config]], folder: Path) -> tuple[Path, ...]:
@@ -196,23 +198,23 @@ def _places(read: Sequence[Run], groups: Sequence[Sequence[Config]], folder: Pat
 
 
 def _with_best_rates(
-    asked: AskedComparison, made: Comparison, context: RunContext, watch_for: Callable[[Config], Watch], elsewhere: Sequence[Path]
+    request: RequestedComparison, made: Comparison, context: RunContext, watch_for: Callable[[Config], Watch], elsewhere: Sequence[Path]
 ) -> tuple[list[list[Config]], Comparison, list[str]]:
     """Set in each method's configs the learning rate that is best for it, chosen with the first seed."""
     groups: list[list[Config]] = []
     searches: list[Path] = []
-    said: list[str] = []
+    notices: list[str] = []
     rates: dict[str, ChosenRate] = {}
     place, others = replace(context, out=made.path / SEARCHES), [folder / SEARCHES for folder in elsewhere]
-    for group in asked.groups:
-        found = search_lr(group[0], asked.grid, HELD_OUT, place, watch_for, others)
-        method, rate = group[0].method, found.rate(asked.grid)
+    for group in request.groups:
+        found = search_lr(group[0], request.grid, HELD_OUT, place, watch_for, others)
+        method, rate = group[0].method, found.rate(request.grid)
         searches += [run.path for run in found.runs]
         rates[method] = rate
-        said.append(rate_text(method, rate))
+        notices.append(rate_text(method, rate))
         groups.append([config.replace(lr=found.lr) for config in group])
-    places = _places(asked.read, groups, made.path)
-    return groups, replace(made, run_paths=places, search_paths=tuple(dict.fromkeys(searches)), learning_rates=rates), said
+    places = _places(request.read, groups, made.path)
+    return groups, replace(made, run_paths=places, search_paths=tuple(dict.fromkeys(searches)), learning_rates=rates), notices
 
 
 def rate_text(method: str, rate: ChosenRate) -> str:

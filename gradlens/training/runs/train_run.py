@@ -68,6 +68,9 @@ def train_run(config: Config, context: RunContext, watch: Watch = no_progress, s
         watch: called with each event.
         state: from :func:`prepare`, where there is one already.
 
+    Returns:
+        the run, read from its directory.
+
     Raises:
         InputError: no Config, no RunContext; see :func:`prepare` and ``Writer.open``; nothing is written then.
         Stopped: interrupted, a loss that is not finite, or another rank is gone; a run that never made an update leaves no directory.

@@ -15,7 +15,7 @@ from gradlens.training.context import RunContext
 from gradlens.training.sweep import study_file
 from gradlens.training.sweep.study_file import HERE, Study
 
-FLAGS = {name.replace("_", "-"): said.panel for name, said in settings_of(Config).items() if said.text}
+FLAGS = {name.replace("_", "-"): setting.panel for name, setting in settings_of(Config).items() if setting.text}
 
 
 def read_study(path: Path) -> Study:
@@ -31,7 +31,7 @@ class StudyPoint(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its directory."""
+        """Return the name of the point's directory."""
         return self.config.run_name()
 
 

@@ -87,12 +87,12 @@ def _study(content: Mapping[str, Any], path: Path, known: Collection[str], flags
 
 
 def _seeds(content: Mapping[str, Any], path: Path) -> list[int]:
-    """The seeds in a list, or the first ones where their number is given, as ``--seeds`` takes it."""
-    asked = content.get("seeds", 1)
-    if type(asked) is int and asked >= 1:
-        return list(range(asked))
-    if not isinstance(asked, list):
-        raise InputError(f"{path}: seeds = {asked!r}: expected a list of whole numbers, or how many (2 is [0, 1])")
+    """Return the seeds of a list, or the first ones where their number is given, as ``--seeds`` takes it."""
+    seeds = content.get("seeds", 1)
+    if type(seeds) is int and seeds >= 1:
+        return list(range(seeds))
+    if not isinstance(seeds, list):
+        raise InputError(f"{path}: seeds = {seeds!r}: expected a list of whole numbers, or how many (2 is [0, 1])")
     return _list(content, "seeds", int, path)
 
 
