@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -195,30 +194,27 @@ def depth_figure(rows: Sequence[DepthPoint], title: str, beside: str) -> Figure:
     data, rules = list(dict.fromkeys(r.data for r in rows)), list(dict.fromkeys(r.rule for r in rows))
     looks = styles(rules)
     figure = Figure(figsize=(8, 3.9))
-    axes = figure.subplots(1, len(data), squeeze=False)[0]
-    figure.subplots_adjust(left=0.075, right=0.9, top=0.79, bottom=0.125, wspace=0.45)
+    ratios = [1.5 + len({r.depth for r in rows if r.data == name}) for name in data]
+    axes = figure.subplots(1, len(data), squeeze=False, width_ratios=ratios)[0]
+    figure.subplots_adjust(left=0.07, right=0.89, top=0.79, bottom=0.125, wspace=0.55)
     for ax, name in zip(axes, data, strict=True):
         depths = sorted({r.depth for r in rows if r.data == name})
         ends = []
-        for rule in rules:
-            mine = [r for r in rows if (r.data, r.rule) == (name, rule)]
+        for i, rule in enumerate(rules):
+            mine = sorted((r for r in rows if (r.data, r.rule) == (name, rule)), key=lambda r: r.depth)
             look, mean = looks[rule], [r.mean for r in mine]
             half = [[r.mean - r.low for r in mine], [r.high - r.mean for r in mine]]
-            at = [depths.index(r.depth) for r in mine]
+            at = [depths.index(r.depth) + 0.07 * (i - (len(rules) - 1) / 2) for r in mine]
             ax.errorbar(at, mean, yerr=half, color=look.colour, linestyle=look.dash, marker=look.marker, markersize=5, capsize=2)
-            ends.append((rule, mean[-1]))
-        ax.set_yscale("log")
+            ends.append(mean[-1])
         low, high = ax.get_ylim()
-        ticks = [t for t in (1, 2, 3, 5, 10, 20, 30, 50) if low <= t <= high]
-        ax.set_yticks(ticks, [f"{t:g} %" for t in ticks])
-        ax.minorticks_off()
-        heights = apart([math.log(y) for _, y in ends], 0.06 * math.log(high / low))
-        for (rule, _), y in zip(ends, heights, strict=True):
-            ax.text(len(depths) - 0.85, math.exp(y), rule, color=looks[rule].colour, fontsize=9.5, va="center", clip_on=False)
+        for rule, y in zip(rules, apart(ends, 0.065 * (high - low)), strict=True):
+            ax.text(1.04, (y - low) / (high - low), rule, color=looks[rule].colour, fontsize=9.5, va="center", transform=ax.transAxes)
         ax.set_xticks(range(len(depths)), [str(d) for d in depths])
-        ax.set_xlim(-0.25, len(depths) - 0.9)
+        ax.set_xlim(-0.35, len(depths) - 0.65)
+        ax.yaxis.set_major_formatter("{x:g} %")
         ax.set_xlabel("hidden layers")
-        ax.set_title(f"{name}: test error, log scale", loc="left", pad=5)
+        ax.set_title(f"{name}: test error", loc="left", pad=5)
     seeds = max(r.seeds for r in rows)
     lines = (title, beside, f"mean and 95 % t-interval of {seeds} seeds, after the last epoch")
     figure.suptitle("\n".join(lines), x=0.011, y=0.985, ha="left", fontsize=10)

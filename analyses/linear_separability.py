@@ -29,7 +29,7 @@ from analyses.study import arguments, data_name, minutes_of, probe_accuracy, pro
 from analyses.verdicts import Test, report
 from gradlens.analysis.of_runs.options import FULL_PROBE
 from gradlens.cli.progress import Display
-from gradlens.reporting.statistics import interval
+from gradlens.reporting.statistics import Interval, interval
 from gradlens.reporting.style import LOOK, head, save_figure
 from gradlens.training.run_directory import Run
 
@@ -92,6 +92,11 @@ def points_of(values: Mapping[str, Sequence[float]]) -> list[Point]:
     return [Point(rule, block, *found) for (rule, block), found in named.items()]
 
 
+def rise_of(values: Mapping[str, Sequence[float]], rule: str) -> Interval:
+    """How much more a probe reads from a rule's last block than from its first."""
+    return interval(last - first for first, last in zip(values[group(rule, BLOCKS[0])], values[group(rule, BLOCKS[-1])], strict=True))
+
+
 @style.context(LOOK)
 def drawing(points: Sequence[Point], data: str, width: int) -> Figure:
     """Accuracy of a probe over the blocks, a line a rule, named at its end."""
@@ -139,6 +144,7 @@ def main() -> None:
         "protocol": read[0]["protocol"],
         "settings": {**SHARED, "data": Path(args.data).name, "seeds": args.seeds},
         "points": points,
+        "rise": {rule: rise_of(values, rule)[:3] for rule in RULES},
         "values": {PROBE: values},
         "minutes": {
             group(rule, block): cost[rule] * (block == BLOCKS[0]) for rule in configs for block in BLOCKS

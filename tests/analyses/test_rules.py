@@ -105,6 +105,7 @@ def test_separability_is_a_rise_with_depth_and_more_than_backprops_another_quest
     found = verdicts(linear_separability.TESTS, {linear_separability.PROBE: values})
     assert found["greedy-rises"] == "supported"
     assert found["dgl-rises-more"] == "not supported"
+    assert linear_separability.rise_of(values, "greedy").mean == pytest.approx(8)
     fallen = {**values, "greedy block3": [40 + n for n in noise]}
     assert verdicts(linear_separability.TESTS, {linear_separability.PROBE: fallen})["greedy-rises"] == "not supported"
 

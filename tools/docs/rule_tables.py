@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -50,12 +51,15 @@ def _three_cosines(row: dict[str, Any], layer: str) -> str:
 
 def blocks() -> str:
     """What a linear probe reads from each block."""
-    points = {(p[0], p[1]): (half_width(p[2:5]), p[5]) for p in results("linear_separability")["points"]}
+    found = results("linear_separability")
+    points = {(p[0], p[1]): (half_width(p[2:5]), p[5]) for p in found["points"]}
     lines = []
     for rule in dict.fromkeys(rule for rule, _ in points):
         name = "blocks never trained" if rule == "shallow" else f"`{rule}`"
-        lines.append([name, *(points[rule, block][0] for block in BLOCKS[:FEW]), points[rule, BLOCKS[0]][1]])
-    return table(["", *BLOCKS[:FEW], "seeds"], lines)
+        mean, low, high = found["rise"][rule]
+        rise = f"{mean:+.1f} [{number(low, 1)}, {number(high, 1)}]"
+        lines.append([name, *(points[rule, block][0] for block in BLOCKS[:FEW]), rise, points[rule, BLOCKS[0]][1]])
+    return table(["", *BLOCKS[:FEW], "block3 − block1", "seeds"], lines)
 
 
 def random_labels() -> str:
@@ -131,7 +135,12 @@ def what_was_run(study: str) -> str:
     minutes = sum(run["training_minutes"] for run in found["runs"])
     row = [settings.get("width", 16), f"{settings['limit']:,}", settings["epochs"], rate, seeds]
     head = ["width", "training images", "epochs", "learning rate", "seeds", "runs", "minutes of training"]
-    return table(head, [[*row, len(found["runs"]), number(minutes, 0)]])
+    now = importlib.import_module(f"analyses.{study}").SHARED
+    older = any(
+        settings.get(name, "constant") != value for name, value in now.items() if name in ("width", "limit", "epochs", "lr_schedule")
+    )
+    said = "\nThe runs are older than the script, which has other settings by now: its first lines state them and what they cost.\n"
+    return table(head, [[*row, len(found["runs"]), number(minutes, 0)]]) + said * older
 
 
 STUDIES = ("all_methods", "linear_separability", "greedy_heads", "async_slowdown", "random_labels", "first_layer_filters", "locking")
