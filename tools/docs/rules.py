@@ -76,7 +76,7 @@ def index() -> str:
     lines = [
         "# Learning rules",
         "",
-        f"{len(METHODS)} rules, each compared with its published reference in the tests. [Symbols](../concepts/glossary.md#symbols-of-equations) of their equations.",
+        f"{len(METHODS)} rules, each compared with its published reference in the tests. {SYMBOLS}",
         "",
     ]
     for key, title in FAMILIES.items():
