@@ -201,6 +201,7 @@ def listed(ends: Mapping[str, float], unit: str, digits: int = 0) -> str:
 
 
 FITTING = ("bp", "dgl", "cdni", "dni", "shallow", "cdni default", "dni default")
+EXPLAINED = {"shallow": "shallow: only the top is trained", "default": "default: gradlens's own options"}
 AUGMENTING = ("bp", "dgl", "bp augmented", "dgl augmented")
 
 
@@ -223,8 +224,8 @@ def draw(runs: Runs, scores: Callable[[Run], list[FullScore]], data: str, folder
         groups = list(dict.fromkeys(p.label for p in rows))
         seeds = sorted({p.seeds for p in rows})
         many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        explained = "shallow: only the top is trained; default: gradlens's own options"
-        notes = [net, f"mean of {many} seeds, band: 95 % t-interval", explained if name.startswith("fit") else ""]
+        explained = [text for group, text in EXPLAINED.items() if any(group in label for label in groups)]
+        notes = [net, f"mean of {many} seeds, band: 95 % t-interval", *explained]
         figure = labelled_curves(rows, styles(groups), message, notes, y_label, "log" if name == "fit_train_loss" else "linear")
         save_figure(figure, rows, folder, name)
 
