@@ -25,8 +25,8 @@ normalize    "Data normalization helped a little bit (about 0.5%)": [-1, +1] abo
              [-1,+1] or to a unit gaussian", a further test: within a point of each other.
 
 Planned seeds: 10 of bp and dgl, plain and augmented, and of the normalisations; 5 of dni, cdni, shallow and the rates; 3 of the defaults.
-Smallest visible effect (80 % power, two-sided 5 %, before Holm's correction): 1.0 standard deviations of the paired difference with 10 seeds,
-1.7 with 5. Of test accuracies that is about 1 and 2 points (their paired standard deviation was 1 to 1.5 points on 2,000 test images).
+Smallest visible effect (80 % power, two-sided 5 %, before Holm's correction): 1.0 standard deviations of the paired difference with 10
+seeds, 1.7 with 5. Of test accuracies that is about 1 and 2 points (their paired deviation was 1 to 1.5 points on 2,000 test images).
 
 Cost: about 56 core-minutes, in stages of one seed of a whole comparison each; ``--stages N`` stops after the first N. The committed results
 hold the first two stages (8 core-minutes). Not tested, and what it would cost in core-minutes of a free core (2,400 images a second of bp):
