@@ -64,12 +64,13 @@ def test_further_tests_do_not_weigh_on_primary_ones():
 
 def test_equal_spreads_are_pooled_over_differences_but_not_over_plain_values():
     rng = np.random.default_rng(5)
-    data = results(**{name: list(50 + rng.normal(size=3)) for name in "abcd"})
+    base, noise = 50 + rng.normal(size=8), rng.normal(size=8)
+    data = results(a=list(base), b=list(base + noise), c=list(base), d=list(base + noise[::-1]))
     tests = [above("p", "b", "a"), above("q", "d", "c", primary_of="r"), Test("v", "", "accuracy", {"a": 1}, "%", at_least=10)]
     p, q, v = decide(tests, data)
     assert [found.spread.pooled for found in (p, q, v)] == [True, True, False]
     assert p.spread == q.spread
-    assert p.spread.df == pytest.approx(4)
+    assert p.spread.df == pytest.approx(14)
     width = [f.effect.high - f.effect.low for f in (p, q)]
     assert width[0] == pytest.approx(width[1])
 
