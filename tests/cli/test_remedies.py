@@ -205,7 +205,7 @@ class Rule(Method):
 def rules_of_users():
     """Forget the rules in files that a test made known to this process."""
     yield
-    for name in list(user_references.RULES):
+    for name, _ in list(user_references.RULES):
         METHODS.pop(name, None)
     for known in (user_references.TYPED["method"], user_references.RULES, user_code._imported):
         known.clear()
