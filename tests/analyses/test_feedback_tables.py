@@ -72,7 +72,7 @@ def test_cells_hold_one_number_a_seed_and_the_tests_find_them(monkeypatch, sourc
         assert all(len(values[test.metric][group]) == 3 for group in test.contrast)
     assert minutes["fa 1"] == 1
     points = tables.depth_points(found)
-    assert [p.mean for p in points if (p.data, p.rule, p.depth) == ("digits", "fa", 7)] == [10]
+    assert [p.mean for p in points if (p.data, p.rule, p.depth) == ("digits", "fa", 4)] == [10]
     json.dumps(found)
 
 
@@ -80,8 +80,8 @@ def test_what_is_tested_is_what_the_docstring_says():
     bounds = {test.name: test.at_least for test in tables.TESTS}
     assert bounds["digits-4-dfa-bp"] == bounds["mnist-1-usf-bp"] == -0.8
     assert bounds["mnist-1-fa-shallow"] == 5
-    assert bounds["digits-1-fa-shallow"] == bounds["digits-7-dfa-shallow"] == 0
-    assert bounds["digits-7-usf-fa"] == 0.7
+    assert bounds["digits-1-fa-shallow"] == bounds["digits-2-dfa-shallow"] == 0
+    assert bounds["digits-4-usf-fa"] == 0.7
     assert len(bounds) == 6 * (len(tables.DIGITS.depths) + len(tables.MNIST.depths))
 
 

@@ -148,6 +148,8 @@ SENTENCES = {
     "learning-curves": [chance_of_layer_1],
     "feedback": [
         lambda: f"the learning rate is {results('feedback_angles')['settings']['inferred']['lr']:g}.",
+        lambda: "({limit:,} of 60,000 training images, {epochs} epochs, all".format(**results("feedback_tables")["parts"][1]),
+        lambda: "scikit-learn's digits ({epochs} epochs,".format(**results("feedback_tables")["parts"][0]),
     ],
     "costs-and-parallel": [lambda: recording("bp"), lambda: recording("dgl"), lost_by_pipelines, share_of_machine],
 }

@@ -205,6 +205,7 @@ SCRIPTS = (  # script, folder of its results, what, size
     ("async_slowdown", "async_slowdown", "accuracy against the slowdown of one block", "width 16, 5,000 images, 3 epochs, 3 seeds"),
     ("greedy_heads", "greedy_heads", "greedy heads of 1, 2, 3 hidden layers", "width 16, 5,000 images, 4 epochs a stage, 3 seeds"),
     ("feedback_angles", "feedback_angles", "the linear demonstration of feedback alignment", "as in the paper, 10 networks a scale"),
+    ("feedback_tables", "feedback_tables", "five rules on tanh MLPs by depth", "digits; 8,000 images of MNIST, 10 seeds"),
     ("predicting", "predicting", "sample complexity of a pretext task, simulated", "30 trials"),
     ("provable", "provable", "layer by layer on hierarchical digits and CIFAR-10", "2,000 digits, 3 seeds"),
     ("synthetic_theory", "synthetic_theory", "fixed points, implied losses, layers between synthesisers", "toys and digits, 10 seeds"),
