@@ -207,7 +207,7 @@ SCRIPTS = (  # script, folder of its results, what, size
     ("feedback_angles", "feedback_angles", "the linear demonstration of feedback alignment", "as in the paper, 10 networks a scale"),
     ("feedback_tables", "feedback_tables", "five rules on tanh MLPs by depth", "digits; 8,000 images of MNIST, 10 seeds"),
     ("predicting", "predicting", "sample complexity of a pretext task, simulated", "30 trials"),
-    ("provable", "provable", "layer by layer on hierarchical digits and CIFAR-10", "2,000 digits, 10 seeds"),
+    ("provable", "provable", "layer by layer on hierarchical digits and CIFAR-10", "2,000 digits, 4 seeds"),
     ("synthetic_theory", "synthetic_theory", "fixed points, implied losses, layers between synthesisers", "toys and digits, 10 seeds"),
     ("synthetic_gradient_scale", "synthetic_gradient_scale", "length and units of synthetic gradients", "digits, 400 updates, 10 seeds"),
     ("dni_unlocked", "dni_unlocked", "synthetic inputs and gradients", "digits, 400 updates, 10 seeds"),
