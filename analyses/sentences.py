@@ -84,6 +84,9 @@ FORWARD = (
 VGG = "needs VGG16 on 50,000 images for 31 epochs of two rules: 6 to 10 hours of two cores, 7 minutes of a large GPU"
 
 SIMCLR2 = "50 labels a class after pretraining on 50,000 images: `analyses.simclr2`, 700 core-minutes for five seeds"
+HEADS = "`analyses.simclr_ablations heads`, 21 core-minutes for five seeds"
+SPEECH = "`analyses.spoken_digits`, 19 core-minutes for twelve seeds"
+LOCAL = "the local rules, `simclr` and `bp` of `analyses.self_supervised`: 34 core-minutes for five seeds"
 PAIRS = "ten seeds of three rules of `analyses.all_methods`, compared in independent pairs: `analyses.representations`, 20 core-minutes"
 
 SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
@@ -104,8 +107,12 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
         Sentence("peaks", "The sudden peaks are a numerical issue of the accumulator of loss and accuracy", PEAKS),
     ),
     "A Simple Framework for Contrastive Learning of Visual Representations": (
-        Sentence("simclr-composition", "Composition of data augmentations is important"),
-        Sentence("simclr-nonlinear-head", "A nonlinear transformation between representation and contrastive loss helps"),
+        Sentence(
+            "simclr-composition",
+            "Composition of data augmentations is important",
+            "cropping with colour against cropping: `analyses.simclr_ablations augmentations`, 6 core-minutes for five seeds",
+        ),
+        Sentence("simclr-nonlinear-head", "A nonlinear transformation between representation and contrastive loss helps", HEADS),
         Sentence(
             "simclr-batches",
             "Contrastive learning benefits from larger batches and more steps than supervised learning",
@@ -114,7 +121,7 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
     ),
     "Big Self-Supervised Models are Strong Semi-Supervised Learners": (
         Sentence("simclr2-fewer-labels", "The fewer the labels, the more a bigger model helps", SIMCLR2),
-        Sentence("simclr2-deeper-heads", "Bigger, deeper projection heads help, and a layer of them is worth keeping"),
+        Sentence("simclr2-deeper-heads", "Bigger, deeper projection heads help, and a layer of them is worth keeping", HEADS),
         Sentence("simclr2-distillation", "Distillation with unlabelled images improves on the fine-tuned network", SIMCLR2),
         Sentence(
             "saves-labels",
@@ -123,13 +130,13 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
         ),
     ),
     "Representation Learning with Contrastive Predictive Coding": (
-        Sentence("cpc-bound", "Optimising InfoNCE maximises a lower bound on mutual information"),
+        Sentence("cpc-bound", "Optimising InfoNCE maximises a lower bound on mutual information", SPEECH),
         Sentence(
             "cpc-far",
             "Quite far from supervised learning",
             "the rows `bp` and `cpc` of `analyses.self_supervised`: 15 core-minutes for five seeds",
         ),
-        Sentence("cpc-speech", "It learns useful representations of speech"),
+        Sentence("cpc-speech", "It learns useful representations of speech", SPEECH),
     ),
     "Context Encoders": (
         Sentence(
@@ -146,12 +153,12 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
         ),
     ),
     "Putting An End to End-to-End": (
-        Sentence("local-self-supervised", "Local learning is possible in the regime of self-supervised learning"),
+        Sentence("local-self-supervised", "Local learning is possible in the regime of self-supervised learning", LOCAL),
     ),
     "LoCo": (
-        Sentence("loco-communicates", "Overlapping enables communication between lower and upper layers"),
-        Sentence("loco-closes-gap", "LoCo closes the gap between local and end-to-end contrastive learning"),
-        Sentence("local-reaches-supervised", "Self-supervised local learning can reach supervised back-propagation"),
+        Sentence("loco-communicates", "Overlapping enables communication between lower and upper layers", LOCAL),
+        Sentence("loco-closes-gap", "LoCo closes the gap between local and end-to-end contrastive learning", LOCAL),
+        Sentence("local-reaches-supervised", "Self-supervised local learning can reach supervised back-propagation", LOCAL),
     ),
     "Decoupled Neural Interfaces using Synthetic Gradients": (
         Sentence("unlocking", "Backward and update locking can be removed"),

@@ -7,7 +7,7 @@ these alone, so that a better statistic needs no new run.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, ClassVar, NamedTuple
@@ -86,12 +86,14 @@ class Decided(NamedTuple):
 
 
 def effects(test: Test, results: Results) -> list[float]:
-    """The contrast's value of each seed that all its groups have.
+    """The contrast's value of each seed that all its groups have; of an effect that was saved alone, numbers with its mean and sd.
 
     Raises:
         KeyError: the results hold no such quantity or group.
 
     """
+    if saved := results.get("effects", {}).get(test.name):
+        return standing_for(saved["mean"], saved["sd"], saved["n"])
     groups = [results["values"][test.metric][group] for group in test.contrast]
     return [
         math.fsum(weight * float(value) for weight, value in zip(test.contrast.values(), seed, strict=True))
@@ -100,15 +102,28 @@ def effects(test: Test, results: Results) -> list[float]:
     ]
 
 
+def standing_for(mean: float, sd: float, n: int) -> list[float]:
+    """Return n numbers with this mean and standard deviation, which are all that a t-test reads of an effect.
+
+    >>> standing_for(2.0, 1.0, 3)
+    [1.0, 2.0, 3.0]
+    """
+    middle = (n - 1) / 2
+    scale = sd / math.sqrt(math.fsum((i - middle) ** 2 for i in range(n)) / (n - 1))
+    return [mean + scale * (i - middle) for i in range(n)]
+
+
 def measured(tests: Sequence[Test], results: Results) -> list[Test]:
-    """The tests whose groups have a finite value of one seed at least; a results file of a run of some groups alone decides these."""
-    values = results.get("values", {})
-    saved = [test for test in tests if all(values.get(test.metric, {}).get(group) for group in test.contrast)]
-    return [test for test in saved if effects(test, results)]
+    """The tests of which one seed at least has a value, or whose effect was saved; results of some groups alone decide these."""
+    values, saved = results.get("values", {}), results.get("effects", {})
+    held = [test for test in tests if test.name in saved or all(values.get(test.metric, {}).get(group) for group in test.contrast)]
+    return [test for test in held if effects(test, results)]
 
 
 def _dropped(test: Test, results: Results) -> int:
     """Seeds that all groups were run with, and of which one has no finite value: it diverged, or found nothing to measure."""
+    if test.name in results.get("effects", {}):
+        return 0
     run = min(len(results["values"][test.metric][group]) for group in test.contrast)
     return run - len(effects(test, results))
 
@@ -116,7 +131,7 @@ def _dropped(test: Test, results: Results) -> int:
 def decide(tests: Sequence[Test], results: Results) -> list[Decided]:
     """Every test of a script beside what its results say, in the script's order."""
     values = [effects(test, results) for test in tests]
-    spreads = _spreads(tests, values)
+    spreads = _spreads(tests, values, results.get("effects", {}))
     ps = [_p(test, found, spread) for test, found, spread in zip(tests, values, spreads, strict=True)]
     primary = [i for i, test in enumerate(tests) if test.primary_of]
     corrected = holm(ps)
@@ -129,16 +144,18 @@ def decide(tests: Sequence[Test], results: Results) -> list[Decided]:
     ]
 
 
-def _spreads(tests: Sequence[Test], values: Sequence[list[float]]) -> list[Spread | None]:
-    """The spread of each test: pooled over the differences of one quantity where their groups vary alike, else its own."""
+def _spreads(tests: Sequence[Test], values: Sequence[list[float]], saved: Collection[str]) -> list[Spread | None]:
+    """The spread of each test: pooled over the differences of one quantity where their groups vary alike, else its own, as of ``saved``."""
     contrasts = [Contrast(test.contrast, found) for test, found in zip(tests, values, strict=True)]
     pooled = {
-        metric: pooled_spread([c for c, test in zip(contrasts, tests, strict=True) if test.metric == metric and test.is_difference])
+        metric: pooled_spread(
+            [c for c, test in zip(contrasts, tests, strict=True) if test.metric == metric and test.is_difference and test.name not in saved]
+        )
         for metric in dict.fromkeys(test.metric for test in tests)
     }
     found: list[Spread | None] = []
     for test, contrast in zip(tests, contrasts, strict=True):
-        together = pooled[test.metric] if test.is_difference else None
+        together = pooled[test.metric] if test.is_difference and test.name not in saved else None
         if len(contrast.values) < 2 or is_constant(contrast.values):
             found.append(None)
         elif together is None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tools.docs.feedback_tables import FEEDBACK_TABLES
 from tools.docs.markdown import table
-from tools.docs.rule_tables import RULE_TABLES
+from tools.docs.rule_tables import RULE_TABLES, tests
 from tools.docs.stored import BLOCKS, DASH, LAYERS, PAGES, bounds, half_width, number, results, rows_of
 from tools.docs.theory_tables import THEORY_TABLES
 from tools.docs.verdict_tables import verdict_table
@@ -244,6 +245,7 @@ def command_costs() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "iteration1-spread": iteration1_spread, "learning-curves": lambda: verdict_table("learning_curves", results("learning_curves")),
     "iteration1": iteration1, "iteration1-cosines": iteration1_cosines, "iteration1-epochs": iteration1_epochs,
+    **{f"tests-{study}": partial(tests, study) for study in ("self_supervised", "inpainting")},
     "without-labels": without_labels, "dni-target": dni_target, "step-costs": step_costs,
     "two-ranks": two_ranks, "bf16": bf16, "scripts": scripts,
     "which-rule": which_rule, "command-costs": command_costs, **RULE_TABLES, **THEORY_TABLES, **FEEDBACK_TABLES,
