@@ -193,7 +193,7 @@ SCRIPTS = (  # script, folder of its results, what, size
         "learning_curves",
         "learning_curves",
         "sentences of the reference study about its curves",
-        "width 16, 1,000 images, 60 epochs, 3 to 10 seeds",
+        "width 16, 1,000 images, 60 epochs, 2 seeds of 10 so far",
     ),
     ("self_supervised", "self_supervised", "12 rules with and without labels: probes, gradients of local twins", SMALL),
     ("finetuning", "finetuning", "1, 10, 100 % of the labels from four starts and from scratch", "3,000 images, 90 to 150 updates"),
