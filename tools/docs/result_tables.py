@@ -204,7 +204,12 @@ SCRIPTS = (  # script, folder of its results, what, size
     ("simclr_ablations batches", "simclr_batches", "batch size and number of steps", SMALL),
     ("inpainting", "inpainting", "context encoders beside autoencoders", "width 16, 5,000 images, 8 epochs, 3 seeds"),
     ("async_slowdown", "async_slowdown", "accuracy against the slowdown of one block", "width 16, 5,000 images, 3 epochs, 3 seeds"),
-    ("greedy_heads", "greedy_heads", "greedy heads of 1, 2, 3 hidden layers", "width 16, 5,000 images, 4 epochs a stage, 3 seeds"),
+    (
+        "greedy_heads",
+        "greedy_heads",
+        "greedy heads of 1, 2, 3 hidden layers",
+        "width 16, 5,000 images, stages of 3, 3 and 6 epochs, 3 seeds",
+    ),
     ("feedback_angles", "feedback_angles", "the linear demonstration of feedback alignment", "as in the paper, 10 networks a scale"),
     ("feedback_tables", "feedback_tables", "five rules on tanh MLPs by depth", "digits; 8,000 images of MNIST, 10 seeds"),
     ("predicting", "predicting", "sample complexity of a pretext task, simulated", "30 trials"),
