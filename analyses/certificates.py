@@ -45,6 +45,7 @@ import torch
 from torch import Tensor
 
 from analyses.certificate_figures import NStarPoint, RegretPoint, n_star_figure, regret_figure
+from analyses.stored import stored
 from analyses.study import arguments, environment, run_context_of
 from analyses.verdicts import Test, report
 from gradlens.analysis.linear_separability import SEPARABLE, UNDECIDED, certify_separability
@@ -60,7 +61,6 @@ from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext
 from gradlens.training.loop import fit
 from gradlens.training.run_directory import Run
-from gradlens.training.run_files import write
 from gradlens.training.runs.build_state import build_state
 from gradlens.training.runs.train_run import train_or_reuse
 
@@ -195,15 +195,20 @@ def config_of(data: str, rule: str, seed: int) -> Config:
 
 
 def stored_certificates(data: Callable[[], Data], rule: str, seed: int, out: Path) -> dict[str, Any]:
-    """What :func:`certified` found for a rule and seed, computed where it is not stored."""
+    """What :func:`certified` found for a rule and seed, computed where it is not stored.
+
+    A file without key has config, features and parts in its name, and is read.
+    """
     config = config_of("cifar10", rule, seed)
     file = out / "certificates" / f"{config.run_name()}-d{FEATURES}-p{PARTS}.json"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write(file, json.dumps(certified(config, data())).encode())
+
+    def compute() -> dict[str, Any]:
+        found = certified(config, data())
         print(f"certified {rule} seed {seed}", flush=True)
-    found: dict[str, Any] = read_json(file)
-    return found
+        return found
+
+    key = {"config": config.as_dict(), "features": FEATURES, "parts": PARTS, "precision": PRECISION, "data": data().fingerprint()}
+    return stored(file, key, compute)
 
 
 def doublings(results: Sequence[dict[str, Any]]) -> float:
