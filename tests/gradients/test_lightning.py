@@ -452,7 +452,7 @@ def test_layers_that_were_never_called_are_told_once(tmp_path, capsys):
 
 
 class Alternating(Model):
-    """Cuts another layer off in every other batch, for good after it was called."""
+    """Calls one of two heads, in turns, and detaches what it returns."""
 
     def __init__(self):
         super().__init__()
