@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from analyses.sentences import SENTENCES, STUDIES, Sentence
+from analyses.sentences import MINUTES, SENTENCES, STUDIES, Sentence
 from analyses.study import HERE
-from analyses.verdicts import REFUTED, SUPPORTED, UNDECIDED, Decided, Test, decide, effect_in_words, in_words, measured, what_would_decide
+from analyses.verdicts import REFUTED, SUPPORTED, UNDECIDED, Decided, Test, decide, effect_in_words, in_words, measured, notes_in_words
 from gradlens.reporting.statistics import benjamini_hochberg
 from gradlens.runtime.text_files import read_json, write_text
 
 UNTESTED = "not tested"
+TESTS_WRITTEN = "2026-12-01"  # values stored before this day were known when the tests were written
 DASH = "–"
 
 
@@ -31,6 +32,7 @@ class Evidence(NamedTuple):
     found: Decided
     script: str
     study: str  # folder under figures/
+    known: bool  # its values were stored before the tests were written
     rate: float = math.nan  # false discovery rate over the page, of a primary test
 
 
@@ -46,7 +48,8 @@ def evidence(figures: Path) -> list[Evidence]:
     for study, script in STUDIES.items():
         file = figures / study / "results.json"
         results = read_json(file) if file.exists() else {}  # without values where its script has not been run since it saves them
-        found += [Evidence(decided, script, study) for decided in decide(measured(tests_of(study), results), results)]
+        known = str(results.get("written", "")) < TESTS_WRITTEN
+        found += [Evidence(decided, script, study, known) for decided in decide(measured(tests_of(study), results), results)]
     rates = benjamini_hochberg([e.found.p if e.found.test.primary_of else math.nan for e in found])
     return [e._replace(rate=rate) for e, rate in zip(found, rates, strict=True)]
 
@@ -58,14 +61,17 @@ HEAD = """\
 the [reference study](index.md#the-reference-study) or of a paper that the study discusses. Sentences of the field that the study does
 not make stand apart, at the end.
 
-**How a verdict is made.** Each sentence has one *primary test*, written into its script before its result was looked at: a mean over
-seeds, most often a difference of runs paired by seed, against a bound. *Supported*: the mean is on the wanted side of the bound, with
-p ≤ 0.05 after Holm's correction over the primary tests of its study. *Not supported*: the same on the other side. *Undecided*: neither;
-the folded lines say which distance from the bound the test would have seen in 80 of 100 repetitions, and how many seeds would decide it.
-Intervals hold 95 %, uncorrected; where the differences of a study vary alike (Brown and Forsythe's test), they share one spread.
-Values that are the same with every seed have no interval but a sign test. *FDR* is the rate of Benjamini and Hochberg over all primary
-tests of the page. One seed decides nothing. A verdict holds for the size that was run, most often small networks on subsets of CIFAR-10
-(JPEG copy): the first lines of each script (`analyses/SCRIPT.py`) state size and cost.
+**How a verdict is made.** Each sentence has one *primary test*, named in its script: a mean over seeds, most often a difference of runs
+paired by seed, against a bound. *Supported*: the mean is on the wanted side of the bound, with p ≤ 0.05 after Holm's correction over the
+primary tests of its study. *Not supported*: the same on the other side. *Undecided*: neither. The folded lines say what each test would
+have seen in 80 of 100 repetitions, and how many seeds would decide it. Intervals hold 95 %, uncorrected; where a study has eight seeds or
+more and its differences vary alike (Brown and Forsythe's test), they share one spread. Values that are the same with every seed have
+no interval but a sign test. *FDR* is the rate of Benjamini and Hochberg over all primary tests of the page. One seed decides nothing.
+
+**†**: the values were stored before the test was written, so its bound may have been chosen after a look at them; a run with seeds that
+nobody has seen would be the better evidence. Those values are also of the size that their `results.json` names (most often three seeds
+at a constant learning rate), not of the script's present settings. All others hold for the size in the first lines of
+`analyses/SCRIPT.py`, most often small networks on subsets of CIFAR-10 (JPEG copy).
 """
 
 
@@ -114,11 +120,13 @@ def _belongs(further: Evidence, sentences: Sequence[Sentence], primary: Mapping[
 
 def _line(sentence: Sentence, evidence_: Evidence | None) -> str:
     if evidence_ is None:
-        script = next((script for study, script in STUDIES.items() if any(t.primary_of == sentence.key for t in tests_of(study))), "")
-        why = sentence.untested or "not run since its test was written; the first lines of the script state its cost"
-        return f"| {sentence.text} | {UNTESTED} | {why} | | | | {f'`{script}`' if script else ''} |"
+        study = next((study for study in STUDIES if any(test.primary_of == sentence.key for test in tests_of(study))), "")
+        cost = f": {MINUTES[study]} minutes of one core" if study in MINUTES else ""
+        why = sentence.untested or f"not run since its test was written{cost}"
+        return f"| {sentence.text} | {UNTESTED} | {why} | | | | {f'`{STUDIES[study]}`' if study else ''} |"
     found = evidence_.found
-    cells = (found.verdict, effect_in_words(found), found.seeds, _p(found.p_holm), _p(evidence_.rate), f"`{evidence_.script}`")
+    verdict = f"{found.verdict} †" if evidence_.known else found.verdict
+    cells = (verdict, effect_in_words(found), found.seeds, _p(found.p_holm), _p(evidence_.rate), f"`{evidence_.script}`")
     return f"| {sentence.text} | {' | '.join(map(str, cells))} |"
 
 
@@ -129,7 +137,7 @@ def _p(value: float) -> str:
 def _test(evidence_: Evidence) -> str:
     found = evidence_.found
     kind = "primary" if found.test.primary_of else "further"
-    more = what_would_decide(found)
+    more = notes_in_words(found)
     more = f". {more[0].upper()}{more[1:]}" if more else ""
     return f"- {kind}, {found.verdict}: {found.test.says}: {in_words(found)}{more} (`{evidence_.script}`)"
 

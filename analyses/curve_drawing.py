@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
 
 from gradlens.reporting.aggregate import CurvePoint
-from gradlens.reporting.axes import label_ends, mean_line
+from gradlens.reporting.axes import Scale, label_ends, mean_line, view
 from gradlens.reporting.style import LOOK, Style, in_lines
 
 LETTERS = 88  # of a title line
@@ -54,6 +54,8 @@ def labelled_curves(
         read = [p for p in mine if p.split == READING]
         ax.plot([p.epoch for p in read], [p.mean for p in read], ls="", marker="o", ms=7, mfc="none", mec=look[label].colour, mew=1.4)
     _epoch_axis(ax, epochs)
+    limits = (0, 100 if "%" in y_label else math.inf)
+    ax.set_ylim(*view([p for p in rows if math.isfinite(p.mean)], Scale(y_label, limits=limits, log=scale == "log")))
     ax.set_ylabel(y_label)
     ax.set_title("\n".join([*textwrap.wrap(title, LETTERS), *in_lines(notes, 7.2)]), loc="left", fontsize=10)
     figure.draw_without_rendering()  # the labels need the final limits

@@ -24,12 +24,12 @@ rate         "Increasing the learning-rate helped regular back-prop and harmed D
 normalize    "Data normalization helped a little bit (about 0.5%)": [-1, +1] above [0, 1]. "No significant difference between normalizing to
              [-1,+1] or to a unit gaussian", a further test: within a point of each other.
 
-Seeds: 10 of bp and dgl, plain and augmented, and of the normalisations; 5 of dni, cdni, shallow and the rates; 3 of the defaults. Smallest
-visible effect (80 % power, two-sided 5 %, before Holm's correction): 1.0 standard deviations of the paired difference with 10 seeds, 1.7
-with 5. Of test accuracies that is about 1 and 2 points (their paired standard deviation was 1 to 1.5 points on 2,000 test images).
+Planned seeds: 10 of bp and dgl, plain and augmented, and of the normalisations; 5 of dni, cdni, shallow and the rates; 3 of the defaults.
+Smallest visible effect (80 % power, two-sided 5 %, before Holm's correction): 1.0 standard deviations of the paired difference with 10
+seeds, 1.7 with 5. Of test accuracies that is about 1 and 2 points (their paired deviation was 1 to 1.5 points on 2,000 test images).
 
-Cost: about 56 core-minutes, in stages of one seed of a whole comparison each; ``--stages N`` stops after the first N. Not tested, and what
-it would cost in core-minutes of a free core (2,400 images a second of bp):
+Cost: about 56 core-minutes, in stages of one seed of a whole comparison each; ``--stages N`` stops after the first N. The committed results
+hold the first two stages (8 core-minutes). Not tested, and what it would cost in core-minutes of a free core (2,400 images a second of bp):
 
 - "cDNI ... later slightly degraded", "DNI ... later degraded": a constant rate and some hundred epochs after the peak; 2 rules x 5 seeds x
   600 epochs: 90; at the study's size (width 128, 50,000 images, 1,500 epochs) an accelerator.
@@ -201,6 +201,7 @@ def listed(ends: Mapping[str, float], unit: str, digits: int = 0) -> str:
 
 
 FITTING = ("bp", "dgl", "cdni", "dni", "shallow", "cdni default", "dni default")
+EXPLAINED = {"shallow": "shallow: only the top is trained", "default": "default: gradlens's own options"}
 AUGMENTING = ("bp", "dgl", "bp augmented", "dgl augmented")
 
 
@@ -223,8 +224,8 @@ def draw(runs: Runs, scores: Callable[[Run], list[FullScore]], data: str, folder
         groups = list(dict.fromkeys(p.label for p in rows))
         seeds = sorted({p.seeds for p in rows})
         many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        explained = "shallow: only the top is trained; default: gradlens's own options"
-        notes = [net, f"mean of {many} seeds, band: 95 % t-interval", explained if name.startswith("fit") else ""]
+        explained = [text for group, text in EXPLAINED.items() if any(group in label for label in groups)]
+        notes = [net, f"mean of {many} seeds, band: 95 % t-interval", *explained]
         figure = labelled_curves(rows, styles(groups), message, notes, y_label, "log" if name == "fit_train_loss" else "linear")
         save_figure(figure, rows, folder, name)
 

@@ -19,6 +19,8 @@ Tests (chosen before these seeds were run; ten seeds at a paired sd of 2.5 point
 point below bp at the default noise and distractors; provable-cifar, "the same ballpark", at most five points below bp. Where every seed
 gives the same value (all test images right) a sign test takes the place of an interval.
 
+The saved results hold the first four seeds; --seeds 4 makes them.
+
     python -m analyses.provable --data cifar10          # 20 minutes of CPU time; interrupted, it goes on
 """
 

@@ -48,20 +48,50 @@ STUDIES: dict[str, str] = {  # folder of figures/ with a results.json -> the scr
     "certificates": "certificates",
 }
 
+MINUTES: dict[str, int] = {  # what a whole run costs, in minutes of one free core, as the script's first lines say; its parts may cost less
+    "learning_curves": 56,
+    "simclr_augmentations": 6,
+    "simclr_heads": 21,
+    "simclr_batches": 45,
+    "simclr2": 700,
+    "self_supervised": 34,
+    "finetuning": 370,
+    "spoken_digits": 19,
+    "inpainting": 26,
+    "all_methods": 85,
+    "synthetic_gradient_scale": 20,
+    "dni_unlocked": 11,
+    "synthetic_theory": 14,
+    "representations": 20,
+    "provable": 45,
+    "linear_separability": 15,
+    "greedy_heads": 12,
+    "async_slowdown": 10,
+    "gradient_similarity": 10,
+    "feedback_tables": 30,
+    "certificates": 15,
+}
+
 REFERENCE = "The reference study's own experiments"
 HEADS = "needs five heads with ten seeds at the size of `learning_curves`: 30 core-minutes"
 PEAKS = (
     "the study's test curves, which no accumulator touches, show the same peaks; to make some here: 100,000 updates of five seeds and two"
     " values of Adam's epsilon, 300 core-minutes (5,400 updates had none)"
 )
+FORWARD = (
+    "measured is only what waits in a simulated timeline; blocks that run ahead of their inputs need several processes of `dni-unlocked`"
+)
 VGG = "needs VGG16 on 50,000 images for 31 epochs of two rules: 6 to 10 hours of two cores, 7 minutes of a large GPU"
 
 SIMCLR2 = "50 labels a class after pretraining on 50,000 images: `analyses.simclr2`, 700 core-minutes for five seeds"
+HEADS = "`analyses.simclr_ablations heads`, 21 core-minutes for five seeds"
+SPEECH = "`analyses.spoken_digits`, 19 core-minutes for twelve seeds"
+LOCAL = "the local rules, `simclr` and `bp` of `analyses.self_supervised`: 34 core-minutes for five seeds"
 PAIRS = "ten seeds of three rules of `analyses.all_methods`, compared in independent pairs: `analyses.representations`, 20 core-minutes"
 
 SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
     REFERENCE: (
-        Sentence("iteration1-accuracies", "The first iteration's accuracies: 76.5 % (regular), 77.6 (DGL), 65.6 (DNI), 73.7 (cDNI)"),
+        Sentence("iteration1-accuracies", "The first iteration's curves begin as the study's (epochs 1 and 5 to 7 of its 1,500)"),
         Sentence("overfits", "Both DGL and the regular model completely overfitted the training data"),
         Sentence("dni-does-not-fit", "... but DNI did not: synthetic gradients do not use the full capacity of the model"),
         Sentence("cdni-almost-fits", "... and cDNI almost did it, but not completely"),
@@ -77,8 +107,12 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
         Sentence("peaks", "The sudden peaks are a numerical issue of the accumulator of loss and accuracy", PEAKS),
     ),
     "A Simple Framework for Contrastive Learning of Visual Representations": (
-        Sentence("simclr-composition", "Composition of data augmentations is important"),
-        Sentence("simclr-nonlinear-head", "A nonlinear transformation between representation and contrastive loss helps"),
+        Sentence(
+            "simclr-composition",
+            "Composition of data augmentations is important",
+            "cropping with colour against cropping: `analyses.simclr_ablations augmentations`, 6 core-minutes for five seeds",
+        ),
+        Sentence("simclr-nonlinear-head", "A nonlinear transformation between representation and contrastive loss helps", HEADS),
         Sentence(
             "simclr-batches",
             "Contrastive learning benefits from larger batches and more steps than supervised learning",
@@ -87,7 +121,7 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
     ),
     "Big Self-Supervised Models are Strong Semi-Supervised Learners": (
         Sentence("simclr2-fewer-labels", "The fewer the labels, the more a bigger model helps", SIMCLR2),
-        Sentence("simclr2-deeper-heads", "Bigger, deeper projection heads help, and a layer of them is worth keeping"),
+        Sentence("simclr2-deeper-heads", "Bigger, deeper projection heads help, and a layer of them is worth keeping", HEADS),
         Sentence("simclr2-distillation", "Distillation with unlabelled images improves on the fine-tuned network", SIMCLR2),
         Sentence(
             "saves-labels",
@@ -96,13 +130,13 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
         ),
     ),
     "Representation Learning with Contrastive Predictive Coding": (
-        Sentence("cpc-bound", "Optimising InfoNCE maximises a lower bound on mutual information"),
+        Sentence("cpc-bound", "Optimising InfoNCE maximises a lower bound on mutual information", SPEECH),
         Sentence(
             "cpc-far",
             "Quite far from supervised learning",
             "the rows `bp` and `cpc` of `analyses.self_supervised`: 15 core-minutes for five seeds",
         ),
-        Sentence("cpc-speech", "It learns useful representations of speech"),
+        Sentence("cpc-speech", "It learns useful representations of speech", SPEECH),
     ),
     "Context Encoders": (
         Sentence(
@@ -119,15 +153,16 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
         ),
     ),
     "Putting An End to End-to-End": (
-        Sentence("local-self-supervised", "Local learning is possible in the regime of self-supervised learning"),
+        Sentence("local-self-supervised", "Local learning is possible in the regime of self-supervised learning", LOCAL),
     ),
     "LoCo": (
-        Sentence("loco-communicates", "Overlapping enables communication between lower and upper layers"),
-        Sentence("loco-closes-gap", "LoCo closes the gap between local and end-to-end contrastive learning"),
-        Sentence("local-reaches-supervised", "Self-supervised local learning can reach supervised back-propagation"),
+        Sentence("loco-communicates", "Overlapping enables communication between lower and upper layers", LOCAL),
+        Sentence("loco-closes-gap", "LoCo closes the gap between local and end-to-end contrastive learning", LOCAL),
+        Sentence("local-reaches-supervised", "Self-supervised local learning can reach supervised back-propagation", LOCAL),
     ),
     "Decoupled Neural Interfaces using Synthetic Gradients": (
-        Sentence("unlocking", "Backward, update and forward locking can all be removed"),
+        Sentence("unlocking", "Backward and update locking can be removed"),
+        Sentence("forward-unlocking", "... and forward locking too", FORWARD),
         Sentence("dni-works", "It works ..."),
         Sentence("dni-worse", "... but (quite) worse than regular back-propagation"),
         Sentence("forward-unlocked-learns", "Predicting inputs as well, completely unlocked training still learns"),

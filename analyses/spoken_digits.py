@@ -46,6 +46,7 @@ from gradlens.data.array_file import write_array_file
 from gradlens.data.split import Split
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import save_figure
+from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 from gradlens.runtime.text_files import read_json, write_text
 from gradlens.training.config import Config, make_config
@@ -191,7 +192,10 @@ def main() -> None:
     """Read the recordings, train and probe twelve seeds, write figures/spoken_digits."""
     args: argparse.Namespace = arguments(__doc__ or "", data="recordings.tar.xz", numbers={"epochs": 24, "seeds": 12})
     print(f"about {MINUTES * args.seeds:.0f} core-minutes")
-    recordings = read_recordings(Path(args.data))
+    try:
+        recordings = read_recordings(Path(args.data))
+    except InputError as error:
+        raise SystemExit(f"{error}; fetch the recordings of the Free Spoken Digit Dataset first") from error
     context = run_context_of(args)
     runs, found = [], []
     for seed in range(args.seeds):

@@ -150,6 +150,7 @@ def main() -> None:
     folder = args.figures / "synthetic_theory"
     print("about 14 core-minutes: (a) and (b) three, (c) and (d) three, (e) eight", flush=True)
     (rest, losses, closed), (planes, curves, looks) = toys(args.out / "synthetic_theory", 1 if args.threads == 1 else 2)
+    curves = [row for row in curves if row.update in plane.PICTURED]
     deep = depth.all_runs(args.out)
     alike = depth.likenesses(deep.found)
     values = linear.linear_values(rest, closed) | plane.plane_values(planes, looks) | depth.deep_values(deep.found, alike)

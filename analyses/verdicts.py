@@ -7,7 +7,7 @@ these alone, so that a better statistic needs no new run.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, ClassVar, NamedTuple
@@ -18,13 +18,16 @@ from gradlens.reporting.statistics import (
     Interval,
     Spread,
     holm,
+    is_constant,
     own_spread,
     p_at_least,
     p_same_side,
     p_within,
     pooled_spread,
     seeds_to_decide,
+    seeds_within,
     t_interval,
+    visible_bound,
     visible_effect,
 )
 
@@ -75,19 +78,22 @@ class Decided(NamedTuple):
     spread: Spread | None  # of one seed's value; None with one seed, or where all are the same
     p: float  # of the bound; NaN with one seed
     p_holm: float  # corrected: a primary test for the script's primary tests, another one for all its tests
-    visible: float  # the smallest distance from the bound found in 80 of 100 repetitions; NaN where unknown
+    visible: float  # the smallest distance from the bound (of "within": the smallest bound) found in 80 of 100 repetitions; NaN: unknown
     needed: int | None  # seeds that would decide it if the distance is as measured; None: decided, unknown or above a thousand
     minutes: float  # that they would cost, one run after the other; NaN where unknown
     verdict: str
+    dropped: int  # seeds of which a group has no finite value
 
 
 def effects(test: Test, results: Results) -> list[float]:
-    """The contrast's value of each seed that all its groups have.
+    """The contrast's value of each seed that all its groups have; of an effect that was saved alone, numbers with its mean and sd.
 
     Raises:
         KeyError: the results hold no such quantity or group.
 
     """
+    if saved := results.get("effects", {}).get(test.name):
+        return standing_for(saved["mean"], saved["sd"], saved["n"])
     groups = [results["values"][test.metric][group] for group in test.contrast]
     return [
         math.fsum(weight * float(value) for weight, value in zip(test.contrast.values(), seed, strict=True))
@@ -96,16 +102,36 @@ def effects(test: Test, results: Results) -> list[float]:
     ]
 
 
+def standing_for(mean: float, sd: float, n: int) -> list[float]:
+    """Return n numbers with this mean and standard deviation, which are all that a t-test reads of an effect.
+
+    >>> standing_for(2.0, 1.0, 3)
+    [1.0, 2.0, 3.0]
+    """
+    middle = (n - 1) / 2
+    scale = sd / math.sqrt(math.fsum((i - middle) ** 2 for i in range(n)) / (n - 1))
+    return [mean + scale * (i - middle) for i in range(n)]
+
+
 def measured(tests: Sequence[Test], results: Results) -> list[Test]:
-    """The tests whose groups all have values; a results file of a run of some groups alone decides these."""
-    values = results.get("values", {})
-    return [test for test in tests if all(values.get(test.metric, {}).get(group) for group in test.contrast)]
+    """The tests of which one seed at least has a value, or whose effect was saved; results of some groups alone decide these."""
+    values, saved = results.get("values", {}), results.get("effects", {})
+    held = [test for test in tests if test.name in saved or all(values.get(test.metric, {}).get(group) for group in test.contrast)]
+    return [test for test in held if effects(test, results)]
+
+
+def _dropped(test: Test, results: Results) -> int:
+    """Seeds that all groups were run with, and of which one has no finite value: it diverged, or found nothing to measure."""
+    if test.name in results.get("effects", {}):
+        return 0
+    run = min(len(results["values"][test.metric][group]) for group in test.contrast)
+    return run - len(effects(test, results))
 
 
 def decide(tests: Sequence[Test], results: Results) -> list[Decided]:
     """Every test of a script beside what its results say, in the script's order."""
     values = [effects(test, results) for test in tests]
-    spreads = _spreads(tests, values)
+    spreads = _spreads(tests, values, results.get("effects", {}))
     ps = [_p(test, found, spread) for test, found, spread in zip(tests, values, spreads, strict=True)]
     primary = [i for i, test in enumerate(tests) if test.primary_of]
     corrected = holm(ps)
@@ -118,17 +144,19 @@ def decide(tests: Sequence[Test], results: Results) -> list[Decided]:
     ]
 
 
-def _spreads(tests: Sequence[Test], values: Sequence[list[float]]) -> list[Spread | None]:
-    """The spread of each test: pooled over the differences of one quantity where their groups vary alike, else its own."""
+def _spreads(tests: Sequence[Test], values: Sequence[list[float]], saved: Collection[str]) -> list[Spread | None]:
+    """The spread of each test: pooled over the differences of one quantity where their groups vary alike, else its own, as of ``saved``."""
     contrasts = [Contrast(test.contrast, found) for test, found in zip(tests, values, strict=True)]
     pooled = {
-        metric: pooled_spread([c for c, test in zip(contrasts, tests, strict=True) if test.metric == metric and test.is_difference])
+        metric: pooled_spread(
+            [c for c, test in zip(contrasts, tests, strict=True) if test.metric == metric and test.is_difference and test.name not in saved]
+        )
         for metric in dict.fromkeys(test.metric for test in tests)
     }
     found: list[Spread | None] = []
     for test, contrast in zip(tests, contrasts, strict=True):
-        together = pooled[test.metric] if test.is_difference else None
-        if len(contrast.values) < 2 or max(contrast.values) == min(contrast.values):
+        together = pooled[test.metric] if test.is_difference and test.name not in saved else None
+        if len(contrast.values) < 2 or is_constant(contrast.values):
             found.append(None)
         elif together is None:
             found.append(own_spread(contrast.values))
@@ -152,11 +180,14 @@ def _decided(test: Test, values: list[float], spread: Spread | None, ps: tuple[f
     effect = Interval(mean, math.nan, math.nan, n) if spread is None else t_interval(mean, spread, n)
     holds = SUPPORTED if test.distance(mean) > 0 else REFUTED
     word = holds if p_holm <= LEVEL else UNDECIDED  # NaN, of one seed: undecided
-    visible = math.nan if spread is None else visible_effect(spread, n, level)
-    needed = seeds_to_decide(test.distance(mean), spread.sd, level) if spread is not None and word == UNDECIDED else None
+    within = test.within is not None
+    visible = math.nan if spread is None else (visible_bound if within else visible_effect)(spread, n, level)
+    needed = None
+    if spread is not None and word == UNDECIDED:
+        needed = seeds_within(mean, test.bound, spread.sd, level) if within else seeds_to_decide(test.distance(mean), spread.sd, level)
     minutes = [results.get("minutes", {}).get(group) for group in test.contrast]
     cost = math.nan if needed is None or any(m is None for m in minutes) else needed * math.fsum(m for m in minutes if m)
-    return Decided(test, effect, n, spread, p, p_holm, visible, needed, cost, word)
+    return Decided(test, effect, n, spread, p, p_holm, visible, needed, cost, word, _dropped(test, results))
 
 
 # ------------------------------------------------------------------------------------------------------------ in words
@@ -179,23 +210,40 @@ def in_words(found: Decided) -> str:
     return f"{effect_in_words(found)}, {found.seeds} seed{'s' * (found.seeds != 1)}{p}"
 
 
+def power_in_words(found: Decided) -> str:
+    """What a test could have seen; "" where that is unknown."""
+    if not math.isfinite(found.visible):
+        return ""
+    size = f"{found.visible:.2g} {found.test.unit}".rstrip()
+    if found.test.within is None:
+        return f"sees {size} or more from the bound"
+    enough = "" if found.visible <= found.test.bound else ", so too few seeds to find it within the bound"
+    return f"finds no difference within ±{size} or wider{enough}"
+
+
 def what_would_decide(found: Decided) -> str:
     """What an undecided test needs; "" for a decided one."""
     if found.verdict != UNDECIDED:
         return ""
     if found.seeds < 2:
         return "one seed decides nothing"
-    seen = f"sees {found.visible:.2g} {found.test.unit} or more from the bound".replace("  ", " ") if math.isfinite(found.visible) else ""
     if found.needed is None:
-        return "; ".join(part for part in (seen, "more than a thousand seeds at the measured distance") if part)
+        return "more than a thousand seeds at the measured distance" if found.spread else ""
     cost = f", {found.minutes:.0f} minutes of training" if math.isfinite(found.minutes) else ""
-    return f"{seen}; {found.needed} seeds would decide it if the distance is as measured{cost}"
+    return f"{found.needed} seeds would decide it if the distance is as measured{cost}"
+
+
+def notes_in_words(found: Decided) -> str:
+    """Power, what would decide it, and what was left out, as sentences."""
+    left = f"{found.dropped} seeds without a value are left out" if found.dropped else ""
+    parts = [part for part in (power_in_words(found), what_would_decide(found), left) if part]
+    return "; ".join(parts)
 
 
 def report(tests: Sequence[Test], results: Results) -> None:
     """Print each test of a script with its verdict and numbers."""
     for found in decide(tests, results):
-        more = what_would_decide(found)
+        more = notes_in_words(found)
         print(f"{found.verdict}: {found.test.says} ({in_words(found)})" + (f" - {more}" if more else ""))
 
 

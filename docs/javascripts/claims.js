@@ -4,7 +4,7 @@ document.addEventListener("DOMContentLoaded", () => {
   if (!heading) return;
   const tables = [...document.querySelectorAll("article table")].filter((t) => t.rows[0].cells[1]?.textContent.trim() === "verdict");
   const rows = tables.flatMap((t) => [...t.tBodies[0].rows]);
-  const verdict = (row) => row.cells[1].textContent.trim();
+  const verdict = (row) => row.cells[1].textContent.replace("†", "").trim();
   const bar = document.createElement("p");
   const show = (word, button) => {
     rows.forEach((row) => { row.hidden = word !== "all" && verdict(row) !== word; });

@@ -166,7 +166,8 @@ def rdm(x: Tensor, y: Tensor | None = None) -> Tensor:
     z = centred(x.flatten(1).T, "an RDM").T[order]
     z = z / z.abs().amax(1, keepdim=True)  # so that squares of tiny activations do not vanish; 0 / 0 is NaN
     z = z / z.norm(dim=1, keepdim=True)
-    found: Tensor = (1 - z @ z.T).clamp(0, 2).fill_diagonal_(0)
+    product = z @ z.T
+    found: Tensor = (1 - (product + product.T) / 2).clamp(0, 2).fill_diagonal_(0)  # some BLAS round the two halves differently
     near = (found < NEAR).triu(1)
     for i in near.any(1).nonzero()[:, 0]:
         others = near[i].nonzero()[:, 0]

@@ -1,11 +1,13 @@
 """Verdicts: from the values of a results file to a corrected verdict, with what it could have seen."""
 
 import math
+import statistics
 
 import numpy as np
 import pytest
 
-from analyses.verdicts import REFUTED, SUPPORTED, UNDECIDED, Test, decide, effects, in_words, what_would_decide
+from analyses.saved_effects import saved_effects
+from analyses.verdicts import REFUTED, SUPPORTED, UNDECIDED, Test, decide, effects, in_words, measured, what_would_decide
 from gradlens.reporting.statistics import interval
 
 
@@ -64,12 +66,13 @@ def test_further_tests_do_not_weigh_on_primary_ones():
 
 def test_equal_spreads_are_pooled_over_differences_but_not_over_plain_values():
     rng = np.random.default_rng(5)
-    data = results(**{name: list(50 + rng.normal(size=3)) for name in "abcd"})
+    base, noise = 50 + rng.normal(size=8), rng.normal(size=8)
+    data = results(a=list(base), b=list(base + noise), c=list(base), d=list(base + noise[::-1]))
     tests = [above("p", "b", "a"), above("q", "d", "c", primary_of="r"), Test("v", "", "accuracy", {"a": 1}, "%", at_least=10)]
     p, q, v = decide(tests, data)
     assert [found.spread.pooled for found in (p, q, v)] == [True, True, False]
     assert p.spread == q.spread
-    assert p.spread.df == pytest.approx(4)
+    assert p.spread.df == pytest.approx(14)
     width = [f.effect.high - f.effect.low for f in (p, q)]
     assert width[0] == pytest.approx(width[1])
 
@@ -106,3 +109,28 @@ def test_a_difference_of_differences():
 def test_a_test_without_a_bound_is_refused():
     with pytest.raises(ValueError, match="no bound"):
         _ = Test("t", "", "accuracy", {"a": 1}, "").bound
+
+
+def test_an_effect_that_was_saved_alone_is_decided_as_its_values_would_be():
+    values = {"loss": {"a": [3.1, 2.7, 4.0, 3.3], "b": [1.2, 1.9, 2.2, 0.7], "c": [5.0, 9.0, 1.0, 4.0]}}
+    test = Test("a-b", "a - b", "loss", {"a": 1, "b": -1}, "nats", at_least=1.0, primary_of="a")
+    other = Test("a-c", "a - c", "loss", {"a": 1, "c": -1}, "nats", at_least=1.0)
+    (expected,) = decide([test], {"values": values})
+    gains = [a - b for a, b in zip(values["loss"]["a"], values["loss"]["b"], strict=True)]
+    results = {"effects": {"a-b": {"mean": statistics.fmean(gains), "sd": statistics.stdev(gains), "n": 4}}}
+    assert measured([test, other], results) == [test]
+    (found,) = decide([test], results)
+    assert found.effect == pytest.approx(expected.effect)
+    assert found.p == pytest.approx(expected.p)
+    assert (found.verdict, found.seeds) == (expected.verdict, 4)
+    both = decide([test, other], {"values": {"loss": {k: values["loss"][k] for k in ("a", "c")}}, **results})
+    assert both[0].effect == pytest.approx(expected.effect)  # what was saved alone is not pooled with other differences
+
+
+def test_a_saved_interval_gives_back_its_standard_deviation():
+    values = [1.0, 2.5, 2.2]
+    mean, low, high, n = interval(values)
+    claims = [{"claim": "so it is", "difference": [mean, low, high], "seeds": n}]
+    assert saved_effects({"claims": claims}, {"it": "so it is"})["it"] == pytest.approx(
+        {"mean": mean, "sd": statistics.stdev(values), "n": 3}
+    )

@@ -13,6 +13,7 @@ from gradlens.reporting.statistics import (
     Spread,
     benjamini_hochberg,
     correlation,
+    equal_spread_p,
     holm,
     interval,
     own_spread,
@@ -22,8 +23,11 @@ from gradlens.reporting.statistics import (
     paired_p,
     pooled_spread,
     power,
+    power_within,
     seeds_to_decide,
+    seeds_within,
     t_interval,
+    visible_bound,
     visible_effect,
 )
 
@@ -85,18 +89,18 @@ def differences(runs, *pairs):
 
 def test_independent_contrasts_add_their_degrees_of_freedom():
     rng = np.random.default_rng(0)
-    runs = {name: rng.normal(size=4) for name in "abcd"}
+    runs = {name: rng.normal(size=8) for name in "abcd"}
     pooled = pooled_spread(differences(runs, "ab", "cd"))
     own = [np.var(runs[a] - runs[b], ddof=1) / 2 for a, b in ("ab", "cd")]
-    assert pooled == pytest.approx((math.sqrt(np.mean(own)), 6.0, True))
+    assert pooled == pytest.approx((math.sqrt(np.mean(own)), 14.0, True))
 
 
 def test_the_same_contrast_twice_adds_none():
     rng = np.random.default_rng(1)
-    runs = {name: rng.normal(size=5) for name in "ab"}
+    runs = {name: rng.normal(size=9) for name in "ab"}
     same = differences(runs, "ab", "ba")
     assert correlation(*same) == pytest.approx(-1)
-    assert pooled_spread(same).df == pytest.approx(4)
+    assert pooled_spread(same).df == pytest.approx(8)
 
 
 def test_contrasts_that_share_a_run_are_half_correlated():
@@ -106,18 +110,40 @@ def test_contrasts_that_share_a_run_are_half_correlated():
 
 
 def test_pooled_degrees_of_freedom_match_the_variance_of_the_estimate():
-    """Var(s²) = 2 σ⁴ / df, simulated for three contrasts with a common baseline and four seeds."""
+    """Var(s²) = 2 σ⁴ / df, simulated for three contrasts with a common baseline and eight seeds."""
     rng = np.random.default_rng(2)
-    found = []
-    for _ in range(20_000):
-        runs = {name: rng.normal(size=4) for name in ("x", "y", "z", "bp")}
-        shares = [np.var(runs[name] - runs["bp"], ddof=1) / 2 for name in "xyz"]
-        found.append(np.mean(shares))
-    runs = {name: rng.normal(size=4) for name in ("x", "y", "z", "bp")}
-    contrasts = differences(runs, ("x", "bp"), ("y", "bp"), ("z", "bp"))
-    wanted = 81 / (3 * 3 * (1 + 2 * 0.25))
-    assert pooled_spread(contrasts).df == pytest.approx(wanted)
+    runs = rng.normal(size=(20_000, 4, 8))
+    found = np.mean([np.var(runs[:, k] - runs[:, 3], axis=1, ddof=1) / 2 for k in range(3)], axis=0)
+    bp, noise = runs[0, 0], runs[0, 1]
+    one = {"bp": bp, "x": bp + noise, "y": bp + noise[::-1], "z": bp + np.roll(noise, 3)}
+    wanted = 21**2 / (7 * 3 * (1 + 2 * 0.25))
+    assert pooled_spread(differences(one, ("x", "bp"), ("y", "bp"), ("z", "bp"))).df == pytest.approx(wanted)
     assert 2 / np.var(found) == pytest.approx(wanted, rel=0.05)
+
+
+def test_few_seeds_are_not_pooled():
+    """With three seeds the test of equal spreads never refuses: a noisy rule would be judged by the quiet ones' spread."""
+    rng = np.random.default_rng(6)
+    refused = []
+    for _ in range(50):
+        runs = {"noisy": 10 * rng.normal(size=3), **{name: rng.normal(size=3) for name in ("a", "b", "c", "bp")}}
+        contrasts = differences(runs, *((name, "bp") for name in ("noisy", "a", "b", "c")))
+        refused.append(equal_spread_p([c.values for c in contrasts]) < 0.05)
+        assert pooled_spread(contrasts) is None
+    assert not any(refused)
+
+
+def test_pooling_keeps_the_size_of_the_test_where_one_rule_is_noisy():
+    """Of 2,000 tests of no difference, with eight seeds and one rule three times as noisy, some 5 % are called different."""
+    rng = np.random.default_rng(7)
+    wrong = 0
+    for _ in range(2_000):
+        runs = {"noisy": 3 * rng.normal(size=8), **{name: rng.normal(size=8) for name in ("a", "b", "bp")}}
+        noisy, *quiet = differences(runs, ("noisy", "bp"), ("a", "bp"), ("b", "bp"))
+        pooled = pooled_spread([noisy, *quiet])
+        spread = own_spread(noisy.values) if pooled is None else pooled._replace(sd=pooled.sd * noisy.length)
+        wrong += p_at_least(np.mean(noisy.values), 0.0, spread, 8) < 0.05
+    assert wrong / 2_000 < 0.085  # refused below p = 0.05 only: 0.12
 
 
 def test_unequal_spreads_are_not_pooled():
@@ -153,6 +179,33 @@ def test_the_visible_effect_is_found_in_80_of_100(n, level):
 def test_three_seeds_see_what_the_audit_says():
     assert visible_effect(Spread(1.0, 2, pooled=False), 3) == pytest.approx(3.3, abs=0.1)  # "effects of 3.3 sd"
     assert visible_effect(Spread(1.0, 9, pooled=False), 10) == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize(("mean", "bound", "n"), [(0.0, 1.0, 12), (0.3, 1.0, 20), (0.0, 0.4, 12)])
+def test_power_of_two_one_sided_tests_is_the_share_of_simulated_ones(mean, bound, n):
+    rng = np.random.default_rng(8)
+    x = rng.normal(mean, 1.0, size=(40_000, n))
+    half = stats.t.ppf(0.975, n - 1) * x.std(1, ddof=1) / math.sqrt(n)
+    found = np.mean((x.mean(1) - half > -bound) & (x.mean(1) + half < bound))
+    assert power_within(mean, bound, Spread(1.0, n - 1, pooled=False), n) == pytest.approx(found, abs=0.07)
+
+
+def test_seeds_within_have_the_power_that_they_promise():
+    n = seeds_within(0.0, 1.0, 1.0)
+    rng = np.random.default_rng(9)
+    x = rng.normal(size=(40_000, n))
+    half = stats.t.ppf(0.975, n - 1) * x.std(1, ddof=1) / math.sqrt(n)
+    assert np.mean((abs(x.mean(1)) + half) < 1.0) == pytest.approx(0.8, abs=0.06)
+    assert power_within(0.0, visible_bound(Spread(1.0, 9, pooled=False), 10), Spread(1.0, 9, pooled=False), 10) == pytest.approx(
+        0.8, abs=1e-3
+    )
+
+
+def test_rounding_is_no_spread():
+    rounded = [0.95 - 0.90, 0.35 - 0.30, 0.55 - 0.50]
+    assert len(set(rounded)) > 1
+    assert paired_p(rounded, size=1.0) == paired_p([0.05] * 3, size=1.0) == pytest.approx(0.25)
+    assert paired_p([1e-17, -1e-17, 0.0], size=1.0) == 1.0
 
 
 def test_seeds_to_decide_is_the_first_number_with_enough_power():

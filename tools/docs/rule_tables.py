@@ -17,7 +17,11 @@ FEW = 3  # blocks that are probed
 def tests(study: str) -> str:
     """What a study's tests come to, where its script has been run since it saves one value a seed."""
     found = results(study)
-    return verdict_table(study, found) if "values" in found else "*Not decided yet: the saved results are older than the tests.*\n"
+    return (
+        verdict_table(study, found)
+        if {"values", "effects"} & set(found)
+        else "*Not decided yet: the saved results are older than the tests.*\n"
+    )
 
 
 def every_rule() -> str:
