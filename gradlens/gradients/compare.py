@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd as _Dropout
 
 from gradlens.gradients.layer_choice import must_be_module
 from gradlens.gradients.layer_names import named, parameter_kind
@@ -24,7 +22,6 @@ _REFUSED = {  # a part of torch's message -> its cause, and what to set
     "set torch._functorch.config.donated_buffer = False before compiling, or compute the loss with the model that is not compiled",
     "through the graph a second time": "has no graph any more, a backward pass freed it; set retain_graph=True there, or compare before it",
 }
-_AGREES = 0.9999  # a cosine from here on: the same direction but for rounding, in bf16 too
 
 
 def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] | None = None) -> Measurements:
@@ -35,7 +32,7 @@ def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] |
         loss: the scalar whose gradient is the true one, with its graph (which is kept: you can still call backward).
         my_gradients: parameter name (for a tied parameter any of its names) -> your gradient, of its shape; default: the ``.grad``
             fields. Parameters without one have no rows; a warning lists them. Another lists layers that no gradient of the loss
-            reaches (their true gradient is zero), a third, where ``.grad`` disagrees, dropout and batch normalisation in training mode.
+            reaches (their true gradient is zero).
 
     Returns:
         rows with the quantities of ``alignment.RECORDED``, ``step`` 0, a tied parameter under its first name: a list with
@@ -64,35 +61,15 @@ def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] |
         _warn_of_unused(unused, list(params))
     if missing := [name for name in params if name not in mine]:
         _warn_of_missing(missing, my_gradients is None)
-    rows = Measurements(pair_rows(0, mine, {name: t for name, t in true.items() if name in mine}, "loss"))
-    if my_gradients is None and any(row.quantity == "cosine" and row.value < _AGREES for row in rows):
-        _warn_of_other_passes(model)
-    return rows
+    return Measurements(pair_rows(0, mine, {name: t for name, t in true.items() if name in mine}, "loss"))
 
 
 def _warn_of_unused(unused: Sequence[str], trained: Sequence[str]) -> None:
     """Warn of parameters that the loss does not depend on, by layer where it depends on none of the layer's."""
-    used = {parameter_kind(name)[0] for name in trained if name not in unused}
+    used = {parameter_kind(name)[0] for name in set(trained).difference(unused)}
     layers = dict.fromkeys(name if (layer := parameter_kind(name)[0]) in used else named(layer) for name in unused)
     why = "their true gradient is zero; look for .detach(), torch.no_grad(), or a layer that the loss does not use"
     warnings.warn(f"compare: no gradient of the loss reaches {_listed(list(layers))}: {why}", stacklevel=3)
-
-
-def _warn_of_other_passes(model: nn.Module) -> None:
-    """Warn of layers that compute something else at each forward pass, where ``.grad`` and the loss do not agree."""
-    changing = [f"{named(path)} ({type(m).__name__})" for path, m in model.named_modules() if _changes(m)]
-    if changing:
-        warnings.warn(
-            f"compare: {_listed(changing)} in training mode: another forward pass has other dropout masks or batch statistics; if .grad "
-            "is not from the loss's own pass, set model.eval() before both",
-            stacklevel=3,
-        )
-
-
-def _changes(module: nn.Module) -> bool:
-    """Return whether a module draws dropout masks, or normalises with the batch's own statistics."""
-    p = getattr(module, "p" if isinstance(module, _Dropout) else "dropout", 0)  # attention and recurrent layers have a float
-    return module.training and (isinstance(module, _BatchNorm) or (isinstance(p, float) and p > 0))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -36,7 +36,7 @@ from gradlens.gradients.recomputation import Calls, backward_number
 
 Took = Callable[[str, Tensor], None]  # (label, output or gradient without graph), not a copy
 _WHY_NEVER = "(compiled and TorchScript models do not call their modules one by one, nor does code that only uses their weights)"
-_WHY_MISSED = "(detached, under torch.no_grad(), or not part of the loss)"
+_WHY_MISSED = "(detached, or not part of the loss); if meant: requires_grad_(False), layers= without it"
 _FIRST = 2**64 - 1  # backward runs a node with this sequence number next
 _MADE = "gradlens.made"  # the true sequence number of a node that has another
 
@@ -95,7 +95,7 @@ class LayerReader:
         self.called: set[str] = set()  # paths
         self.unread: dict[str, str] = {}  # label -> why it was not read, or not wholly
         self._model, self._on_output, self._on_gradient = model, on_output, on_gradient
-        self.reached = Reached(model)
+        self._reached = Reached(model)
         self._layers: dict[int, _Layer] = {}  # id of a module -> its layer
         for path, module in self.layers.items():
             self._layers.setdefault(id(module), _Layer([], is_plain(module))).paths.append(path)
@@ -116,7 +116,6 @@ class LayerReader:
 
     def start(self) -> None:
         """Start reading."""
-        self.reached.start()
         self._leaves = KeptLeaves(m for m in self.layers.values() if m._forward_hooks or not is_plain(m))
         self._hooks = [register_module_forward_pre_hook(self._before), register_module_forward_hook(self._after, with_kwargs=True)]
         self._eager.enter_context(eager_calls(self._model))
@@ -131,12 +130,13 @@ class LayerReader:
         self._hooks, self._tensor_hooks = [], []
         self._last.clear()
         self._running.clear()
+        self._reached.stop()
         self._settle_views()
 
     def forget(self) -> None:
         """Start a new step: count calls from 0."""
         self._calls.forget()
-        self.reached.look()
+        self._reached.forget()
         self._running.clear()  # calls that ended in an error
         self._settle_views()
         self._tensor_hooks = [h for h in self._tensor_hooks if h.hooks_dict_ref() is not None]  # those of live graphs
@@ -150,15 +150,17 @@ class LayerReader:
         finally:
             self._paused = before
 
-    def complaints(self) -> list[str]:
-        """List layers never called, layers reached by no backward pass, then labels that could not be read (a sentence per reason)."""
+    def complaints(self) -> list[tuple[str, str]]:
+        """List (kind, sentence) of layers never called, of those that no backward pass reached, of labels not read (a reason is a kind)."""
         never = [path for path in self.layers if path not in self.called]
         missing = ", ".join(map(named, never))
-        sentences = [f"never called: {missing} {_WHY_NEVER}"] if never else []
-        if missed := [path for path in self.reached.missed() if path not in self.unread]:
-            sentences.append(f"called, but no backward pass reached the output of {', '.join(map(named, missed))} {_WHY_MISSED}")
+        sentences = [("never", f"never called: {missing} {_WHY_NEVER}")] if never else []
+        if missed := self._reached.missed(self.unread):
+            text = f"called, but no backward pass reached the output of {', '.join(map(named, missed))} {_WHY_MISSED}"
+            sentences.append(("missed", text))
         for why in dict.fromkeys(self.unread.values()):
-            sentences.append(f"{', '.join(named(label) for label, w in self.unread.items() if w == why)} could not be read: {why}")
+            labels = ", ".join(named(label) for label, w in self.unread.items() if w == why)
+            sentences.append((why, f"{labels} could not be read: {why}"))
         return sentences
 
     # ---------------------------------------------------------------------------------------------- forward passes
@@ -201,6 +203,8 @@ class LayerReader:
             frame = id(sys._getframe(1))
             call = self._running.get(frame)
             return None if call is None or call.behind else self._end(call, frame, (args, kwargs), output)
+        if module is self._model and not self._paused:
+            self._reached.watch(output)
         if self._bases:
             self._follow_in_place(ended=module is self._model)
         return None
@@ -278,7 +282,7 @@ class LayerReader:
         if not call.again:
             for label in call.labels:
                 self._on_output(label + place, bare)
-            self.reached.expect(call.layer.paths, [label + place for label in call.labels], call.module, t)
+            self._reached.expect(call.layer.paths, [label + place for label in call.labels], call.module, t)
         if not t.requires_grad:
             return t
         if not torch.is_grad_enabled():
@@ -315,7 +319,7 @@ class LayerReader:
     # --------------------------------------------------------------------------------------------- backward passes
 
     def _take(self, label: str, grad: Tensor) -> None:
-        self.reached.found(label)
+        self._reached.found(label)
         if self._paused or not self._hooks:
             return
         if self._views and self._backward != (now := backward_number()):

@@ -35,9 +35,9 @@ class Lens:
     modules that use a tensor which the layer only passes through. Tensors in tuples, lists, dicts, dataclasses and other objects get
     their own names: ``lstm[0]``, ``encoder[hidden]``. A module called several times is recorded as ``name``, ``name#1``, ``name#2``…
     until :meth:`clear`; recomputation by gradient checkpointing is not counted. The model, its copies and saved files are unaffected.
-    When the context ends, a warning lists the layers that were never called, another those that were called but reached by no backward
-    pass (detached, for example), further ones name outputs that could not be read. What was recorded stays; passes under :meth:`paused`
-    are not recorded.
+    When the context ends, a warning lists the layers that were never called, another those that were called in training mode and whose
+    output the backward passes did not reach (it was detached, or is not part of the loss), further ones name outputs that could not be
+    read. What was recorded stays; passes under :meth:`paused` are not recorded.
 
     Args:
         model: any module.
@@ -75,8 +75,8 @@ class Lens:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._reader.stop()
         if error is None and self._warn:
-            for sentence in self._reader.complaints():
-                warnings.warn(f"Lens: {sentence}", stacklevel=2)
+            for kind_of_it, sentence in self._reader.complaints():
+                warnings.warn(f"Lens: {sentence}{', or warn=False' if kind_of_it == 'missed' else ''}", stacklevel=2)
 
     def paused(self) -> AbstractContextManager[None]:
         """Stop recording inside this context.
@@ -94,7 +94,7 @@ class Lens:
             the sentences; empty if nothing is missing.
 
         """
-        return [*self._reader.complaints(), *self._left_out]
+        return [*(sentence for _, sentence in self._reader.complaints()), *self._left_out]
 
     @contextmanager
     def backward(self, name: str) -> Iterator[None]:
@@ -111,7 +111,6 @@ class Lens:
         """
         before, self._tag = self._tag, name
         self._tagged.add(name)
-        self._reader.reached.backward_seen = True
         try:
             yield
         finally:

@@ -268,8 +268,8 @@ class LensCallback(Callback):
                 self._add("output", layer, output_numbers, h)
         for logger in trainer.loggers:
             logger.log_metrics(dict(self._seen), step=self._begun.step)
-        for sentence in self._lens.unread():
-            self._warn_once(sentence, "never called" if sentence.startswith("never called") else None)
+        for kind, sentence in self._lens._reader.complaints():
+            self._warn_once(sentence, kind)
 
     def _add(self, kind: str, layer: str, numbers: Callable[..., Mapping[str, float]], *given: Any) -> None:
         """Add a layer's numbers to the log; a layer without any (a jagged tensor) is named on stderr."""

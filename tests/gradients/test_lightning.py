@@ -451,6 +451,24 @@ def test_layers_that_were_never_called_are_told_once(tmp_path, capsys):
     assert line.startswith("gradlens: LensCallback: never called: spare, loss_of.spare (")
 
 
+class Alternating(Model):
+    """Calls one of two heads, in turns, and detaches what it returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+    def training_step(self, batch, i):
+        return nn.functional.cross_entropy(self.net(batch[0]) + 0 * self.heads[i % 2](torch.randn(8, 4)).detach(), batch[1])
+
+
+def test_layers_that_no_backward_pass_reached_are_named_once(tmp_path, capsys):
+    fit(tmp_path, [LensCallback(["net.0", "heads.0", "heads.1"], every=1)], Alternating())
+    never, missed = lines(capsys)
+    assert never.startswith("gradlens: LensCallback: never called: heads.1 (")
+    assert missed.startswith("gradlens: LensCallback: called, but no backward pass reached the output of heads.0 (")
+
+
 def test_two_callbacks_do_not_meet(tmp_path, capsys):
     model, _ = fit(tmp_path / "two", [LensCallback(["net.0"], every=1), LensCallback(["net.0", "net.2"], every=2, true_loss=Model.loss)])
     plain, _ = fit(tmp_path / "plain")
