@@ -7,15 +7,16 @@ stays in the run directory.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import cross_entropy
 
-from gradlens.analysis.activations import FORWARD_BATCH, FrozenModel, frozen_eval_mode, load_snapshots
+from analyses.stored import data_of, stored
+from gradlens.analysis.activations import FORWARD_BATCH, FrozenModel, checkpoint_digest, frozen_eval_mode, load_snapshots
 from gradlens.data.split import Split
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.run_directory import Run, load_result, save_result
+from gradlens.training.run_directory import Run
 
 NAME = "all-test-images"  # of the file in a run directory
 
@@ -42,13 +43,21 @@ def _scores(frozen: FrozenModel, split: Split) -> tuple[float, float]:
 
 
 def full_scores(run: Run, context: RunContext) -> list[FullScore]:
-    """Return the scores of a finished run at each epoch whose weights it kept, the last one included; computed where they are missing."""
-    kept = load_result(run.path, NAME)
-    if kept is None:
+    """Return the scores of a finished run at each epoch whose weights it kept, the last one included; computed where they are missing.
+
+    A file without key is read if it is of as many images as the run's data have, and of as many updates as the run made.
+    """
+    updates = int(run.summary["updates"])
+
+    def compute() -> dict[str, Any]:
         split = load_data(run.config.replace(limit_test=None), context).test
-        last = run.config.epochs / int(run.summary["updates"])
+        last = run.config.epochs / updates
         with torch.no_grad():
             rows = [(f.step, round(f.step * last), *_scores(f, split)) for f in load_snapshots(run, context, "all")]
-        kept = {"images": len(split), "rows": rows}
-        save_result(run.path, NAME, kept)
-    return [FullScore(*row) for row in kept["rows"]]
+        return {"images": len(split), "rows": rows}
+
+    data = data_of(run)
+    key = {"weights": checkpoint_digest(run), "updates": updates, **data}
+    file = run.path / f"{NAME}.json"
+    found = stored(file, key, compute, without_key=lambda c: (c["images"], c["rows"][-1][0]) == (data["images"], updates))
+    return [FullScore(*row) for row in found["rows"]]

@@ -40,7 +40,7 @@ class RegretPoint(NamedTuple):
 
 @style.context(LOOK)
 def n_star_figure(rows: Sequence[NStarPoint], capacity: int, title: str, beside: str) -> Figure:
-    """Points separated by block: left of halves of the classes, right of labels dealt to other images; a line a rule."""
+    """Points separated by block: left of halves of the classes, right of labels shuffled over images; a line a rule."""
     figure = Figure(figsize=(8, 4.0))
     axes = figure.subplots(1, 2, sharey=True)
     figure.subplots_adjust(left=0.075, right=0.9, top=0.79, bottom=0.13, wspace=0.3)
@@ -71,9 +71,8 @@ def n_star_figure(rows: Sequence[NStarPoint], capacity: int, title: str, beside:
     ticks = [t for t in (16, 24, 32, 48, 64, 96, 128, 192, 256) if low / 1.05 <= t <= high * 1.05]
     axes[0].set_yticks(ticks, [str(t) for t in ticks])
     axes[0].minorticks_off()
-    axes[0].text(-0.28, capacity * 1.01, f"Cover's capacity, {capacity}", color=GREY, fontsize=8.5, va="bottom")
     axes[0].set_title("N*, images separated by class, log scale", loc="left", pad=5)
-    axes[1].set_title("the same with labels dealt to other images", loc="left", pad=5)
+    axes[1].set_title(f"with labels shuffled over images\ndotted: Cover's capacity, {capacity}", loc="left", pad=5)
     lines = (title, beside, f"mean and 95 % t-interval of {max(r.seeds for r in rows)} seeds")
     figure.suptitle("\n".join(lines), x=0.011, y=0.985, ha="left", fontsize=10)
     return figure

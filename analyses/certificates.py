@@ -4,7 +4,7 @@ Certificates. BasicCNN of width 16 learns 2,000 CIFAR-10 images, four epochs, ba
 greedy (four epochs a stage), fa and shallow, whose blocks stay untrained; seven seeds. Of each block the 16 channel means of 1,000 test
 images are read, which no rule learned from. The ten classes are parted five against five, twice (the same parts for all rules and
 blocks of a seed). N* is how many of the images, taken one after the other, are strictly linearly separable: found by bisection, each
-answer a certificate of `gradlens.certify_separability`, to 2 %. Of labels that are dealt to other images N* has a median of Cover's
+answer a certificate of `gradlens.certify_separability`, to 2 %. Of labels that are shuffled over images N* has a median of Cover's
 2 (d + 1) = 34, which is checked, too.
 
 Regrets. BasicCNN of width 8 learns scikit-learn's digits, three epochs of batches of 32, with `--online-probe`; seven seeds of bp, dgl, fa
@@ -21,7 +21,7 @@ Beside them:
 - "layerwise training increases the linear separability of the layers' activations" (Belilovsky et al. 2019): log2 N* of greedy's block3 is
   above that of its block1. Seven seeds with a standard deviation of 0.3 doublings show 0.4 in 80 % of cases. Beside it the same of dgl,
   bp and fa, each step by itself, and the rise less that of untrained blocks.
-- certificates agree with Cover's theorem: log2 (N* of dealt labels / 34) of untrained blocks is within 0.25 doublings of 0.
+- certificates agree with Cover's theorem: log2 (N* of shuffled labels / 34) of untrained blocks is within 0.25 doublings of 0.
 - the regret stays below its bound at all T: the largest share of the bound, over blocks, learners and rounds, is below 1.
 - a learner loses less to the best fixed probe on a block that learns than on one that stays: regret on block3 below shallow's.
 
@@ -45,6 +45,7 @@ import torch
 from torch import Tensor
 
 from analyses.certificate_figures import NStarPoint, RegretPoint, n_star_figure, regret_figure
+from analyses.stored import stored
 from analyses.study import arguments, environment, run_context_of
 from analyses.verdicts import Test, report
 from gradlens.analysis.linear_separability import SEPARABLE, UNDECIDED, certify_separability
@@ -60,7 +61,6 @@ from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext
 from gradlens.training.loop import fit
 from gradlens.training.run_directory import Run
-from gradlens.training.run_files import write
 from gradlens.training.runs.build_state import build_state
 from gradlens.training.runs.train_run import train_or_reuse
 
@@ -122,7 +122,7 @@ TESTS = (
         for low, high in pairwise(BLOCKS)
     ),
     Test(
-        "n-star-dealt", f"labels dealt to other images: N* over Cover's {CAPACITY}, untrained blocks",
+        "n-star-dealt", f"labels shuffled over images: N* over Cover's {CAPACITY}, untrained blocks",
         "log2 N* of dealt labels over capacity", {f"shallow {block}": 1 / len(BLOCKS) for block in BLOCKS}, UNIT, within=0.25,
     ),
     *(
@@ -195,15 +195,20 @@ def config_of(data: str, rule: str, seed: int) -> Config:
 
 
 def stored_certificates(data: Callable[[], Data], rule: str, seed: int, out: Path) -> dict[str, Any]:
-    """What :func:`certified` found for a rule and seed, computed where it is not stored."""
+    """What :func:`certified` found for a rule and seed, computed where it is not stored.
+
+    A file without key has config, features and parts in its name, and is read.
+    """
     config = config_of("cifar10", rule, seed)
     file = out / "certificates" / f"{config.run_name()}-d{FEATURES}-p{PARTS}.json"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write(file, json.dumps(certified(config, data())).encode())
+
+    def compute() -> dict[str, Any]:
+        found = certified(config, data())
         print(f"certified {rule} seed {seed}", flush=True)
-    found: dict[str, Any] = read_json(file)
-    return found
+        return found
+
+    key = {"config": config.as_dict(), "features": FEATURES, "parts": PARTS, "precision": PRECISION, "data": data().fingerprint()}
+    return stored(file, key, compute)
 
 
 def doublings(results: Sequence[dict[str, Any]]) -> float:

@@ -28,6 +28,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ import numpy as np
 import torch
 
 from analyses.feedback_figures import DepthPoint, depth_figure
+from analyses.stored import stored
 from analyses.study import arguments, environment
 from analyses.verdicts import Test, report
 from gradlens.data.datasets import source_of
@@ -45,10 +47,9 @@ from gradlens.data.subsets import choose
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import save_figure
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
-from gradlens.runtime.text_files import read_json, write_text
+from gradlens.runtime.text_files import write_text
 from gradlens.training.config import Config, make_config
 from gradlens.training.loop import fit
-from gradlens.training.run_files import write
 from gradlens.training.runs.build_state import build_state
 
 RULES = ("bp", "fa", "dfa", "usf", "shallow")
@@ -141,14 +142,17 @@ class Table:
         self.part, self.source, self.out = part, source, out / "feedback_tables"
         self.seconds: dict[str, float] = {}  # run -> CPU time, of all that were asked for
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells these images and labels from others."""
+        return choose(self.source).fingerprint()
+
     def run(self, config: Config) -> Trained:
-        """Train a config, or read what it gave."""
+        """Train a config, or read what it gave with these data; a file without key is of the config in its name, and is read."""
         file = self.out / f"{config.run_name()}.json"
-        if not file.exists():
-            trained = self.train(config)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write(file, json.dumps(trained._asdict()).encode())
-        found = Trained(**read_json(file))
+        key = {"config": config.as_dict(), "data": self.fingerprint}
+        content = stored(file, key, lambda: self.train(config)._asdict())
+        found = Trained(*(content[name] for name in Trained._fields))
         self.seconds[file.stem] = found.seconds
         return found
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 
 from analyses.all_test_images import full_scores
+from analyses.stored import data_of, keep, kept
 from analyses.study import run_context_of
 from gradlens.analysis.activations import checkpoint_digest, load_snapshots
 from gradlens.analysis.linear_probe import probe_network, probe_pixels
 from gradlens.analysis.of_runs.options import FULL_PROBE, ProbeOptions
 from gradlens.data.split import Split
 from gradlens.runtime.rng import generator
-from gradlens.runtime.text_files import read_json, write_text
 from gradlens.training.context import load_data
 from gradlens.training.run_directory import Run
 
@@ -28,17 +27,16 @@ def probe_accuracies(run: Run, blocks: Sequence[str], args: argparse.Namespace, 
     """Block -> test accuracy in % of the run's network, at the end or before training; of raw pixels under the name ``pixels``.
 
     The probe is fitted to the run's training images (a fifth of them chooses l2) and tested on all test images of the data set. What was
-    measured of the same weights is kept beside the run.
+    measured of the same weights and data with the same options is kept beside the run; files without key record the weights alone.
     """
-    kept = run.path / "probe_all_test.json"
-    known = dict(read_json(kept)) if kept.exists() else {}
-    if known.get("weights") != (weights := checkpoint_digest(run)):
-        known = {"weights": weights}
+    file, weights = run.path / "probe_all_test.json", checkpoint_digest(run)
+    key = {"weights": weights, "options": asdict(OPTIONS), **data_of(run)}
+    known = kept(file, key, without_key=lambda content: content.get("weights") == weights) or {}
     found = known.setdefault(network, {})
     wanted = [PIXELS] if network == PIXELS else list(blocks)
     if missing := [name for name in wanted if name not in found]:
         found |= _measured(run, missing, args, network)
-        write_text(kept, json.dumps(known) + "\n")
+        keep(file, key, known)
     return {name: found[name] for name in wanted}
 
 

@@ -9,7 +9,7 @@ one gradient step, 64 channels, soft distances to the clusters as what a stage h
 - bp: BasicCNN of width 8, four epochs, Adam 1e-3 falling to zero, batches of 64; small and not tuned, it gains from longer training;
 - pixels, whitened, random: the same without the gradient step, clustering patches as they are, whitened, or projected at random to 64
   numbers; templates: pixels with as many clusters as there are templates (7, 17, 20), all that a clustering without labels can want;
-- shuffled: the stages learn labels dealt to other images, the classifier on top the true ones.
+- shuffled: the stages learn labels shuffled over images, the classifier on top the true ones.
 
 Purity is the share of cells of test images whose class is the most frequent one of their cluster. On 3,000 images of CIFAR-10 (all
 10,000 for test) stages of 32, 64 and 64 clusters of patches of 4x4, 2x2 and 2x2, 64 channels, against BasicCNN of width 16, eight epochs:
@@ -100,7 +100,7 @@ def backprop(config: Config, data: Data) -> float:
 
 
 def shuffled(y: Tensor, seed: int) -> Tensor:
-    """The labels, dealt to other images."""
+    """The labels, shuffled over images."""
     return y[torch.randperm(len(y), generator=generator(seed, "shuffled labels"))]
 
 

@@ -99,7 +99,7 @@ def lengths_figure(rows: Sequence[LengthRow], width: int, batch: int) -> Figure:
 def accuracy_figure(rows: Sequence[ArmRow], comparisons: Sequence[str], order: Sequence[str], title: str, note: str) -> Figure:
     """Final test accuracy, a row an arm, a panel a comparison; bp is a line across."""
     shown = [arm for arm in order if any(r.arm == arm for r in rows)]
-    figure = Figure(figsize=(2.9 + 2.4 * len(comparisons), 1.4 + 0.33 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(max(8.2, 2.9 + 2.4 * len(comparisons)), 1.4 + 0.33 * len(shown)), layout="constrained")
     for ax, comparison in zip(np.ravel(figure.subplots(1, len(comparisons), sharey=True, squeeze=False)), comparisons, strict=True):
         for i, arm in enumerate(shown):
             for row in (r for r in rows if (r.comparison, r.arm) == (comparison, arm)):

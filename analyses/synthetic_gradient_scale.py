@@ -38,9 +38,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from analyses.stored import stored
 from analyses.study import arguments, publish
 from analyses.synthetic_gradient_figures import LengthRow, accuracy_figure, arm_rows, lengths_figure
-from analyses.tuned_arms import Arm, Bench, Tuned, accuracy_values, cpu_minutes, stored
+from analyses.tuned_arms import Arm, Bench, Tuned, accuracy_values, cpu_minutes
 from analyses.verdicts import Test, report
 from gradlens.data.datasets import load
 from gradlens.reporting.style import save_figure
@@ -250,7 +251,9 @@ def main() -> None:
     args = arguments(__doc__ or "", data="digits", numbers={"comparisons": len(COMPARISONS)})
     print("about 30 core-minutes: lengths 1, then the comparisons: 6, 5, 5, 4 and 9", flush=True)
     place, folder = args.out / "synthetic_gradient_scale", args.figures / "synthetic_gradient_scale"
-    rows = [Length(**row) for row in stored(place / "lengths.json", lambda: {"rows": [r._asdict() for r in measured()]})["rows"]]
+    key = {"widths": WIDTHS, "batches": BATCHES, "fixed": (FIXED_WIDTH, FIXED_BATCH), "seeds": SEEDS, "rate": FIRST_RATE, "arms": VARIANTS}
+    lengths_ = stored(place / "lengths.json", key, lambda: {"rows": [r._asdict() for r in measured()]})
+    rows = [Length(**row) for row in lengths_["rows"]]
     found = trained(Bench({**SHARED, "data": args.data}, place), args.comparisons)
     rates = {group: arm.rate for group, arm in found.items()}
     results = {

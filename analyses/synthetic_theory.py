@@ -38,11 +38,12 @@ import torch
 from analyses import synthetic_theory_depth as depth
 from analyses import synthetic_theory_linear as linear
 from analyses import synthetic_theory_plane as plane
+from analyses.stored import stored
 from analyses.study import arguments, publish
 from analyses.synthetic_theory_depth import DEPTH, EVERY, NETS, UNTRAINED
 from analyses.synthetic_theory_linear import FULL, LESS, hidden_layers
 from analyses.synthetic_theory_plane import FIRST, LAST, MIDDLE, PLANE_NETS
-from analyses.tuned_arms import cpu_minutes, stored
+from analyses.tuned_arms import cpu_minutes
 from analyses.verdicts import Test, report
 from gradlens.reporting import representations
 from gradlens.reporting.style import save_figure
@@ -138,7 +139,7 @@ def toys(folder: Path, processes: int) -> tuple[tuple[Any, Any, Any], tuple[Any,
     def rows(kind: Any, part: list[dict[str, Any]]) -> list[Any]:
         return [kind(**{name: math.nan if value is None else value for name, value in row.items()}) for row in part]
 
-    found = stored(folder / "toys.json", compute)
+    found = stored(folder / "toys.json", {"linear": linear.SETTINGS, "plane": plane.SETTINGS, "seeds": linear.SEEDS}, compute)
     kinds = linear.Rest, linear.LossPoint, plane.PlanePoint, plane.ImpliedPoint, plane.Looked
     rest, losses, planes, curves, looks = (rows(kind, part) for kind, part in zip(kinds, found["rows"], strict=True))
     return (rest, losses, found["closed"]), (planes, curves, looks)

@@ -18,8 +18,9 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from analyses.stored import stored
 from analyses.study import arguments
-from analyses.tuned_arms import HELD_OUT, best_rate, stored
+from analyses.tuned_arms import HELD_OUT, best_rate
 from gradlens.analysis.activations import collect_activations, freeze_module
 from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
 from gradlens.analysis.representation_similarity import rdm, rdm_correlation
@@ -136,7 +137,7 @@ def stored_run(folder: Path, net: str, seed: int, rate: float) -> tuple[Seen, fl
         print(f"{net}, rate {rate:g}, seed {seed}: training {100 * seen.train:.1f} %, test {100 * seen.test:.1f} %", flush=True)
         return {**seen._asdict(), "rdms": None}
 
-    found = stored(place.with_suffix(".json"), compute)
+    found = stored(place.with_suffix(".json"), {**SETTINGS, "net": NETS.get(net), "seed": seed, "rate": rate}, compute)
     content = {name: found[name] for name in Seen._fields} | {"rdms": torch.load(matrices, weights_only=True).float()}
     return Seen(**content), found["seconds"] / 60
 
@@ -159,7 +160,7 @@ def all_runs(out: Path) -> Deep:
             best, tried = chosen_rate(net)
             return {"chosen": best, "held-out accuracy": tried}
 
-        rates[net] = stored(folder / f"rate-{net.replace(' ', '-')}.json", choose)
+        rates[net] = stored(folder / f"rate-{net.replace(' ', '-')}.json", {**SETTINGS, "net": NETS[net], "seeds": PILOT}, choose)
         print(f"{net}: rate {rates[net]['chosen']:g} of {rates[net]['held-out accuracy']}", flush=True)
     runs = {(net, seed): stored_run(folder, net, seed, rates[net]["chosen"]) for seed in SEEDS for net in (*NETS, UNTRAINED)}
     minutes = {net: fmean(runs[net, seed][1] for seed in SEEDS) for net in (*NETS, UNTRAINED)}

@@ -3,7 +3,8 @@
 The rate is chosen by the final accuracy on a fifth of the training images, held out, over seeds that are not judged; the grid of factors
 of about three grows until its best rate is no end of it. The rate falls to zero along a cosine. A run directory for each of hundreds of
 runs of a second would cost more than the runs: what is kept of one is a json file of its final and best accuracy, under the hash of its
-config, so that an interrupted script goes on and a new way of judging costs no training.
+config, so that an interrupted script goes on and a new way of judging costs no training. A rule in a user's file is trained anew when
+the file has changed.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from analyses.stored import stored
 from gradlens.data.datasets import load
+from gradlens.runtime.errors import InputError
 from gradlens.runtime.text_files import read_json
 from gradlens.training.config import Config, make_config
 from gradlens.training.evaluation import evaluate
 from gradlens.training.loop import make_update
-from gradlens.training.run_directory import plain
-from gradlens.training.run_files import write
 from gradlens.training.runs.build_state import build_state
 
 RATES = (1e-3, 3e-3, 1e-2)  # where the grid begins
@@ -75,7 +76,15 @@ def beyond(rates: Sequence[float], best: float) -> float | None:
 
 
 def best_rate(score: Callable[[float], float]) -> tuple[float, dict[str, float]]:
-    """The rate with the highest score, on a grid that grows until it is no end of it; and the scores of all rates tried."""
+    """The rate with the highest score, on a grid that grows until it is no end of it; and the scores of all rates tried.
+
+    Args:
+        score: of a rate; −∞ where training diverged.
+
+    Raises:
+        InputError: training diverged at every rate.
+
+    """
     tried: dict[float, float] = {}
     todo: list[float] = list(RATES)
     while todo:
@@ -83,18 +92,16 @@ def best_rate(score: Callable[[float], float]) -> tuple[float, dict[str, float]]
         best = max(tried, key=lambda rate: (tried[rate], -rate))
         further = beyond(list(tried), best)
         todo = [] if further is None else [further]
+    if tried[best] == -math.inf:
+        raise InputError(f"training diverges at every learning rate from {min(tried):g} to {max(tried):g}: none can be chosen")
+    if best in (min(tried), max(tried)):
+        print(f"the best learning rate, {best:g}, is an end of the grid, which grows no further", flush=True)
     return best, {f"{rate:g}": tried[rate] for rate in sorted(tried)}
 
 
-def stored(file: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was found before, or is computed now and stored."""
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        began = time.process_time()
-        found = compute()
-        write(file, json.dumps(plain({"seconds": time.process_time() - began, **found}), default=str).encode())
-    content: dict[str, Any] = read_json(file)
-    return content
+def fingerprints(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What a run depends on beyond the settings that name its file: fingerprints of the rule or network in a user's file."""
+    return {kind: kept["sha256"] for kind, kept in settings.get("own", {}).items()}
 
 
 def cpu_minutes(folder: Path) -> float:
@@ -136,7 +143,13 @@ class Bench:
             settings["own"] = config.method  # wherever its file lies, and whatever else stands in it
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
         file = self.folder / f"{digest}.json"
-        found = stored(file, lambda: {**_trained(config)._asdict(), "config": config.as_dict()})
+        key = {"config": settings, "user's file": (own := fingerprints(config.as_dict()))}
+        found = stored(
+            file,
+            key,
+            lambda: {**_trained(config)._asdict(), "config": config.as_dict()},
+            without_key=lambda content: fingerprints(content["config"]) == own,  # the other settings are in the file's name
+        )
         return Ended(*(math.nan if found[name] is None else float(found[name]) for name in Ended._fields))
 
     def chosen_rate(self, arm: Arm, **more: Any) -> tuple[float, dict[str, float]]:
@@ -144,7 +157,7 @@ class Bench:
 
         def score(rate: float) -> float:
             finals = [self.run(self.config(arm, lr=rate, seed=seed, validation=HELD_OUT, **more)).final for seed in CHOOSING_SEEDS]
-            return -1.0 if any(map(math.isnan, finals)) else fmean(finals)  # a rate at which one run diverges is no rate
+            return -math.inf if any(map(math.isnan, finals)) else fmean(finals)  # a rate at which one run diverges is no rate
 
         return best_rate(score)
 

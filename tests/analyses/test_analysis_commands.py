@@ -1,8 +1,10 @@
 """Every command of an analysis that a page shows is understood, and asks for trainings that gradlens accepts.
 
-Nothing trains: a script is stopped where it would. What its results come to is tested script by script.
+Nothing trains: a script is stopped where it would, or, where it trains in a way of its own, once its words are parsed. What its results
+come to is tested script by script.
 """
 
+import argparse
 import importlib
 import re
 import shlex
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from analyses import study
 from gradlens.training.config import Config
 from tools.docs.gallery import groups
 
@@ -33,19 +36,38 @@ class Reached(Exception):
 
 
 def stop(configs, *_, **__):
-    raise Reached(list(configs))
+    raise Reached([configs] if isinstance(configs, Config) else list(configs))
+
+
+def parsed(name, words, monkeypatch):
+    """What a script's own parser makes of some words; the script goes no further."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def stopped(self, *given, **more):
+        raise Reached(vars(parse(self, *given, **more)).items())
+
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stopped)
+    with pytest.raises(Reached) as caught:
+        script(name).main()
+    return dict(caught.value.args[0])
+
+
+def script(name):
+    return importlib.import_module(f"{name}.__main__" if (ROOT / name.replace(".", "/")).is_dir() else name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", commands())
-def test_a_command_of_a_page_is_understood(command, monkeypatch, tmp_path, capsys):
+def test_a_command_of_a_page_is_understood(command, monkeypatch, tmp_path):
     name, *words = shlex.split(command)
     words = [PLACES.get(word, word) for word in words]
-    module = importlib.import_module(f"{name}.__main__" if (ROOT / name.replace(".", "/")).is_dir() else name)
+    module = script(name)
     monkeypatch.setattr(sys, "argv", [name, *words])
-    if hasattr(module, "trained"):
+    if getattr(module, "trained", None) is study.trained:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(module, "trained", stop)
+        monkeypatch.setattr("analyses.all_methods.search_lr", stop)  # two scripts choose rates before they train
         monkeypatch.setattr(module, "tuned", lambda *_: [], raising=False)
         with pytest.raises((Reached, SystemExit)) as caught:
             module.main()
@@ -56,9 +78,14 @@ def test_a_command_of_a_page_is_understood(command, monkeypatch, tmp_path, capsy
     elif not {"argparse", "arguments"} & set(vars(module)):
         assert not words  # it reads stored results, and takes no options
     else:
-        monkeypatch.setattr(sys, "argv", [name, *words, "--help"])
-        with pytest.raises(SystemExit) as left:
-            module.main()
-        assert left.value.code == 0
-        helped = capsys.readouterr().out
-        assert all(word in helped for word in words if word.startswith("--"))
+        assert parsed(name, words, monkeypatch)
+
+
+@pytest.mark.parametrize("words", ["--sedes 3", "--seeds three", "cifar10"])
+def test_a_mistyped_word_is_found(words, monkeypatch, capsys):
+    assert parsed("analyses.certificates", ["--seeds", "3"], monkeypatch)["seeds"] == 3
+    monkeypatch.undo()
+    with pytest.raises(SystemExit) as left:
+        parsed("analyses.certificates", shlex.split(words), monkeypatch)
+    assert left.value.code == 2
+    assert words.split()[-1] in capsys.readouterr().err

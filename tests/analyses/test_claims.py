@@ -2,14 +2,16 @@
 
 import importlib
 import json
+import math
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from analyses import claims
 from analyses.sentences import SENTENCES, STUDIES, Sentence
-from analyses.verdicts import Test
+from analyses.verdicts import REFUTED, SUPPORTED, Test, decide
 
 ROOT = Path(claims.__file__).parents[1]
 EVERY = [sentence for group in SENTENCES.values() for sentence in group]
@@ -38,10 +40,25 @@ def test_names_of_tests_and_keys_of_sentences_are_unique():
     assert max(Counter(sentence.key for sentence in EVERY).values()) == 1
 
 
+def made_up(test, effect):
+    """Ten seeds of each group, all alike but for one, so that the test's effect is this on average."""
+    few = abs(test.bound) / 100 or 0.01
+    values = {group: [few * math.sin(7 * seed + 3 * i) for seed in range(10)] for i, group in enumerate(test.contrast)}
+    group, weight = max(test.contrast.items(), key=lambda item: abs(item[1]))
+    mean = math.fsum(w * fmean(values[g]) for g, w in test.contrast.items())
+    values[group] = [value + (effect - mean) / weight for value in values[group]]
+    return {"values": {test.metric: values}}
+
+
 @pytest.mark.parametrize("test", TESTS, ids=lambda test: test.name)
-def test_a_test_has_one_bound_and_could_have_been_refuted(test):
+def test_a_test_has_one_bound_and_can_be_supported_and_refuted(test):
     assert (test.at_least is None) != (test.within is None)
-    assert any(test.contrast.values())
+    apart = abs(test.bound) or 1.0
+    holds, fails = (test.bound + apart, [test.bound - apart]) if test.at_least is not None else (0.0, [2 * test.bound, -2 * test.bound])
+    for effect, verdict in ((holds, SUPPORTED), *((effect, REFUTED) for effect in fails)):
+        (found,) = decide([test], made_up(test, effect))
+        assert found.effect.mean == pytest.approx(effect, abs=1e-9)
+        assert (found.seeds, found.verdict) == (10, verdict)
 
 
 @pytest.mark.parametrize("study", STUDIES)

@@ -59,8 +59,15 @@ def test_a_run_is_trained_once_and_read_again(source, tmp_path, monkeypatch):
     assert len(first.accuracy) == 2  # untrained, and after the epoch
     assert first.cosine["top.out"] == pytest.approx(1)
     assert abs(first.cosine["block1.linear"]) <= 1
-    monkeypatch.setattr(tables.Table, "train", None)
-    assert table.run(config) == first
+    file = table.out / f"{config.run_name()}.json"
+    other = tables.Table(TINY, (source[0], source[1].take(torch.arange(20)), source[2]), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(tables.Table, "train", None)
+        assert table.run(config) == first
+        with pytest.raises(TypeError):  # other images, as many classes: trained anew
+            other.run(config)
+        file.write_text(json.dumps(first._asdict()))  # of a script from before there were keys
+        assert table.run(config) == first
 
 
 def test_cells_hold_one_number_a_seed_and_the_tests_find_them(monkeypatch, source, tmp_path):

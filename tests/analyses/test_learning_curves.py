@@ -1,5 +1,6 @@
 """The learning curves: what is compared, what is read from a run, and pictures from saved rows. Its trainings are not made here."""
 
+import json
 import math
 from argparse import Namespace
 from types import SimpleNamespace
@@ -120,8 +121,19 @@ def test_saved_weights_are_tested_on_all_images_once(tmp_path, monkeypatch):
     assert [(row.step, row.epoch) for row in rows] == [(4, 2), (8, 4)]
     assert [row.accuracy for row in rows] == [pytest.approx(100 * theirs[e].accuracy) for e in (2, 4)]
     assert [row.loss for row in rows] == [pytest.approx(theirs[e].loss, rel=1e-5) for e in (2, 4)]
-    monkeypatch.setattr("analyses.all_test_images._scores", None)  # what was found stays in the run directory
-    assert full_scores(run, context) == rows
+    file = run.path / "all-test-images.json"
+    kept = json.loads(file.read_text())
+    old = {"images": kept["images"], "rows": kept["rows"]}
+    with monkeypatch.context() as patch:
+        patch.setattr("analyses.all_test_images._scores", None)  # what was found stays in the run directory
+        assert full_scores(run, context) == rows
+        file.write_text(json.dumps(old))  # of a script from before there were keys
+        assert full_scores(run, context) == rows
+    wrong = [[*row[:2], 7.0, 7.0] for row in rows]
+    keys = [{**kept["key"], name: 20} for name in ("weights", "data", "images")]
+    for stale in ({**old, "images": 20}, *({**kept, "key": key} for key in keys)):
+        file.write_text(json.dumps({**stale, "rows": wrong}))
+        assert full_scores(run, context) == rows
 
 
 # ----------------------------------------------------------------------------------------------------------- pictures

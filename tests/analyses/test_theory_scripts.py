@@ -1,5 +1,6 @@
 """The scripts on synthetic gradients: what they measure against slow or closed forms, and what their tests would say of made-up values."""
 
+import json
 import math
 from itertools import product
 
@@ -18,6 +19,7 @@ from gradlens.gradients.losses import LOSSES
 from gradlens.methods.synthetic_gradients.dni_unlocked import DNIUnlocked
 from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import MODELS
+from gradlens.runtime.errors import InputError
 from gradlens.training.build import make_network_info
 
 # ------------------------------------------------------------------------------------------------------------- tuned arms
@@ -47,6 +49,38 @@ def test_a_run_is_trained_once_and_a_diverged_one_has_no_accuracy(tmp_path, monk
     assert bench.run(bench.config(arm, lr=1e-2, seed=0)) == ended
     assert math.isnan(bench.run(bench.config(arm, lr=1e-1, seed=0)).final)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_run_of_a_users_rule_is_trained_anew_when_its_file_has_changed(tmp_path, monkeypatch, capsys):
+    rule = tmp_path / "mine.py"
+    text = "from gradlens.methods.backprop import Backprop\n\n\nclass Rule(Backprop):\n    {}\n"
+    finals = iter((50.0, 60.0, 70.0))
+    monkeypatch.setattr(tuned_arms, "_trained", lambda config: Ended(next(finals), 99.0, 1.0))
+    bench = Bench({"data": "digits", "epochs": 1, "model": "mlp", "width": 8}, tmp_path / "runs")
+
+    def final(docstring):
+        rule.write_text(text.format(docstring))
+        return bench.run(bench.config(Arm("mine", f"{rule}:Rule", {}), lr=1e-2, seed=0)).final
+
+    one, other = '"""One."""', '"""Other."""'
+    assert [final(one), final(one), final(other)] == [50, 50, 60]
+    assert "computed anew, it was made with another user's file" in capsys.readouterr().out
+    (file,) = (tmp_path / "runs").iterdir()
+    without = {name: value for name, value in json.loads(file.read_text()).items() if name != "key"}
+    file.write_text(json.dumps(without))  # from before there were keys: its config records the fingerprint
+    assert [final(other), final(one)] == [60, 70]
+
+
+def test_where_every_rate_diverges_none_is_chosen():
+    tried = []
+    with pytest.raises(InputError, match="diverges at every learning rate from 1e-06 to 0.01"):
+        best_rate(lambda rate: tried.append(rate) or -math.inf)
+    assert len(tried) == 9
+
+
+def test_a_rate_at_the_last_end_of_the_grid_is_named(capsys):
+    assert best_rate(lambda rate: rate)[0] == tuned_arms.MOST
+    assert "the best learning rate, 100, is an end of the grid" in capsys.readouterr().out
 
 
 # ----------------------------------------------------------------------------------------------- scale of synthetic gradients

@@ -167,7 +167,7 @@ def twins(tmp_path_factory):
     return few, all_, answering, argparse.Namespace(out=out, device="cpu")
 
 
-def test_probes_read_all_test_images_whatever_each_epoch_was_tested_on(twins):
+def test_probes_read_all_test_images_whatever_each_epoch_was_tested_on(twins, monkeypatch):
     few, all_, _, args = twins
     options = FULL_PROBE.__class__(features=512, separability=0, grid=FULL_PROBE.grid)
     (known,) = probed([all_], args, options)
@@ -179,8 +179,14 @@ def test_probes_read_all_test_images_whatever_each_epoch_was_tested_on(twins):
     kept[TRAINED]["block1"] = 7.0
     (few.path / "probe_all_test.json").write_text(json.dumps(kept))
     assert probe_accuracies(few, ["block1"], args)["block1"] == 7  # what is kept is not measured again ...
-    (few.path / "probe_all_test.json").write_text(json.dumps({**kept, "weights": "others"}))
-    assert probe_accuracies(few, ["block1"], args)["block1"] != 7  # ... but for other weights
+    monkeypatch.setattr("analyses.probing._measured", lambda *_: {"block1": 8.0})
+    for part in ("weights", "options", "data"):
+        (few.path / "probe_all_test.json").write_text(json.dumps({**kept, "key": {**kept["key"], part: "others"}}))
+        assert probe_accuracies(few, ["block1"], args)["block1"] == 8  # ... but for other weights, options or data
+    old = {name: value for name, value in kept.items() if name != "key"}
+    for weights, accuracy in (("others", 8), (kept["key"]["weights"], 7)):  # files without key record the weights alone
+        (few.path / "probe_all_test.json").write_text(json.dumps({**old, "weights": weights}))
+        assert probe_accuracies(few, ["block1"], args)["block1"] == accuracy
 
 
 def test_final_accuracy_is_that_of_all_test_images(twins):

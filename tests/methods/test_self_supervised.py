@@ -107,26 +107,43 @@ def test_contrastive_rules_descend_nt_xent_of_a_head_written_out_by_hand(name):
         assert_near(updates[k].grad.params, {n: p.grad for n, p in twin[k].named_parameters()}, 1e-9)
 
 
-@pytest.mark.parametrize("side", [1, 2])
-def test_without_a_head_simclr_compares_the_averaged_maps_themselves(side):
-    """``layers=0``: NT-Xent of the maps' averages over side x side squares, written out by hand; no parameter beside the encoder's."""
-    method, c = posed("simclr", layers=0, side=side, out=3)
-    assert not list(method.parameters())
-    assert method.kept_head(1) is None
-    _, updates = step(method, c)
-    twin, h = copy.deepcopy(c.model), c.x.flatten(0, 1)
-    for k in (0, 1):
-        h = twin[k](h)
+def of_averaged_maps(h, side):
+    """NT-Xent of the maps' averages over side x side squares, written out by hand."""
     n, cut = len(h), h.shape[2] // side
     cells = [h[:, :, i * cut : (i + 1) * cut, j * cut : (j + 1) * cut].mean((2, 3)) for i in range(side) for j in range(side)]
     z = torch.stack(cells, 2).flatten(1)
     s = torch.tensor(0.5).double().reciprocal() * z @ z.T / (z.norm(dim=1)[:, None] * z.norm(dim=1))
     others = ~torch.eye(n, dtype=torch.bool)
-    loss = -sum(s[i, i ^ 1] - s[i][others[i]].exp().sum().log() for i in range(n)) / n
-    loss.backward()
-    assert updates[1].signal.loss.item() == pytest.approx(loss.item(), abs=1e-10)
+    return -sum(s[i, i ^ 1] - s[i][others[i]].exp().sum().log() for i in range(n)) / n
+
+
+@pytest.mark.parametrize(("name", "read"), [("simclr", (1,)), ("simclr-local", (0, 1)), ("loco", (1,))])
+@pytest.mark.parametrize("side", [1, 2])
+def test_without_a_head_contrastive_rules_compare_the_averaged_maps_themselves(name, read, side):
+    """``layers=0``: no parameter beside the encoder's; the local rule's blocks send nothing below."""
+    method, c = posed(name, layers=0, side=side)
+    assert not list(method.parameters())
+    assert method.kept_head(1) is None
+    _, updates = step(method, c)
+    twin, h, losses = copy.deepcopy(c.model), c.x.flatten(0, 1), {}
+    for k in (0, 1):
+        h = twin[k](h.detach() if name == "simclr-local" else h)
+        losses |= {k: of_averaged_maps(h, side)} if k in read else {}
+    sum(losses.values()).backward()
+    for k, loss in losses.items():
+        assert updates[k].signal.loss.item() == pytest.approx(loss.item(), abs=1e-10)
     for k in (0, 1):
         assert_near(updates[k].grad.params, {n: p.grad for n, p in twin[k].named_parameters()}, 1e-9)
+
+
+@pytest.mark.parametrize("name", ["simclr", "simclr-local", "loco"])
+@pytest.mark.parametrize(("option", "value"), [("out", 3), ("convolutions", 1)])
+def test_options_of_a_head_are_refused_where_there_is_none(name, option, value):
+    with pytest.raises(InputError, match=f"{option}={value} .* layers=0 is no head: set layers=1 or more, or"):
+        make_config(method=name, options={"layers": 0, option: value})
+    config = make_config(method=name, options={"layers": 0})
+    assert make_config(**config.as_dict()) == config  # what a run stores holds the default width
+    assert make_config(method=name, options={"layers": 1, option: value})
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])

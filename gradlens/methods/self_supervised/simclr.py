@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from gradlens.data.contrastive_views import ViewOptions, views
@@ -22,9 +22,21 @@ class SimCLROptions(ViewOptions, frozen=True):
 
     temperature: float = Field(0.5, gt=0, description="temperature of NT-Xent")
     layers: int = Field(2, ge=0, le=3, description="layers of the projection head: 0 is no head, 1 is linear, 3 is SimCLRv2's")
-    out: int = Field(128, ge=1, description="width of the projection: output features of the head's last layer; not used if layers is 0")
+    out: int = Field(128, ge=1, description="width of the projection: output features of the head's last layer; not to be set if layers=0")
     side: int = Field(1, ge=1, description="maps are averaged to side x side before the head")
     convolutions: int = Field(0, ge=0, description="3x3 convolutions of each head before that average")
+
+    @model_validator(mode="after")
+    def _without_head(self) -> SimCLROptions:
+        if self.layers:
+            return self
+        if self.out != type(self).model_fields["out"].default:  # stored configs hold the default
+            raise InputError(f"out={self.out} is the width of a head, and layers=0 is no head: set layers=1 or more, or no out")
+        if self.convolutions:
+            raise InputError(
+                f"convolutions={self.convolutions} are layers of a head, and layers=0 is no head: set layers=1 or more, or convolutions=0"
+            )
+        return self
 
 
 class LocalSimCLROptions(SimCLROptions, frozen=True):
