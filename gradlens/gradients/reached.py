@@ -97,10 +97,9 @@ def _runs_whole(node: Any) -> bool:
     todo, seen = [node], {node}
     try:
         while todo:
-            node = todo.pop()
-            if not torch._C._will_engine_execute_node(node):
+            new = {below for below, _ in todo.pop().next_functions if below is not None} - seen
+            if not all(map(torch._C._will_engine_execute_node, new)):  # not asked of the first node, which runs: torch denies it of a loss
                 return False
-            new = {below for below, _ in node.next_functions if below is not None} - seen
             todo += new
             seen |= new
     except Exception:  # noqa: BLE001 - torch raises for a leaf whose gradient autograd.grad returns; reading must not break a backward pass

@@ -60,6 +60,18 @@ def test_a_layer_that_no_backward_pass_reached_is_named_once(recwarn, layers, cu
     assert given(recwarn) == [f"Lens: {MISSED}, or warn=False"]
 
 
+@pytest.mark.parametrize("layers", [["c1", "c2"], ["c1"]])
+def test_a_model_that_returns_its_loss_is_judged_alike(recwarn, layers):
+    class Loss(Cut):
+        def forward(self, x):
+            return super().forward(x).sum()
+
+    model = Loss("detach")
+    with gradlens.Lens(model, layers):
+        model(batch()).backward()
+    assert given(recwarn) == [f"Lens: {MISSED}, or warn=False"]
+
+
 def test_what_the_sentence_advises_silences_it(recwarn):
     for options, frozen in (({"layers": ["c2"]}, False), ({"warn": False}, False), ({}, True)):
         model = Cut("detach")
