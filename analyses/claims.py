@@ -68,8 +68,8 @@ have seen in 80 of 100 repetitions, and how many seeds would decide it. Interval
 more and its differences vary alike (Brown and Forsythe's test), they share one spread. Values that are the same with every seed have
 no interval but a sign test. *FDR* is the rate of Benjamini and Hochberg over all primary tests of the page. One seed decides nothing.
 
-**†**: the values were stored before the test was written, so its bound may have been chosen after a look at them; a run with seeds that
-nobody has seen would be the better evidence. Those values are also of the size that their `results.json` names (most often three seeds
+**†**: the values were stored before the test was written, so its bound may have been chosen after a look at them; a run with new seeds
+would be the better evidence. Those values are also of the size that their `results.json` names (most often three seeds
 at a constant learning rate), not of the script's present settings. All others hold for the size in the first lines of
 `analyses/SCRIPT.py`, most often small networks on subsets of CIFAR-10 (JPEG copy).
 """

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,7 +19,6 @@ from gradlens.analysis.of_runs.probe import Probe
 from gradlens.cli.progress import Display
 from gradlens.data.datasets import DATASETS
 from gradlens.reporting.analysis_report import save_figures
-from gradlens.reporting.statistics import Interval, interval
 from gradlens.reporting.training_figures import figure_set
 from gradlens.runtime.errors import INTERRUPTED, Stopped
 from gradlens.runtime.text_files import write_text
@@ -123,63 +121,6 @@ def data_name(args: argparse.Namespace) -> str:
 def test_accuracy(run: Run) -> dict[int, float]:
     """epoch -> test accuracy in %."""
     return {m.epoch: 100 * m.accuracy for m in run.metrics if m.split == "test"}
-
-
-SUPPORTED, REFUTED, UNDECIDED = "supported", "not supported", "undecided"
-
-
-def verdict(difference: Interval, bound: float) -> str:
-    """What the 95 % interval of a difference says of "the difference is at least the bound"."""
-    if difference.low == difference.high == bound == 0:
-        return UNDECIDED  # differences that are all exactly none, of ceilings or of censored values, say nothing of an order
-    if difference.low >= bound:
-        return SUPPORTED
-    return REFUTED if difference.high < bound else UNDECIDED
-
-
-def verdict_within(difference: Interval, bound: float) -> str:
-    """What the 95 % interval of a difference says of "the difference is at most the bound, in either direction"."""
-    if -bound <= difference.low and difference.high <= bound:
-        return SUPPORTED
-    return REFUTED if difference.high < -bound or difference.low > bound else UNDECIDED
-
-
-def weighed(claim: str, difference: Interval, unit: str, at_least: float | None = None, within: float | None = None) -> dict[str, Any]:
-    """One claim beside a mean and its interval: a row of a results file's ``claims``.
-
-    Args:
-        claim: one sentence.
-        difference: of paired runs, or of one quantity.
-        unit: of the difference.
-        at_least: the claim holds if the mean is this or more ...
-        within: ... or (give one of the two) if it is no further from zero than this.
-
-    """
-    word = verdict(difference, at_least) if at_least is not None else verdict_within(difference, within or 0.0)
-    bound = {"at_least": at_least} if at_least is not None else {"within": within}
-    return {"claim": claim, "difference": difference[:3], "seeds": difference.n, "unit": unit, **bound, "verdict": word}
-
-
-def judged(claim: str, values: Iterable[float], unit: str, at_least: float | None = None, within: float | None = None) -> dict[str, Any]:
-    """:func:`weighed` for values, one a seed, by their mean and its 95 % t-interval."""
-    return weighed(claim, interval(values), unit, at_least, within)
-
-
-def told(claim: Mapping[str, Any]) -> str:
-    """A judged claim's numbers in words, as in ``12.1 [8.78, 15.5] points, wanted at least 0, 3 seeds``."""
-    mean, low, high = (math.nan if value is None else value for value in claim["difference"])
-    if not math.isfinite(mean):
-        return "nothing to measure"
-    over = f" [{low:.3g}, {high:.3g}]" if math.isfinite(low) else ""
-    wanted = f"at least {claim['at_least']:g}" if "at_least" in claim else f"within ±{claim['within']:g}"
-    seeds = f"{claim['seeds']} seed{'s' * (claim['seeds'] != 1)}"
-    return f"{mean:.3g}{over} {claim['unit']}, wanted {wanted}, {seeds}"
-
-
-def say(claims: Iterable[Mapping[str, Any]]) -> None:
-    """Print each judged claim with its numbers."""
-    for claim in claims:
-        print(f"{claim['verdict']}: {claim['claim']} ({told(claim)})")
 
 
 def minutes_of(groups: Mapping[str, Sequence[Run]]) -> dict[str, float]:
