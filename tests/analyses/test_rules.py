@@ -95,7 +95,7 @@ def test_whole_comparisons_come_first():
 
 
 def test_separability_is_a_rise_with_depth_and_more_than_backprops_another_question():
-    noise = [0.0, 0.4, -0.3, 0.1, -0.2, 0.3, -0.4, 0.2, -0.1, 0.05]
+    noise = [0.0, 0.4, -0.3, 0.1, -0.2, 0.3, -0.4, 0.2, -0.1, 0.0]
     rules = {"greedy": (50, 55, 58), "dgl": (50, 53, 54), "bp": (50, 55, 57), "shallow": (50, 45, 40)}
     values = {
         linear_separability.group(rule, block): [mean + n * (1 + i + at) / 4 for n in noise]
