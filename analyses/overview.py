@@ -86,7 +86,7 @@ def nearness_and_accuracy(rows: Sequence[Standing], setting: str) -> Figure:
     ax.set_xlabel("cosine of the first layer's gradient with the true one, end of training")
     ax.set_ylabel("best test accuracy (%)")
     figure.suptitle(
-        "A gradient far from the true one can train as well: predsim, dgl, infopro beside bp",
+        "A gradient far from the true one can train as well: dgl beside bp",
         x=0.01,
         ha="left",
         fontsize=11,
