@@ -107,3 +107,21 @@ def program(monkeypatch, capsys):
         return exit_.value.code, out, err
 
     return run
+
+
+@pytest.fixture
+def rules_of_users():
+    """Forget the rules in users' files that this process knows, before a test that names some and after it."""
+    from gradlens.methods import METHODS
+    from gradlens.runtime import user_code
+    from gradlens.training import user_references
+
+    def forget():
+        for name, _ in list(user_references.RULES):
+            METHODS.pop(name, None)
+        for known in (user_references.TYPED["method"], user_references.RULES, user_code._imported):
+            known.clear()
+
+    forget()
+    yield
+    forget()

@@ -51,6 +51,7 @@ def test_a_run_is_trained_once_and_a_diverged_one_has_no_accuracy(tmp_path, monk
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.usefixtures("rules_of_users")
 def test_a_run_of_a_users_rule_is_trained_anew_when_its_file_has_changed(tmp_path, monkeypatch, capsys):
     rule = tmp_path / "mine.py"
     text = "from gradlens.methods.backprop import Backprop\n\n\nclass Rule(Backprop):\n    {}\n"

@@ -15,10 +15,7 @@ from test_text import pasted
 from gradlens.cli.lists import METHOD_DETAILS
 from gradlens.cli.main import app, main
 from gradlens.cli.settings import OPTIONS
-from gradlens.methods import METHODS
-from gradlens.runtime import user_code
 from gradlens.runtime.extras import EXTRAS, install_command
-from gradlens.training import user_references
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -199,16 +196,6 @@ class Rule(Method):
     def signal(self, k, passes, received):
         return relay(received)
 """
-
-
-@pytest.fixture
-def rules_of_users():
-    """Forget the rules in files that a test made known to this process."""
-    yield
-    for name, _ in list(user_references.RULES):
-        METHODS.pop(name, None)
-    for known in (user_references.TYPED["method"], user_references.RULES, user_code._imported):
-        known.clear()
 
 
 @pytest.mark.usefixtures("rules_of_users")

@@ -62,6 +62,7 @@ def imports_with(*extras: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_what_the_documentation_is_made_with_is_in_its_extra():
     done = imports_with("docs")
     assert done.returncode == 0, done.stderr

@@ -62,17 +62,16 @@ def test_the_plain_loop_in_a_lens_computes_the_same_and_keeps_what_is_read(resul
     assert "plain-in-lens: " in protocol(result)
 
 
-def test_a_lens_is_entered_only_while_its_own_step_is_measured(monkeypatch):
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_lens_is_entered_only_while_its_own_step_is_measured(monkeypatch, compiled):
     entered, inside = [], []
     for name, change in (("__enter__", 1), ("__exit__", -1)):
         inner = getattr(Lens, name)
         monkeypatch.setattr(Lens, name, lambda lens, *a, inner=inner, change=change: (entered.append(change), inner(lens, *a))[1])
     monkeypatch.setattr(step_benchmark, "seconds_per_step", lambda run, device: (inside.append(sum(entered)), run(), 1.0)[-1])
-    for compiled in (False, True):
-        inside.clear()
-        found = bench([make_config(method="bp", compile=compiled, **SMALL)], (1, 8, 8), 10, CPU, rounds=1, record_every=(1,))
-        assert inside == ([0, 0, 0, 0] if compiled else [0, 0, 1, 0, 0])
-        assert ("plain-in-lens" in [row.method for row in found.rows]) is not compiled
+    found = bench([make_config(method="bp", compile=compiled, **SMALL)], (1, 8, 8), 10, CPU, rounds=1, record_every=(1,))
+    assert inside == ([0, 0, 0, 0] if compiled else [0, 0, 1, 0, 0])
+    assert ("plain-in-lens" in [row.method for row in found.rows]) is not compiled
 
 
 def test_recording_every_fourth_step_is_three_plain_steps_and_a_recorded_one(result):
