@@ -25,6 +25,7 @@ from gradlens.analysis.theory.conditional_dependence import (
     principal,
 )
 from gradlens.runtime.errors import InputError
+from gradlens.training.run_directory import plain
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # analyses/ is no part of the installed package
 from analyses import predicting
@@ -452,7 +453,7 @@ def test_the_analysis_runs(tmp_path, capsys):
     folder = tmp_path / "predicting"
     assert {p.name for p in folder.iterdir()} == {f"{n}.{e}" for n in ("panels", "labels") for e in ("png", "csv")} | {"results.json"}
     saved = json.loads((folder / "results.json").read_text())
-    assert saved["values"] == results["values"]
+    assert saved["values"] == plain(results["values"])  # NaN is null
     assert {len(each) for groups in saved["values"].values() for each in groups.values()} == {2}
     assert capsys.readouterr().out.count("ε_CI at α") == 4
     assert list(predicting.sweep(size, 1)) == list(predicting.sweep(size, 1))

@@ -130,7 +130,7 @@ def test_what_a_training_says_next_works_and_draws_what_there_is(epochs, program
 def test_a_list_of_a_rule_says_how_its_cost_is_measured(program):
     status, out, _ = program("list", "methods", "dfa")
     assert status == 0
-    assert "--set dfa.shared=false" in out
+    assert "shared (default false)" in out
     assert "arXiv 1609.01596" in out
     command = re.search(r"`gradlens (list methods dfa --long)`", out)[1].split()
     status, out, err = program(*command, "--quiet")
