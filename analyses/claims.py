@@ -9,15 +9,25 @@ that nothing tests yet says why, and what a test would take.
 from __future__ import annotations
 
 import argparse
-import importlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from analyses.sentences import MINUTES, SENTENCES, STUDIES, Sentence
+from analyses.sentences import MINUTES, SENTENCES, STUDIES, Sentence, tests_of
 from analyses.study import HERE
-from analyses.verdicts import REFUTED, SUPPORTED, UNDECIDED, Decided, Test, decide, effect_in_words, in_words, measured, notes_in_words
+from analyses.verdicts import (
+    REFUTED,
+    SUPPORTED,
+    UNDECIDED,
+    Decided,
+    decide,
+    effect_in_words,
+    in_words,
+    measured,
+    notes_in_words,
+    p_in_words,
+)
 from gradlens.reporting.statistics import benjamini_hochberg
 from gradlens.runtime.text_files import read_json, write_text
 
@@ -34,12 +44,6 @@ class Evidence(NamedTuple):
     study: str  # folder under figures/
     known: bool  # its values were stored before the tests were written
     rate: float = math.nan  # false discovery rate over the page, of a primary test
-
-
-def tests_of(study: str) -> Sequence[Test]:
-    """The tests that a study's results decide; a script with several studies lists them by study."""
-    tests: Mapping[str, Sequence[Test]] | Sequence[Test] = importlib.import_module(f"analyses.{STUDIES[study]}").TESTS
-    return tests[study] if isinstance(tests, Mapping) else tests
 
 
 def evidence(figures: Path) -> list[Evidence]:
@@ -126,12 +130,8 @@ def _line(sentence: Sentence, evidence_: Evidence | None) -> str:
         return f"| {sentence.text} | {UNTESTED} | {why} | | | | {f'`{STUDIES[study]}`' if study else ''} |"
     found = evidence_.found
     verdict = f"{found.verdict} †" if evidence_.known else found.verdict
-    cells = (verdict, effect_in_words(found), found.seeds, _p(found.p_holm), _p(evidence_.rate), f"`{evidence_.script}`")
+    cells = (verdict, effect_in_words(found), found.seeds, p_in_words(found.p_holm), p_in_words(evidence_.rate), f"`{evidence_.script}`")
     return f"| {sentence.text} | {' | '.join(map(str, cells))} |"
-
-
-def _p(value: float) -> str:
-    return DASH if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
 def _test(evidence_: Evidence) -> str:

@@ -188,7 +188,9 @@ def angle_rows(setting: str, seen: Followed) -> list[AnglePoint]:
     for to in TO:
         smoothed = smooth(seen.of(to))
         for j, w in enumerate(SCALES):
-            rows += [AnglePoint(setting, to, w, seen.looks[n], *interval(smoothed[n, j].tolist())) for n in shown]
+            for n in shown:
+                mean, low, high, seeds = interval(smoothed[n, j].tolist())
+                rows.append(AnglePoint(setting, to, w, seen.looks[n], round(mean, 3), round(low, 3), round(high, 3), seeds))
     return rows
 
 

@@ -148,7 +148,7 @@ GAIN, HALF, SOME = "gain of a second process", 1.5, 1.1  # half of what it could
 
 def gains(name: str, says: str, contrast: dict[str, float], at_least: float, primary_of: str = "") -> Test:
     """A test of what a second process brings, round by round."""
-    return Test(name, f"{GAIN}: {says}", GAIN, contrast, "times", at_least=at_least, primary_of=primary_of)
+    return Test(name, f"{GAIN}, three rounds of one measurement: {says}", GAIN, contrast, "times", at_least=at_least, primary_of=primary_of)
 
 
 TESTS = (

@@ -6,7 +6,11 @@ A sentence is one line of docs/results/claims.md. Its verdict is that of the one
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+from analyses.verdicts import Test
 
 
 class Sentence(NamedTuple):
@@ -215,3 +219,9 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
         Sentence("regret", "An online learner's regret grows no faster than the square root of the number of examples", of_field=True),
     ),
 }
+
+
+def tests_of(study: str) -> Sequence[Test]:
+    """The tests that a study's results decide; a script with several studies lists them by study."""
+    tests: Mapping[str, Sequence[Test]] | Sequence[Test] = importlib.import_module(f"analyses.{STUDIES[study]}").TESTS
+    return tests[study] if isinstance(tests, Mapping) else tests

@@ -193,6 +193,11 @@ def _decided(test: Test, values: list[float], spread: Spread | None, ps: tuple[f
 # ------------------------------------------------------------------------------------------------------------ in words
 
 
+def p_in_words(value: float) -> str:
+    """A p value as tables print it."""
+    return "–" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.2g}"
+
+
 def effect_in_words(found: Decided) -> str:
     """A decided test's effect beside its bound, as in ``12.1 [8.78, 15.5] points, wanted at least 0``."""
     test, effect = found.test, found.effect

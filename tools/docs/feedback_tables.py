@@ -8,7 +8,7 @@ from typing import Any
 
 from tools.docs.markdown import table
 from tools.docs.stored import BLOCKS, DASH, FIGURES, half_width, number, results, rows_of
-from tools.docs.verdict_tables import verdict_table
+from tools.docs.verdict_tables import tests
 
 HIDDEN = BLOCKS[:3]  # blocks that are certified
 
@@ -115,11 +115,6 @@ def certificate_counts() -> str:
     found = results("certificates")
     asked, undecided = found["certificates"], found["undecided_certificates"]
     return table(["certificates", "undecided", "seeds"], [[f"{asked:,}", undecided, found["seeds"]]])
-
-
-def tests(study: str) -> str:
-    """What a study's tests come to."""
-    return verdict_table(study, results(study))
 
 
 OF_STUDY: dict[str, dict[str, Callable[[], str]]] = {

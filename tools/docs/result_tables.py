@@ -12,10 +12,10 @@ from pathlib import Path
 
 from tools.docs.feedback_tables import FEEDBACK_TABLES
 from tools.docs.markdown import table
-from tools.docs.rule_tables import RULE_TABLES, tests
+from tools.docs.rule_tables import RULE_TABLES
 from tools.docs.stored import BLOCKS, DASH, LAYERS, PAGES, bounds, half_width, number, results, rows_of
 from tools.docs.theory_tables import THEORY_TABLES
-from tools.docs.verdict_tables import verdict_table
+from tools.docs.verdict_tables import tests, verdict_table
 
 # ------------------------------------------------------------------------------------------------------------ the tables
 

@@ -9,19 +9,9 @@ from typing import Any
 
 from tools.docs.markdown import table
 from tools.docs.stored import BLOCKS, DASH, LAYERS, half_width, number, results, rows_of
-from tools.docs.verdict_tables import verdict_table
+from tools.docs.verdict_tables import tests
 
 FEW = 3  # blocks that are probed
-
-
-def tests(study: str) -> str:
-    """What a study's tests come to, where its script has been run since it saves one value a seed."""
-    found = results(study)
-    return (
-        verdict_table(study, found)
-        if {"values", "effects"} & set(found)
-        else "*Not decided yet: the saved results are older than the tests.*\n"
-    )
 
 
 def every_rule() -> str:

@@ -9,8 +9,8 @@ from typing import Any
 from gradlens.reporting.numbers import DASH, number_text, short_number
 from gradlens.reporting.statistics import interval
 from tools.docs.markdown import table
-from tools.docs.rule_tables import tests
 from tools.docs.stored import results, rows_of
+from tools.docs.verdict_tables import tests
 
 VARIANTS = ("as published", "zero start", "N·δ", "N·δ, zero start")
 STUDIES = ("synthetic_gradient_scale", "dni_unlocked", "predicting", "provable", "synthetic_theory")
