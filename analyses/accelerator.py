@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from analyses.study import environment
+from analyses.training.study import environment
 from gradlens.runtime.text_files import read_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]

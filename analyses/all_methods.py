@@ -37,9 +37,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from analyses.rule_figures import draw
-from analyses.study import arguments, data_name, listed, minutes_of, publish, run_context_of, trained
-from analyses.verdicts import Test, by_seed, report
+from analyses.figures.rule_figures import draw
+from analyses.training.study import arguments, data_name, listed, minutes_of, publish, run_context_of, trained
+from analyses.verdicts.decision import Test, by_seed, report
 from gradlens.cli.progress import Display
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.diagnostics import SPARSE, sparse_rows
@@ -213,7 +213,7 @@ TESTS: tuple[Test, ...] = (
 
 
 def values_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """quantity -> rule -> one value a seed, of what a results file says of its runs (:func:`analyses.study.listed`)."""
+    """quantity -> rule -> one value a seed, of what a results file says of its runs (:func:`analyses.training.study.listed`)."""
     in_order = sorted(runs, key=lambda run: run["seed"])
     return {metric: by_seed((run["label"], of(run)) for run in in_order) for metric, of in METRICS.items()}
 

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from analyses.study import arguments, data_name, listed, publish, trained
-from analyses.verdicts import Test, by_seed, report
+from analyses.training.study import arguments, data_name, listed, publish, trained
+from analyses.verdicts.decision import Test, by_seed, report
 from gradlens.reporting.aggregate import final_values
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import COLOURS, LOOK, MARKERS, head, save_figure
@@ -135,7 +135,7 @@ def group_of(label: str) -> str:
 
 
 def values_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """quantity -> group -> one value a seed, of what a results file says of its runs (:func:`analyses.study.listed`)."""
+    """quantity -> group -> one value a seed, of what a results file says of its runs (:func:`analyses.training.study.listed`)."""
     in_order = sorted(runs, key=lambda run: run["seed"])
     ends = {FINAL: "final_accuracy", BEST: "best_accuracy"}
     return {name: by_seed((group_of(run["label"]), 100 * float(run["test"][key])) for run in in_order) for name, key in ends.items()}

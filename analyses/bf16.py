@@ -13,7 +13,7 @@ import json
 import torch
 from torch import Tensor
 
-from analyses.study import arguments, environment
+from analyses.training.study import arguments, environment
 from gradlens.data.datasets import load
 from gradlens.gradients.alignment import cosine
 from gradlens.models.zoo import layers

@@ -44,10 +44,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analyses.certificate_figures import NStarPoint, RegretPoint, n_star_figure, regret_figure
-from analyses.stored import stored
-from analyses.study import arguments, environment, run_context_of
-from analyses.verdicts import Test, report
+from analyses.figures.certificate_figures import NStarPoint, RegretPoint, n_star_figure, regret_figure
+from analyses.training.stored import stored
+from analyses.training.study import arguments, environment, run_context_of
+from analyses.verdicts.decision import Test, report
 from gradlens.analysis.linear_separability import SEPARABLE, UNDECIDED, certify_separability
 from gradlens.data.datasets import load
 from gradlens.data.split import Data

@@ -14,9 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from analyses.sentences import MINUTES, SENTENCES, STUDIES, Sentence, tests_of
-from analyses.study import HERE
-from analyses.verdicts import (
+from analyses.training.study import HERE
+from analyses.verdicts.decision import (
     REFUTED,
     SUPPORTED,
     UNDECIDED,
@@ -28,6 +27,7 @@ from analyses.verdicts import (
     notes_in_words,
     p_in_words,
 )
+from analyses.verdicts.sentences import MINUTES, SENTENCES, STUDIES, Sentence, tests_of
 from gradlens.reporting.statistics import benjamini_hochberg
 from gradlens.runtime.text_files import read_json, write_text
 

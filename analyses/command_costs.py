@@ -78,7 +78,7 @@ def main() -> None:
         for command in COMMANDS:
             rows.append(measured(command, Path(name)))
             print(f"{rows[-1].command:60} {rows[-1].cpu_seconds:6.1f} s {rows[-1].peak_mb:6.0f} MB", flush=True)
-    from analyses.study import environment  # imports torch: a child process would count this one's memory as its own
+    from analyses.training.study import environment  # imports torch: a child process would count this one's memory as its own
     from gradlens.runtime.csv_tables import write_csv
 
     FOLDER.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from analyses.study import arguments, publish, trained
+from analyses.training.study import arguments, publish, trained
 from gradlens.reporting.aggregate import final_values, scores
 from gradlens.reporting.statistics import interval
 from gradlens.training.config import make_config

@@ -6,7 +6,7 @@ input as target; that of koz4k/dni-pytorch (BidirectionalInterface: `send` asks 
 synthetic one) is trained at the synthetic input and asked at the real one. :class:`TrainedAtSyntheticInput` is that variant.
 
 Digits, an MLP of three blocks of 64 and BasicCNN of width 8, batches of 64, 400 updates, Adam, each arm at its own rate
-(analyses/tuned_arms.py), ten seeds. N·δ is regressed from a zero start in all arms, of which koz4k's code does neither.
+(analyses/training/tuned_arms.py), ten seeds. N·δ is regressed from a zero start in all arms, of which koz4k's code does neither.
 
 Tests (chosen before looking; ten seeds at a paired sd of 5 points see 5 points):
 
@@ -27,10 +27,10 @@ from typing import Any
 
 from torch import Tensor
 
-from analyses.study import arguments, publish
-from analyses.synthetic_gradient_figures import accuracy_figure, arm_rows
-from analyses.tuned_arms import Arm, Bench, Tuned, accuracy_values, cpu_minutes
-from analyses.verdicts import Test, report
+from analyses.figures.synthetic_gradient_figures import accuracy_figure, arm_rows
+from analyses.training.study import arguments, publish
+from analyses.training.tuned_arms import Arm, Bench, Tuned, accuracy_values, cpu_minutes
+from analyses.verdicts.decision import Test, report
 from gradlens.gradients.block_pass import Grad, Pass
 from gradlens.gradients.method import Signal
 from gradlens.methods.synthetic_gradients.dni import regression_gradients

@@ -34,10 +34,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from analyses.feedback_figures import PAPERS_WINDOW, AnglePoint, RacePoint, Reading, angle_figure, race_figure
-from analyses.linear_demonstration import Array, Nets, Rule, angle, examples, least_shallow, nse, online, stack, times
-from analyses.study import arguments, environment
-from analyses.verdicts import Test, report
+from analyses.figures.feedback_figures import PAPERS_WINDOW, AnglePoint, RacePoint, Reading, angle_figure, race_figure
+from analyses.theory.linear_demonstration import Array, Nets, Rule, angle, examples, least_shallow, nse, online, stack, times
+from analyses.training.study import arguments, environment
+from analyses.verdicts.decision import Test, report
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import save_figure
 from gradlens.runtime.text_files import write_text

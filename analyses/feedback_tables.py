@@ -36,10 +36,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from analyses.feedback_figures import DepthPoint, depth_figure
-from analyses.stored import stored
-from analyses.study import arguments, environment
-from analyses.verdicts import Test, report
+from analyses.figures.feedback_figures import DepthPoint, depth_figure
+from analyses.training.stored import stored
+from analyses.training.study import arguments, environment
+from analyses.verdicts.decision import Test, report
 from gradlens.data.datasets import source_of
 from gradlens.data.image_folder import ImageFolder
 from gradlens.data.split import Source, Split

@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from analyses.study import arguments, data_name, publish, run_context_of, trained
-from analyses.verdicts import Test, report
+from analyses.training.study import arguments, data_name, publish, run_context_of, trained
+from analyses.verdicts.decision import Test, report
 from gradlens.analysis.of_runs.filters import FilterOptions, Filters
 from gradlens.analysis.of_runs.interface import Session
 from gradlens.cli.progress import Display

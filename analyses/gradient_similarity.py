@@ -28,8 +28,8 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from analyses.study import arguments, data_name, minutes_of, publish, trained
-from analyses.verdicts import Test, report
+from analyses.training.study import arguments, data_name, minutes_of, publish, trained
+from analyses.verdicts.decision import Test, report
 from gradlens.reporting.aggregate import final_values
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import LOOK, head, save_figure, styles

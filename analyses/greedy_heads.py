@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from analyses.study import arguments, data_name, listed, minutes_of, probe_accuracy, probed, publish, trained
-from analyses.verdicts import Test, by_seed, report
+from analyses.training.study import arguments, data_name, listed, minutes_of, probe_accuracy, probed, publish, trained
+from analyses.verdicts.decision import Test, by_seed, report
 from gradlens.analysis.of_runs.options import FULL_PROBE
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import LOOK, head, save_figure
@@ -71,7 +71,7 @@ def values_of(runs: Sequence[Mapping[str, Any]], read: Sequence[Mapping[str, Any
     """quantity -> hidden layers -> test accuracies in %, one a seed.
 
     Args:
-        runs: what a results file says of them (:func:`analyses.study.listed`), in the order of seeds.
+        runs: what a results file says of them (:func:`analyses.training.study.listed`), in the order of seeds.
         read: their probes.
 
     """

@@ -22,11 +22,11 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analyses.drawing import Cell
-from analyses.probing import PIXELS, probe_accuracies
-from analyses.ssl_figures import rows_figure
-from analyses.study import arguments, data_name, minutes_of, publish, run_context_of, trained
-from analyses.verdicts import Test, report
+from analyses.figures.drawing import Cell
+from analyses.figures.ssl_figures import rows_figure
+from analyses.training.probing import PIXELS, probe_accuracies
+from analyses.training.study import arguments, data_name, minutes_of, publish, run_context_of, trained
+from analyses.verdicts.decision import Test, report
 from gradlens.analysis import inpainting
 from gradlens.analysis.of_runs.inpainting import InpaintedImages, InpaintingOptions
 from gradlens.reporting import inpainting as reporting_inpainting

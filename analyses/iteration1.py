@@ -22,12 +22,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from analyses.curve_drawing import READING
+from analyses.figures.curve_drawing import READING
+from analyses.figures.redrawn import Curve, Panels, draw_curves, draw_panels, with_unit
 from analyses.full_size.readings import EPOCHS as READ_AT
 from analyses.full_size.readings import READINGS
-from analyses.redrawn import Curve, Panels, draw_curves, draw_panels, with_unit
-from analyses.study import arguments, data_name, publish, shipped, test_accuracy, trained
-from analyses.verdicts import Test, report
+from analyses.training.study import arguments, data_name, publish, shipped, test_accuracy, trained
+from analyses.verdicts.decision import Test, report
 from gradlens.reporting.aggregate import CurvePoint
 from gradlens.runtime.text_files import read_json, write_text
 

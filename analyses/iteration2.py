@@ -19,8 +19,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from analyses.redrawn import Curve, draw_curves, with_unit
-from analyses.study import arguments, publish, shipped, test_accuracy, trained
+from analyses.figures.redrawn import Curve, draw_curves, with_unit
+from analyses.training.study import arguments, publish, shipped, test_accuracy, trained
 from gradlens.runtime.text_files import read_json
 
 SETTINGS: dict[str, dict[str, Any]] = {

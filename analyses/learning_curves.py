@@ -47,12 +47,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from analyses.all_test_images import FullScore, full_scores
-from analyses.curve_drawing import labelled_curves
-from analyses.learning_curve_runs import ADAM, GROUPS, MINUTES, SGD, STAGES, Runs, train
-from analyses.redrawn import with_unit
-from analyses.study import arguments, data_name, publish, run_context_of
-from analyses.verdicts import Test, report
+from analyses.figures.curve_drawing import labelled_curves
+from analyses.figures.redrawn import with_unit
+from analyses.training.all_test_images import FullScore, full_scores
+from analyses.training.learning_curve_runs import ADAM, GROUPS, MINUTES, SGD, STAGES, Runs, train
+from analyses.training.study import arguments, data_name, publish, run_context_of
+from analyses.verdicts.decision import Test, report
 from gradlens.reporting.aggregate import CurvePoint
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import save_figure, styles

@@ -24,9 +24,9 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from analyses.all_methods import SEEDS, SHARED, chosen_lr, configs_of, seed_after_seed
-from analyses.drawing import spread
-from analyses.study import arguments, data_name, minutes_of, probe_accuracy, probed, publish, trained
-from analyses.verdicts import Test, report
+from analyses.figures.drawing import spread
+from analyses.training.study import arguments, data_name, minutes_of, probe_accuracy, probed, publish, trained
+from analyses.verdicts.decision import Test, report
 from gradlens.analysis.of_runs.options import FULL_PROBE
 from gradlens.cli.progress import Display
 from gradlens.reporting.statistics import Interval, interval

@@ -33,8 +33,8 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analyses.study import HERE, arguments, publish
-from analyses.verdicts import Test, report
+from analyses.training.study import HERE, arguments, publish
+from analyses.verdicts.decision import Test, report
 from gradlens.methods import DEFAULT_SIMULATION
 from gradlens.reporting.style import head, save_figure
 from gradlens.reporting.timeline import gantt, over_workers

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from analyses.study import environment
+from analyses.training.study import environment
 from gradlens.runtime.csv_tables import write_csv
 from gradlens.runtime.progress import no_progress
 from gradlens.training.context import set_up_process

@@ -16,7 +16,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analyses.study import HERE
+from analyses.training.study import HERE
 from gradlens.cli.listing import family
 from gradlens.methods import METHODS
 from gradlens.reporting.style import LOOK, save_figure

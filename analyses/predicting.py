@@ -33,7 +33,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.model_selection import GridSearchCV, ShuffleSplit
 
-from analyses.predicting_figures import (
+from analyses.figures.predicting_figures import (
     DEPENDENT,
     EXACT,
     KERNEL,
@@ -48,8 +48,8 @@ from analyses.predicting_figures import (
     label_figure,
     panel_figure,
 )
-from analyses.study import arguments, publish
-from analyses.verdicts import Test, report
+from analyses.training.study import arguments, publish
+from analyses.verdicts.decision import Test, report
 from gradlens.analysis.theory.conditional_dependence import (
     AffineArrays,
     Array,

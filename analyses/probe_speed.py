@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analyses.all_methods import EPOCHS, SHARED
-from analyses.study import arguments, data_name, publish, run_context_of, trained
+from analyses.training.study import arguments, data_name, publish, run_context_of, trained
 from gradlens.analysis.activations import FORWARD_BATCH, collect_activations, frozen_eval_mode, load_snapshots
 from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
 from gradlens.analysis.probe_block import HELD_OUT, ProbeFeatures, choose_l2, probe_block

@@ -39,9 +39,9 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from analyses.provable_figures import LearnerPoint, grids_of, hierarchical_digits, layerwise_sweep
-from analyses.study import arguments, data_name, publish
-from analyses.verdicts import Test, report
+from analyses.figures.provable_figures import LearnerPoint, grids_of, hierarchical_digits, layerwise_sweep
+from analyses.training.study import arguments, data_name, publish
+from analyses.verdicts.decision import Test, report
 from gradlens.analysis.theory.layerwise_clustering import LayerwisePlan, layerwise_purities, learn_layerwise, purity
 from gradlens.cli.progress import Display
 from gradlens.data.datasets import load

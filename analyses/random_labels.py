@@ -30,8 +30,8 @@ from typing import Any
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from analyses.study import arguments, data_name, listed, publish, run_context_of, trained
-from analyses.verdicts import Test, by_seed, report
+from analyses.training.study import arguments, data_name, listed, publish, run_context_of, trained
+from analyses.verdicts.decision import Test, by_seed, report
 from gradlens.analysis.of_runs.memorization import Memorization
 from gradlens.cli.progress import Display
 from gradlens.reporting import memorization as reporting_memorization
@@ -97,7 +97,7 @@ TESTS = (
 
 
 def values_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """quantity -> group -> one value a seed, of what a results file says of its runs (:func:`analyses.study.listed`)."""
+    """quantity -> group -> one value a seed, of what a results file says of its runs (:func:`analyses.training.study.listed`)."""
     in_order = sorted(runs, key=lambda run: run["seed"])
     return {FINAL: by_seed((LABELS[run["label"]], 100 * run["train-eval"]["final_accuracy"]) for run in in_order)}
 

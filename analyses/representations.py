@@ -23,8 +23,8 @@ from statistics import fmean
 from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED, settings_of
-from analyses.study import arguments, data_name, minutes_of, publish, run_context_of, trained
-from analyses.verdicts import Test, report
+from analyses.training.study import arguments, data_name, minutes_of, publish, run_context_of, trained
+from analyses.verdicts.decision import Test, report
 from gradlens.analysis.of_runs.interface import Session
 from gradlens.analysis.of_runs.options import FULL_REPRESENTATIONS
 from gradlens.analysis.of_runs.representations import Representations

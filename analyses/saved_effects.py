@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from analyses.study import HERE
+from analyses.training.study import HERE
 from gradlens.reporting.statistics import t_quantile
 from gradlens.runtime.text_files import read_json, write_text
 

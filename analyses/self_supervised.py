@@ -32,11 +32,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from analyses.drawing import Cell
-from analyses.probing import PIXELS, UNTRAINED, probe_accuracies
-from analyses.ssl_figures import rows_figure
-from analyses.study import arguments, data_name, publish, run_context_of, trained
-from analyses.verdicts import Test, measured, report
+from analyses.figures.drawing import Cell
+from analyses.figures.ssl_figures import rows_figure
+from analyses.training.probing import PIXELS, UNTRAINED, probe_accuracies
+from analyses.training.study import arguments, data_name, publish, run_context_of, trained
+from analyses.verdicts.decision import Test, measured, report
 from gradlens.reporting.aggregate import final_values
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import save_figure

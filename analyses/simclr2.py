@@ -25,12 +25,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from analyses.drawing import Cell
+from analyses.figures.drawing import Cell
+from analyses.figures.ssl_figures import lines_figure
 from analyses.finetuning import AXIS, FRACTIONS, labels
-from analyses.probing import final_accuracy
-from analyses.ssl_figures import lines_figure
-from analyses.study import arguments, data_name, minutes_of, publish, trained
-from analyses.verdicts import Test, report
+from analyses.training.probing import final_accuracy
+from analyses.training.study import arguments, data_name, minutes_of, publish, trained
+from analyses.verdicts.decision import Test, report
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config

@@ -32,11 +32,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from analyses.drawing import Cell
-from analyses.probing import UNTRAINED, probe_accuracies
-from analyses.ssl_figures import HeadPoint, heads_figure, lines_figure, pairs_figure
-from analyses.study import arguments, data_name, publish, trained
-from analyses.verdicts import Test, decide, report
+from analyses.figures.drawing import Cell
+from analyses.figures.ssl_figures import HeadPoint, heads_figure, lines_figure, pairs_figure
+from analyses.training.probing import UNTRAINED, probe_accuracies
+from analyses.training.study import arguments, data_name, publish, trained
+from analyses.verdicts.decision import Test, decide, report
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config

@@ -1,9 +1,9 @@
 """CPC on speech, its paper's first domain: what a linear classifier reads of digit and speaker from it, beside an untrained network.
 
 Sentence (the reference study, of van den Oord et al. 2018): representations that predict the near future "of" speech without labels hold
-what is said and who says it. The 3,000 recordings of the Free Spoken Digit Dataset (``analyses.recordings``: 64 frames by 16 mel bands;
-the paper reads the waveform of LibriSpeech, 100 hours). `cpc` cuts a recording into 13 windows of 16 frames, 4 apart, each through an
-MLP of three layers of 128 (no BatchNorm, through which windows could leak into each other); two gated layers over the windows so far
+what is said and who says it. The 3,000 recordings of the Free Spoken Digit Dataset (``analyses.training.recordings``: 64 frames by 16 mel
+bands; the paper reads the waveform of LibriSpeech, 100 hours). `cpc` cuts a recording into 13 windows of 16 frames, 4 apart, each through
+an MLP of three layers of 128 (no BatchNorm, through which windows could leak into each other); two gated layers over the windows so far
 predict the fourth to seventh window further on, the first that share no frame with the last one seen. 24 epochs in batches of 64, Adam
 1e-3 decayed to zero; chosen by a run with a thirteenth seed, 100, that counts nowhere else.
 
@@ -34,11 +34,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from analyses.drawing import Cell
-from analyses.recordings import Recordings, read_recordings
-from analyses.ssl_figures import rows_figure
-from analyses.study import arguments, publish, run_context_of, trained
-from analyses.verdicts import Test, decide, report
+from analyses.figures.drawing import Cell
+from analyses.figures.ssl_figures import rows_figure
+from analyses.training.recordings import Recordings, read_recordings
+from analyses.training.study import arguments, publish, run_context_of, trained
+from analyses.verdicts.decision import Test, decide, report
 from gradlens.analysis.activations import FrozenModel, collect_activations, load_snapshots
 from gradlens.analysis.logistic_regression import LogisticProbe, Standard, fit_logistic_regression
 from gradlens.analysis.probe_block import HELD_OUT, choose_l2

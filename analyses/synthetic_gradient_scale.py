@@ -15,7 +15,7 @@ they are independent), and its ratio to δ with N unless N·δ is regressed.
 
 Measured: the ratios before the first and the second update, ten seeds. Then accuracy: dni and cdni × regressed quantity × first bias, on
 the digits, an MLP of three blocks of 64 and batches of 32 and 256; BasicCNN of width 8 with batches of 64; 400 updates, Adam, each arm at
-its own rate (analyses/tuned_arms.py), ten seeds; four times the updates, at the same rates, for what is left.
+its own rate (analyses/training/tuned_arms.py), ten seeds; four times the updates, at the same rates, for what is left.
 
 Tests (chosen before looking; the smallest visible effect of ten seeds at a paired sd of 3 points is 3 points):
 
@@ -38,11 +38,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from analyses.stored import stored
-from analyses.study import arguments, publish
-from analyses.synthetic_gradient_figures import LengthRow, accuracy_figure, arm_rows, lengths_figure
-from analyses.tuned_arms import Arm, Bench, Tuned, accuracy_values, cpu_minutes
-from analyses.verdicts import Test, report
+from analyses.figures.synthetic_gradient_figures import LengthRow, accuracy_figure, arm_rows, lengths_figure
+from analyses.training.stored import stored
+from analyses.training.study import arguments, publish
+from analyses.training.tuned_arms import Arm, Bench, Tuned, accuracy_values, cpu_minutes
+from analyses.verdicts.decision import Test, report
 from gradlens.data.datasets import load
 from gradlens.reporting.style import save_figure
 from gradlens.training.config import make_config

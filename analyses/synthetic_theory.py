@@ -1,6 +1,6 @@
 """Understanding synthetic gradients: fixed points, convergence, implied losses, and what layers represent between synthesisers.
 
-After Czarnecki et al. 2017 (arXiv 1703.00522), whose claims these are; of verdicts see analyses/verdicts.py.
+After Czarnecki et al. 2017 (arXiv 1703.00522), whose claims these are; of verdicts see analyses/verdicts/decision.py.
 
 (a) Critical points are kept: where a joint fixed point of blocks and synthesisers has L_S = 0, the true gradient is zero. Linear nets
     without and with hidden layers, squared loss, one full batch of 60 points of a toy problem, float64: where linear synthesisers that read
@@ -36,15 +36,15 @@ from typing import Any
 import torch
 
 from analyses import synthetic_theory_depth as depth
-from analyses import synthetic_theory_linear as linear
-from analyses import synthetic_theory_plane as plane
-from analyses.stored import stored
-from analyses.study import arguments, publish
 from analyses.synthetic_theory_depth import DEPTH, EVERY, NETS, UNTRAINED
-from analyses.synthetic_theory_linear import FULL, LESS, hidden_layers
-from analyses.synthetic_theory_plane import FIRST, LAST, MIDDLE, PLANE_NETS
-from analyses.tuned_arms import cpu_minutes
-from analyses.verdicts import Test, report
+from analyses.theory import synthetic_theory_linear as linear
+from analyses.theory import synthetic_theory_plane as plane
+from analyses.theory.synthetic_theory_linear import FULL, LESS, hidden_layers
+from analyses.theory.synthetic_theory_plane import FIRST, LAST, MIDDLE, PLANE_NETS
+from analyses.training.stored import stored
+from analyses.training.study import arguments, publish
+from analyses.training.tuned_arms import cpu_minutes
+from analyses.verdicts.decision import Test, report
 from gradlens.reporting import representations
 from gradlens.reporting.style import save_figure
 

@@ -18,9 +18,9 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from analyses.stored import stored
-from analyses.study import arguments
-from analyses.tuned_arms import HELD_OUT, best_rate
+from analyses.training.stored import stored
+from analyses.training.study import arguments
+from analyses.training.tuned_arms import HELD_OUT, best_rate
 from gradlens.analysis.activations import collect_activations, freeze_module
 from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
 from gradlens.analysis.representation_similarity import rdm, rdm_correlation

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from analyses.full_size.results import FULL_WIDTH
-from analyses.study import shipped
+from analyses.training.study import shipped
 from gradlens.training.build import build_model_and_method
 from gradlens.training.config import Config, make_config
 from gradlens.training.cost.flops import count

@@ -7,7 +7,7 @@ from argparse import Namespace
 import pytest
 
 from analyses.all_methods import corrected
-from analyses.study import data_name
+from analyses.training.study import data_name
 from gradlens.reporting.aggregate import without_noise
 from gradlens.training.run_directory import plain
 

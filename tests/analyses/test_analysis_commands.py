@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from analyses import study
+from analyses.training import study
 from gradlens.training.config import Config
 from tools.docs.gallery import groups
 

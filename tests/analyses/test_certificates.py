@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from analyses import certificates as study
-from analyses.certificate_figures import n_star_figure, regret_figure
+from analyses.figures.certificate_figures import n_star_figure, regret_figure
 from gradlens.analysis.linear_separability import UNDECIDED, certify_separability
 
 

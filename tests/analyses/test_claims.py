@@ -10,8 +10,8 @@ from statistics import fmean
 import pytest
 
 from analyses import claims
-from analyses.sentences import SENTENCES, STUDIES, Sentence
-from analyses.verdicts import REFUTED, SUPPORTED, Test, decide
+from analyses.verdicts.decision import REFUTED, SUPPORTED, Test, decide
+from analyses.verdicts.sentences import SENTENCES, STUDIES, Sentence
 
 ROOT = Path(claims.__file__).parents[1]
 EVERY = [sentence for group in SENTENCES.values() for sentence in group]

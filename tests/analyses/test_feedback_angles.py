@@ -1,4 +1,4 @@
-"""The networks of analyses/linear_demonstration.py, one by one in a plain loop and by gradlens's own rules; and the study of them."""
+"""The networks of analyses.theory.linear_demonstration, one by one in a plain loop and by gradlens's own rules; and the study of them."""
 
 from collections import OrderedDict
 from itertools import pairwise
@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from analyses import feedback_angles as study
-from analyses import feedback_figures as figures
-from analyses import linear_demonstration as demo
+from analyses.figures import feedback_figures as figures
+from analyses.theory import linear_demonstration as demo
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods import METHODS
 from gradlens.runtime.csv_tables import read_csv, write_csv

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from analyses import feedback_tables as tables
-from analyses.feedback_figures import DepthPoint, depth_figure
+from analyses.figures.feedback_figures import DepthPoint, depth_figure
 from gradlens.data.split import Split
 from gradlens.runtime.errors import InputError
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from analyses.first_layer_filters import ADDED, DISTANCE, GABORS, JUDGED, PAIRS, RULES, SEEDS, TESTS, config, distances, located, values_of
-from analyses.verdicts import decide
+from analyses.verdicts.decision import decide
 from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
 from gradlens.models.zoo import ModelSpec, build

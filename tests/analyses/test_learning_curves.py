@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from analyses import iteration1, learning_curves, redrawn
-from analyses.all_test_images import FullScore, full_scores
-from analyses.curve_drawing import READING, labelled_curves
-from analyses.learning_curve_runs import GROUPS, STAGES, config, cost
-from analyses.study import run_context_of
-from analyses.verdicts import decide
+from analyses import iteration1, learning_curves
+from analyses.figures import redrawn
+from analyses.figures.curve_drawing import READING, labelled_curves
+from analyses.training.all_test_images import FullScore, full_scores
+from analyses.training.learning_curve_runs import GROUPS, STAGES, config, cost
+from analyses.training.study import run_context_of
+from analyses.verdicts.decision import decide
 from gradlens.reporting.aggregate import CurvePoint, LayerPoint
 from gradlens.reporting.style import styles
 from gradlens.runtime.csv_tables import write_csv
@@ -125,7 +126,7 @@ def test_saved_weights_are_tested_on_all_images_once(tmp_path, monkeypatch):
     kept = json.loads(file.read_text())
     old = {"images": kept["images"], "rows": kept["rows"]}
     with monkeypatch.context() as patch:
-        patch.setattr("analyses.all_test_images._scores", None)  # what was found stays in the run directory
+        patch.setattr("analyses.training.all_test_images._scores", None)  # what was found stays in the run directory
         assert full_scores(run, context) == rows
         file.write_text(json.dumps(old))  # of a script from before there were keys
         assert full_scores(run, context) == rows

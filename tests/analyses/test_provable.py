@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from analyses import provable
+from analyses.figures.provable_figures import grids_of, hierarchical_digits, layerwise_sweep
 from analyses.provable import CIFAR_LEARNERS, CONDITIONS, DEFAULT, LEARNERS, NOISES
-from analyses.provable_figures import grids_of, hierarchical_digits, layerwise_sweep
-from analyses.verdicts import decide
+from analyses.verdicts.decision import decide
 from gradlens.analysis.theory.layerwise_clustering import LayerwisePlan
 from gradlens.data.hierarchical_digits import draw
 from gradlens.reporting.style import save_figure

@@ -5,9 +5,9 @@ from argparse import Namespace
 import pytest
 
 from analyses import all_methods, async_slowdown, gradient_similarity, greedy_heads, linear_separability, locking, random_labels
-from analyses.drawing import spread
-from analyses.rule_figures import placed
-from analyses.verdicts import decide
+from analyses.figures.drawing import spread
+from analyses.figures.rule_figures import placed
+from analyses.verdicts.decision import decide
 from gradlens.runtime.text_files import write_text
 from gradlens.training.comparison import ChosenRate
 

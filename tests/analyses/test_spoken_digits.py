@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from analyses import recordings, spoken_digits
-from analyses.recordings import BANDS, FRAMES, HOP, RATE, WINDOW, mel_filters, read_recordings, spectrogram
-from analyses.verdicts import decide
+from analyses import spoken_digits
+from analyses.training import recordings
+from analyses.training.recordings import BANDS, FRAMES, HOP, RATE, WINDOW, mel_filters, read_recordings, spectrogram
+from analyses.verdicts.decision import decide
 from gradlens.data.datasets import load
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.text_files import read_json

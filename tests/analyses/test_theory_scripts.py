@@ -7,13 +7,14 @@ from itertools import product
 import pytest
 import torch
 
-from analyses import dni_unlocked, synthetic_theory, tuned_arms
+from analyses import dni_unlocked, synthetic_theory
 from analyses import synthetic_gradient_scale as scale
 from analyses import synthetic_theory_depth as depth
-from analyses import synthetic_theory_linear as linear
-from analyses import synthetic_theory_plane as plane
-from analyses.tuned_arms import Arm, Bench, Ended, Tuned, best_rate, beyond
-from analyses.verdicts import decide
+from analyses.theory import synthetic_theory_linear as linear
+from analyses.theory import synthetic_theory_plane as plane
+from analyses.training import tuned_arms
+from analyses.training.tuned_arms import Arm, Bench, Ended, Tuned, best_rate, beyond
+from analyses.verdicts.decision import decide
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.losses import LOSSES
 from gradlens.methods.synthetic_gradients.dni_unlocked import DNIUnlocked

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from analyses.saved_effects import saved_effects
-from analyses.verdicts import REFUTED, SUPPORTED, UNDECIDED, Test, decide, effects, in_words, measured, what_would_decide
+from analyses.verdicts.decision import REFUTED, SUPPORTED, UNDECIDED, Test, decide, effects, in_words, measured, what_would_decide
 from gradlens.reporting.statistics import interval
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from analyses import finetuning, inpainting, representations, self_supervised, simclr2, simclr_ablations, spoken_digits
-from analyses.probing import PIXELS, UNTRAINED, final_accuracy, probe_accuracies
-from analyses.study import probe_accuracy, probed
-from analyses.verdicts import decide, measured
+from analyses.training.probing import PIXELS, UNTRAINED, final_accuracy, probe_accuracies
+from analyses.training.study import probe_accuracy, probed
+from analyses.verdicts.decision import decide, measured
 from gradlens.analysis.linear_probe import TRAINED
 from gradlens.analysis.of_runs.options import FULL_PROBE
 from gradlens.training.config import make_config
@@ -179,7 +179,7 @@ def test_probes_read_all_test_images_whatever_each_epoch_was_tested_on(twins, mo
     kept[TRAINED]["block1"] = 7.0
     (few.path / "probe_all_test.json").write_text(json.dumps(kept))
     assert probe_accuracies(few, ["block1"], args)["block1"] == 7  # what is kept is not measured again ...
-    monkeypatch.setattr("analyses.probing._measured", lambda *_: {"block1": 8.0})
+    monkeypatch.setattr("analyses.training.probing._measured", lambda *_: {"block1": 8.0})
     for part in ("weights", "options", "data"):
         (few.path / "probe_all_test.json").write_text(json.dumps({**kept, "key": {**kept["key"], part: "others"}}))
         assert probe_accuracies(few, ["block1"], args)["block1"] == 8  # ... but for other weights, options or data

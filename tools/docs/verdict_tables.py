@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from analyses.sentences import tests_of
-from analyses.verdicts import decide, effect_in_words, measured, p_in_words
+from analyses.verdicts.decision import decide, effect_in_words, measured, p_in_words
+from analyses.verdicts.sentences import tests_of
 from tools.docs.markdown import table
 from tools.docs.stored import results
 

@@ -15,7 +15,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, SymmetricalLogLocator
 
-from analyses.curve_drawing import LETTERS, READING, labelled_curves
+from analyses.figures.curve_drawing import LETTERS, READING, labelled_curves
 from gradlens.reporting.aggregate import CurvePoint, LayerPoint
 from gradlens.reporting.axes import label_ends, mean_line
 from gradlens.reporting.style import LOOK, save_figure, styles

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from analyses.feedback_figures import apart
+from analyses.figures.feedback_figures import apart
 from gradlens.reporting.style import GREY, LOOK, styles
 
 

@@ -6,8 +6,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from analyses.all_test_images import full_scores
-from analyses.study import run_context_of, trained
+from analyses.training.all_test_images import full_scores
+from analyses.training.study import run_context_of, trained
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 

@@ -29,7 +29,7 @@ from gradlens.training.run_directory import Run, plain
 from gradlens.training.run_groups import run_labels
 from gradlens.training.runs.train_run import train_or_reuse
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 
 
 def arguments(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import cross_entropy
 
-from analyses.stored import data_of, stored
+from analyses.training.stored import data_of, stored
 from gradlens.analysis.activations import FORWARD_BATCH, FrozenModel, checkpoint_digest, frozen_eval_mode, load_snapshots
 from gradlens.data.split import Split
 from gradlens.training.context import RunContext, load_data

@@ -12,7 +12,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from analyses.synthetic_theory_linear import FULL, SEEDS
+from analyses.theory.synthetic_theory_linear import FULL, SEEDS
 from gradlens.analysis.theory import synthetic_gradients as theory
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import COLOURS, LOOK, band, head

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from analyses.verdicts import Test
+from analyses.verdicts.decision import Test
 
 
 class Sentence(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from analyses.drawing import spread
+from analyses.figures.drawing import spread
 from analyses.overview import CONTROL, FAMILIES
 from gradlens.cli.listing import family
 from gradlens.methods import METHODS

@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 
 import torch
 
-from analyses.all_test_images import full_scores
-from analyses.stored import data_of, keep, kept
-from analyses.study import run_context_of
+from analyses.training.all_test_images import full_scores
+from analyses.training.stored import data_of, keep, kept
+from analyses.training.study import run_context_of
 from gradlens.analysis.activations import checkpoint_digest, load_snapshots
 from gradlens.analysis.linear_probe import probe_network, probe_pixels
 from gradlens.analysis.of_runs.options import FULL_PROBE, ProbeOptions

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from analyses.stored import stored
+from analyses.training.stored import stored
 from gradlens.data.datasets import load
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.text_files import read_json

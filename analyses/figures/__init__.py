@@ -1,0 +1,1 @@
+"""What the scripts share to draw, and the figures of those whose drawing is long."""

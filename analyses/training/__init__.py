@@ -1,0 +1,1 @@
+"""What the scripts share to train, store and read their runs."""

@@ -1,0 +1,1 @@
+"""The sentences under test and how a test of one is decided."""
