@@ -30,7 +30,8 @@ from torch import Tensor
 from analyses.figures.synthetic_gradient_figures import accuracy_figure, arm_rows
 from analyses.training.study import arguments, publish
 from analyses.training.tuned_arms import Arm, Bench, Tuned, accuracy_values, cpu_minutes
-from analyses.verdicts.decision import Test, report
+from analyses.verdicts.decision import Test, details
+from analyses.verdicts.wording import report
 from gradlens.gradients.block_pass import Grad, Pass
 from gradlens.gradients.method import Signal
 from gradlens.methods.synthetic_gradients.dni import regression_gradients
@@ -94,8 +95,7 @@ def _differ(name: str, a: str, b: str, at_least: float, primary_of: str = "") ->
 
 TESTS: tuple[Test, ...] = (
     _differ("unlocked-learns", REAL, UNTRAINED, 0, "forward-unlocked-learns"),
-    _differ("unlocked-near-dni", REAL, "dni", -2),
-    _differ("where-trained", REAL, SYNTHETIC, 0),
+    *details("forward-unlocked-learns", _differ("unlocked-near-dni", REAL, "dni", -2), _differ("where-trained", REAL, SYNTHETIC, 0)),
 )
 
 

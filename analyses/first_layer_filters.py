@@ -29,7 +29,8 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from analyses.training.study import arguments, data_name, publish, run_context_of, trained
-from analyses.verdicts.decision import Test, report
+from analyses.verdicts.decision import Test, details
+from analyses.verdicts.wording import report
 from gradlens.analysis.of_runs.filters import FilterOptions, Filters
 from gradlens.analysis.of_runs.interface import Session
 from gradlens.cli.progress import Display
@@ -72,15 +73,19 @@ def config(label: str, stem: int, seed: int, data: str) -> Config:
 def apart(name: str, label: str, metric: str, primary_of: str = "") -> Test:
     """The test that a rule's filters are further from bp's than either rule's own are from each other."""
     contrast = {f"{label} to bp": 1.0, f"{label} or bp to itself": -1.0}
-    return Test(name, f"{metric}: {label} to bp − either to itself", metric, contrast, "sd", at_least=APART, primary_of=primary_of)
+    says = f"{metric}: {label} to bp − either to itself"
+    return Test(name, says, metric, contrast, "sd", at_least=APART, primary_of=primary_of, repeats="pair")
 
 
 LOCAL = tuple(label for label in RULES if label != "bp")
 TESTS = (
     apart("filters-dgl", "dgl", DISTANCE, "filters-differ"),
-    *(apart(f"filters-{label}", label, DISTANCE) for label in LOCAL if label != "dgl"),
-    *(apart(f"added-{label}", label, ADDED) for label in LOCAL),
-    Test("fewer-gabors", f"{GABORS}: bp − dgl", GABORS, {"bp": 1, "dgl": -1}, "points", at_least=0),
+    *details(
+        "filters-differ",
+        *(apart(f"filters-{label}", label, DISTANCE) for label in LOCAL if label != "dgl"),
+        *(apart(f"added-{label}", label, ADDED) for label in LOCAL),
+        Test("fewer-gabors", f"{GABORS}: bp − dgl", GABORS, {"bp": 1, "dgl": -1}, "points", at_least=0),
+    ),
 )
 
 

@@ -29,7 +29,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from analyses.training.study import arguments, data_name, minutes_of, publish, trained
-from analyses.verdicts.decision import Test, report
+from analyses.verdicts.decision import Test, details
+from analyses.verdicts.wording import report
 from gradlens.reporting.aggregate import final_values
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import LOOK, head, save_figure, styles
@@ -188,9 +189,12 @@ def away(name: str, says: str, layers: Sequence[int], primary_of: str = "") -> T
 
 TESTS = (
     away("early-layers-away", "mean of layers 1 to 3", (1, 2, 3), "early-gradients"),
-    *(away(f"layer-{layer}-away", f"layer {layer}", (layer,)) for layer in (1, 2, 3, 4)),
-    Test("layer-1-further", f"{AWAY}, layer 1 − layer 4", AWAY, {"layer 1": 1, "layer 4": -1}, "", at_least=0),
-    Test("layer-5-exact", f"{AWAY}, layer 5, the last", AWAY, {"layer 5": 1}, "", within=1e-6),
+    *details(
+        "early-gradients",
+        *(away(f"layer-{layer}-away", f"layer {layer}", (layer,)) for layer in (1, 2, 3, 4)),
+        Test("layer-1-further", f"{AWAY}, layer 1 − layer 4", AWAY, {"layer 1": 1, "layer 4": -1}, "", at_least=0),
+        Test("layer-5-exact", f"{AWAY}, layer 5, the last", AWAY, {"layer 5": 1}, "", within=1e-6),
+    ),
 )
 
 

@@ -23,7 +23,8 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from analyses.training.study import arguments, data_name, listed, minutes_of, probe_accuracy, probed, publish, trained
-from analyses.verdicts.decision import Test, by_seed, report
+from analyses.verdicts.decision import Test, by_seed, details
+from analyses.verdicts.wording import report
 from gradlens.analysis.of_runs.options import FULL_PROBE
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import LOOK, head, save_figure
@@ -50,9 +51,12 @@ def more(name: str, metric: str, upper: Mapping[str, float], primary_of: str = "
 
 TESTS = (
     more("deeper-heads", NETWORK, {"2": 0.5, "3": 0.5, "1": -1}, "deeper-auxiliary"),
-    more("heads-2-1", NETWORK, {"2": 1, "1": -1}),
-    more("heads-3-2", NETWORK, {"3": 1, "2": -1}),
-    *(more(f"heads-{block}", metric, {"2": 0.5, "3": 0.5, "1": -1}) for metric, block in PROBES.items()),
+    *details(
+        "deeper-auxiliary",
+        more("heads-2-1", NETWORK, {"2": 1, "1": -1}),
+        more("heads-3-2", NETWORK, {"3": 1, "2": -1}),
+        *(more(f"heads-{block}", metric, {"2": 0.5, "3": 0.5, "1": -1}) for metric, block in PROBES.items()),
+    ),
 )
 
 

@@ -26,7 +26,8 @@ from analyses.figures.drawing import Cell
 from analyses.figures.ssl_figures import rows_figure
 from analyses.training.probing import PIXELS, probe_accuracies
 from analyses.training.study import arguments, data_name, minutes_of, publish, run_context_of, trained
-from analyses.verdicts.decision import Test, report
+from analyses.verdicts.decision import Test, details
+from analyses.verdicts.wording import report
 from gradlens.analysis import inpainting
 from gradlens.analysis.of_runs.inpainting import InpaintedImages, InpaintingOptions
 from gradlens.reporting import inpainting as reporting_inpainting
@@ -60,10 +61,15 @@ def _above(name: str, mine: dict[str, float], theirs: str, primary_of: str = "")
 
 TESTS: tuple[Test, ...] = (
     _above("inpainting-above-autoencoder", dict.fromkeys(INPAINTERS, 0.5), "none", "inpainting-features"),
-    *(_above(f"inpainting-{task}-above-{theirs}", {task: 1.0}, theirs) for task in INPAINTERS for theirs in ("noise", UNTRAINED)),
-    *(
-        Test(f"inpainting-{task}-error", f"{ERRORS}, {TASKS[task]}: below the mean patch's", ERRORS, {task: 1.0}, "% less", at_least=0.0)
-        for task in INPAINTERS
+    *details(
+        "inpainting-features",
+        *(_above(f"inpainting-{task}-above-{theirs}", {task: 1.0}, theirs) for task in INPAINTERS for theirs in ("noise", UNTRAINED)),
+        *(
+            Test(
+                f"inpainting-{task}-error", f"{ERRORS}, {TASKS[task]}: below the mean patch's", ERRORS, {task: 1.0}, "% less", at_least=0.0
+            )
+            for task in INPAINTERS
+        ),
     ),
 )
 

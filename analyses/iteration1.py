@@ -27,7 +27,8 @@ from analyses.figures.redrawn import Curve, Panels, draw_curves, draw_panels, wi
 from analyses.full_size.readings import EPOCHS as READ_AT
 from analyses.full_size.readings import READINGS
 from analyses.training.study import arguments, data_name, publish, shipped, test_accuracy, trained
-from analyses.verdicts.decision import Test, report
+from analyses.verdicts.decision import Test
+from analyses.verdicts.wording import report
 from gradlens.reporting.aggregate import CurvePoint
 from gradlens.runtime.text_files import read_json, write_text
 
@@ -39,12 +40,15 @@ AWAY, LARGEST = "test accuracy, ours - the reference study's", "largest distance
 TESTS: tuple[Test, ...] = (
     Test("iteration1-largest", LARGEST, LARGEST, {"all": 1}, "points", within=4, primary_of="iteration1-accuracies"),
     *(
-        Test(f"iteration1-{m}-{when.replace(' ', '-')}", f"{m}, {when}: {AWAY}", AWAY, {f"{m}, {when}": 1}, "points", within=WITHIN[when])
+        Test(
+            f"iteration1-{m}-{when.replace(' ', '-')}", f"{m}, {when}: {AWAY}", AWAY, {f"{m}, {when}": 1}, "points", within=WITHIN[when],
+            about="iteration1-accuracies",
+        )
         for m, theirs in DOCUMENTS.items()
         for when, value in zip(WITHIN, theirs, strict=True)
         if value is not None
     ),
-)
+)  # fmt: skip
 
 
 def values(results: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:

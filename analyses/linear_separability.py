@@ -26,7 +26,8 @@ from matplotlib.figure import Figure
 from analyses.all_methods import SEEDS, SHARED, chosen_lr, configs_of, seed_after_seed
 from analyses.figures.drawing import spread
 from analyses.training.study import arguments, data_name, minutes_of, probe_accuracy, probed, publish, trained
-from analyses.verdicts.decision import Test, report
+from analyses.verdicts.decision import Test, details
+from analyses.verdicts.wording import report
 from gradlens.analysis.of_runs.options import FULL_PROBE
 from gradlens.cli.progress import Display
 from gradlens.reporting.statistics import Interval, interval
@@ -60,12 +61,19 @@ def probes(name: str, says: str, contrast: dict[str, float], primary_of: str = "
 
 TESTS = (
     probes("greedy-rises", "greedy's block3 − its block1", risen("greedy"), "separability-rises"),
-    probes("dgl-rises", "dgl's block3 − its block1", risen("dgl")),
-    *(probes(f"{r}-rises-more", f"{r}'s rise from block1 to block3 − bp's", {**risen(r), **risen("bp", -1)}) for r in LAYERWISE),
-    *(probes(f"{r}-{b}-bp", f"{r}'s {b} − bp's", {group(r, b): 1, group("bp", b): -1}) for r in LAYERWISE for b in (BLOCKS[0], BLOCKS[-1])),
-    *(
-        probes(f"{r}-untrained", f"{r}'s block1 − the untrained one", {group(r, BLOCKS[0]): 1, group(UNTRAINED, BLOCKS[0]): -1})
-        for r in (*LAYERWISE, "bp")
+    *details(
+        "separability-rises",
+        probes("dgl-rises", "dgl's block3 − its block1", risen("dgl")),
+        *(probes(f"{r}-rises-more", f"{r}'s rise from block1 to block3 − bp's", {**risen(r), **risen("bp", -1)}) for r in LAYERWISE),
+        *(
+            probes(f"{r}-{b}-bp", f"{r}'s {b} − bp's", {group(r, b): 1, group("bp", b): -1})
+            for r in LAYERWISE
+            for b in (BLOCKS[0], BLOCKS[-1])
+        ),
+        *(
+            probes(f"{r}-untrained", f"{r}'s block1 − the untrained one", {group(r, BLOCKS[0]): 1, group(UNTRAINED, BLOCKS[0]): -1})
+            for r in (*LAYERWISE, "bp")
+        ),
     ),
 )
 

@@ -31,7 +31,8 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from analyses.training.study import arguments, data_name, listed, publish, run_context_of, trained
-from analyses.verdicts.decision import Test, by_seed, report
+from analyses.verdicts.decision import Test, by_seed, details
+from analyses.verdicts.wording import report
 from gradlens.analysis.of_runs.memorization import Memorization
 from gradlens.cli.progress import Display
 from gradlens.reporting import memorization as reporting_memorization
@@ -87,11 +88,14 @@ def fits_better(name: str, local: str, primary_of: str = "") -> Test:
 
 TESTS = (
     fits_better("memorizes-full", LOCAL[2], "local-memorises-less"),
-    fits_better("memorizes-linear", LOCAL[0]),
-    fits_better("memorizes-pooled", LOCAL[1]),
-    *(
-        Test(f"head-{name}", f"{FINAL}: {a} − {b.removeprefix('dgl, ')}", FINAL, {a: 1, b: -1}, "points", at_least=0)
-        for name, a, b in (("pooled-linear", LOCAL[1], LOCAL[0]), ("full-pooled", LOCAL[2], LOCAL[1]))
+    *details(
+        "local-memorises-less",
+        fits_better("memorizes-linear", LOCAL[0]),
+        fits_better("memorizes-pooled", LOCAL[1]),
+        *(
+            Test(f"head-{name}", f"{FINAL}: {a} − {b.removeprefix('dgl, ')}", FINAL, {a: 1, b: -1}, "points", at_least=0)
+            for name, a, b in (("pooled-linear", LOCAL[1], LOCAL[0]), ("full-pooled", LOCAL[2], LOCAL[1]))
+        ),
     ),
 )
 

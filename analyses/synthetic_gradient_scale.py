@@ -42,7 +42,8 @@ from analyses.figures.synthetic_gradient_figures import LengthRow, accuracy_figu
 from analyses.training.stored import stored
 from analyses.training.study import arguments, publish
 from analyses.training.tuned_arms import Arm, Bench, Tuned, accuracy_values, cpu_minutes
-from analyses.verdicts.decision import Test, report
+from analyses.verdicts.decision import Test, details
+from analyses.verdicts.wording import report
 from gradlens.data.datasets import load
 from gradlens.reporting.style import save_figure
 from gradlens.training.config import make_config
@@ -195,28 +196,32 @@ def _law(name: str, says: str, metric: str, group: str, within: float) -> Test:
 HERE, THERE = f"MLP, N = {LARGE}", f"MLP, N = {SMALL}"
 TESTS: tuple[Test, ...] = (
     _reaches("dni-reaches-bp", HERE, "dni", "scale"),
-    _reaches("cdni-reaches-bp", HERE, "cdni"),
-    *(_reaches(f"{rule}-reaches-bp-small", THERE, rule) for rule in RULES),
-    _share("dni-is-units", "dni"),
-    _share("cdni-is-units", "cdni"),
-    Test(
-        "gap-grows-with-batch", f"cdni as published: its distance to bp with N = {LARGE} − that with N = {SMALL}, equal updates", FINAL,
-        {f"{HERE}: bp": 1, f"{HERE}: cdni, {PUBLISHED}": -1, f"{THERE}: bp": -1, f"{THERE}: cdni, {PUBLISHED}": 1}, "points", at_least=0,
-    ),
-    *(
+    *details(
+        "scale",
+        _reaches("cdni-reaches-bp", HERE, "cdni"),
+        *(_reaches(f"{rule}-reaches-bp-small", THERE, rule) for rule in RULES),
+        _share("dni-is-units", "dni"),
+        _share("cdni-is-units", "cdni"),
         Test(
-            f"{rule}-above-untrained-{variant}", f"{HERE}: test accuracy, {rule} ({variant}) − untrained blocks", FINAL,
-            {f"{HERE}: {rule}, {variant}": 1, f"{HERE}: {UNTRAINED}": -1}, "points", at_least=0,
-        )
-        for rule, variant in product(RULES, (PUBLISHED, OURS))
+            "gap-grows-with-batch", f"cdni as published: its distance to bp with N = {LARGE} − that with N = {SMALL}, equal updates", FINAL,
+            {f"{HERE}: bp": 1, f"{HERE}: cdni, {PUBLISHED}": -1, f"{THERE}: bp": -1, f"{THERE}: cdni, {PUBLISHED}": 1}, "points",
+            at_least=0,
+        ),
+        *(
+            Test(
+                f"{rule}-above-untrained-{variant}", f"{HERE}: test accuracy, {rule} ({variant}) − untrained blocks", FINAL,
+                {f"{HERE}: {rule}, {variant}": 1, f"{HERE}: {UNTRAINED}": -1}, "points", at_least=0,
+            )
+            for rule, variant in product(RULES, (PUBLISHED, OURS))
+        ),
+        _law("law-batch", f"{LENGTHS}, MLP: exponent of N − 1", OF_N, "mlp, as published", 0.05),
+        _law("law-width", f"{LENGTHS}, MLP: exponent of the width", OF_WIDTH, "mlp, as published", 0.1),
+        _law("law-constant", f"{LENGTHS}, MLP, block 3: measured / predicted − 1", CONSTANT, "mlp, block 3", 0.2),
+        _law("law-constant-cnn", f"{LENGTHS}, BasicCNN, block 3: measured / predicted − 1", CONSTANT, "basic-cnn, block 3", 0.2),
+        _law("law-adam", f"{AFTER}, MLP: exponent of N − 1", OF_N, "mlp, zero start", 0.1),
+        _law("law-adam-units", f"{AFTER}, regressing N·δ, MLP: exponent of N", OF_N, "mlp, N·δ, zero start", 0.1),
+        _law("law-adam-width", f"{AFTER}, regressing N·δ, MLP: exponent of the width − 3/2", OF_WIDTH, "mlp, N·δ, zero start", 0.1),
     ),
-    _law("law-batch", f"{LENGTHS}, MLP: exponent of N − 1", OF_N, "mlp, as published", 0.05),
-    _law("law-width", f"{LENGTHS}, MLP: exponent of the width", OF_WIDTH, "mlp, as published", 0.1),
-    _law("law-constant", f"{LENGTHS}, MLP, block 3: measured / predicted − 1", CONSTANT, "mlp, block 3", 0.2),
-    _law("law-constant-cnn", f"{LENGTHS}, BasicCNN, block 3: measured / predicted − 1", CONSTANT, "basic-cnn, block 3", 0.2),
-    _law("law-adam", f"{AFTER}, MLP: exponent of N − 1", OF_N, "mlp, zero start", 0.1),
-    _law("law-adam-units", f"{AFTER}, regressing N·δ, MLP: exponent of N", OF_N, "mlp, N·δ, zero start", 0.1),
-    _law("law-adam-width", f"{AFTER}, regressing N·δ, MLP: exponent of the width − 3/2", OF_WIDTH, "mlp, N·δ, zero start", 0.1),
 )  # fmt: skip
 COMPARISONS: tuple[tuple[str, dict[str, Any], tuple[str, ...], dict[str, Any]], ...] = (  # name, network, variants, other settings
     (f"MLP, N = {LARGE}", MLP, (PUBLISHED, OURS), {"batch_size": LARGE}),

@@ -15,7 +15,7 @@ from tools.docs.markdown import table
 from tools.docs.rule_tables import RULE_TABLES
 from tools.docs.stored import BLOCKS, DASH, LAYERS, PAGES, bounds, half_width, number, results, rows_of
 from tools.docs.theory_tables import THEORY_TABLES
-from tools.docs.verdict_tables import tests, verdict_table
+from tools.docs.verdict_tables import tests
 
 # ------------------------------------------------------------------------------------------------------------ the tables
 
@@ -248,7 +248,7 @@ def command_costs() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "iteration1-spread": iteration1_spread, "learning-curves": lambda: verdict_table("learning_curves", results("learning_curves")),
+    "iteration1-spread": iteration1_spread, "learning-curves": partial(tests, "learning_curves"),
     "iteration1": iteration1, "iteration1-cosines": iteration1_cosines, "iteration1-epochs": iteration1_epochs,
     **{f"tests-{study}": partial(tests, study) for study in ("self_supervised", "inpainting")},
     "without-labels": without_labels, "dni-target": dni_target, "step-costs": step_costs,
