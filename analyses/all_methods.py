@@ -18,8 +18,8 @@ One primary test a sentence, paired by seed (TESTS); the smallest visible effect
   the label (cosine of cdni's blocks above dni's). What complete unlocking comes to is tested by analyses.dni_unlocked.
 - "Far better with the weights' signs": the mean of usf, brsf and frsf at least 10 points above fa.
 - dfa learns (above shallow) and is "slightly worse than backprop": below it, and by at most 5 points (Nøkland's convolutional network has
-  4.4); both must hold. If differences vary by 1.4 points, as three seeds did, ten seeds see 2.4 points from a bound: a gap of up to 2.6 is found
-  slight, one from 7.4 on is not. Three points from the bound take 8 seeds, one point 39.
+  4.4); both must hold. If differences vary by 1.4 points, as three seeds did, ten seeds see 2.4 points from a bound: a gap of up to 2.6
+  is found slight, one from 7.4 on is not. Three points from the bound take 8 seeds, one point 39.
 
 The order of losses and "slightly worse" have had their present form, of several parts, since 2026-12-01, before the ten-seed runs were
 read; of three seeds at a constant rate they were known. Until then the middle step, and the size alone, stood for their sentences.

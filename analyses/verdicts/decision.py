@@ -96,6 +96,7 @@ class Decided(NamedTuple):
     verdict: str
     dropped: int  # seeds of which a group has no finite value
     level: float  # at which it is decided if it is the first of Holm's steps
+    held: int = 0  # of "every": the values that keep the bound
     parts: tuple[Decided, ...] = ()  # each decided alone
 
     @property
@@ -300,7 +301,7 @@ def _decided(test: Test, parts: list[_Measured], p_holm: float, level: float, re
     groups = {group: None for part in parts for group in part.test.contrast}
     whole = Decided(
         test, Interval(math.nan, math.nan, math.nan, 0), min(part.seeds for part in alone), None, _p_of_all(parts), p_holm, math.nan,
-        needed, _minutes_a_seed(groups, results), verdict, max(part.dropped for part in alone), level, tuple(alone),
+        needed, _minutes_a_seed(groups, results), verdict, max(part.dropped for part in alone), level, parts=tuple(alone),
     )  # fmt: skip
     return whole._replace(effect=whole.deciding.effect)
 
@@ -323,10 +324,11 @@ def _every(part: _Measured, level: float, results: Results) -> Decided:
     """A test of every value: one beyond the bound refutes it."""
     test, values, *_ = part
     furthest = min(values, key=test.distance, default=math.nan)
-    verdict = UNDECIDED if not values else SUPPORTED if test.distance(furthest) >= 0 else REFUTED
-    effect = Interval(furthest, math.nan, math.nan, len(values))
+    n, held = len(values), sum(test.distance(value) >= 0 for value in values)
+    verdict = UNDECIDED if not values else SUPPORTED if held == n else REFUTED
+    effect = Interval(furthest, math.nan, math.nan, n)
     minutes = _minutes_a_seed(test.contrast, results)
-    return Decided(test, effect, len(values), None, math.nan, math.nan, math.nan, None, minutes, verdict, _dropped(test, results), level)
+    return Decided(test, effect, n, None, math.nan, math.nan, math.nan, None, minutes, verdict, _dropped(test, results), level, held)
 
 
 def by_seed(pairs: Iterable[tuple[str, float]]) -> dict[str, list[float]]:

@@ -41,7 +41,7 @@ def effect_in_words(found: Decided) -> str:
         return "nothing to measure"
     unit = f" {test.unit}".rstrip()
     if test.every:
-        return f"all {_wanted(test)} wanted; the furthest of {counted(found.seeds, test.repeats)}: {effect.mean:.3g}{unit}"
+        return f"{found.held} of {counted(found.seeds, test.repeats)} {_wanted(test)}, the furthest {effect.mean:.3g}{unit}"
     over = f" [{effect.low:.3g}, {effect.high:.3g}]" if math.isfinite(effect.low) else ""
     same = f" with every {test.repeats}" if found.spread is None and found.seeds > 1 else ""
     return f"{effect.mean:.3g}{over}{unit}{same}, wanted {_wanted(test)}"
@@ -74,7 +74,7 @@ def power_in_words(found: Decided) -> str:
     if found.parts:
         return ""  # of each part by itself
     if found.seeds < 2:
-        return f"one {test.repeats} sees nothing" if found.seeds else ""
+        return f"one {test.repeats} decides nothing" if found.seeds else ""
     if test.every:
         return f"so many {of} show an exception where {100 * visible_share(found.seeds):.0f} % or more of all are"
     if found.spread is None:
@@ -105,7 +105,7 @@ def what_would_decide(found: Decided) -> str:
     one = found.deciding
     if one.seeds < 2:
         sees = visible_effect(Spread(1.0, SOME - 1, pooled=False), SOME, found.level)
-        return f"one {one.test.repeats} decides nothing; {SOME} {of} would see {sees:.2g} of their standard deviations{_cost(found, SOME)}"
+        return f"{SOME} {of} would see {sees:.2g} of their standard deviations{_cost(found, SOME)}"
     if one.spread is None:
         return f"a mean on the bound with every {one.test.repeats} decides nothing; a finer measure would{_cost(found, one.seeds)}"
     see = visible_bound if one.test.within is not None else visible_effect

@@ -52,10 +52,29 @@ def test_slightly_worse_has_a_size_and_a_sign():
     def of(gap):
         return {all_methods.FINAL: {"bp": [50.0, 50.5, 49.8, 50.1], "dfa": [50.0 - gap, 50.4 - gap, 49.9 - gap, 50.2 - gap]}}
 
-    tests = [test for test in all_methods.TESTS if test.name in ("dfa-near-bp", "bp-above-dfa")]
-    assert verdicts(tests, of(3)) == {"dfa-near-bp": "supported", "bp-above-dfa": "supported"}
-    assert verdicts(tests, of(8)) == {"dfa-near-bp": "not supported", "bp-above-dfa": "supported"}
-    assert verdicts(tests, of(-3)) == {"dfa-near-bp": "supported", "bp-above-dfa": "not supported"}
+    tests = [test for test in all_methods.TESTS if test.name == "dfa-slightly-below-bp"]
+    for gap, verdict, parts in (
+        (3, "supported", ["supported", "supported"]),
+        (8, "not supported", ["supported", "not supported"]),
+        (-3, "not supported", ["not supported", "supported"]),
+    ):
+        (found,) = decide(tests, {"values": of(gap)})
+        assert (found.verdict, [part.verdict for part in found.parts]) == (verdict, parts)
+
+
+def test_all_steps_of_the_order_of_losses_must_hold():
+    noise = [0.0, 0.01, -0.02, 0.015, -0.01]
+
+    def of(*means):
+        rules = ("bp", "chunked", "overlap", "dgl")
+        return {
+            all_methods.LOSS: {rule: [mean + (1 + i) * n for n in noise] for i, (rule, mean) in enumerate(zip(rules, means, strict=True))}
+        }
+
+    tests = [test for test in all_methods.TESTS if test.name == "loss-in-order"]
+    assert verdicts(tests, of(1.0, 1.1, 1.2, 1.3)) == {"loss-in-order": "supported"}
+    assert verdicts(tests, of(1.0, 1.2, 1.1, 1.3)) == {"loss-in-order": "not supported"}
+    assert verdicts(tests, of(1.0, 1.1, 1.3, 1.2)) == {"loss-in-order": "not supported"}
 
 
 def test_a_grid_goes_on_beyond_the_end_at_which_the_best_rate_lies(monkeypatch, tmp_path):

@@ -23,7 +23,8 @@ def verdict_table(found: Sequence[Decided]) -> str:
                 [f"– {part.test.says}", effect_in_words(part), repeated(part), f"({p_in_words(part.p_holm)})", f"({part.verdict})"]
                 for part in one.parts
             ]
-    return table(["compared", "effect", "repeated", "p (Holm)", "verdict"], lines)
+    note = "\nIn brackets: each part by itself; all of them must hold ([how a verdict is made](claims.md)).\n"
+    return table(["compared", "effect", "repeated", "p (Holm)", "verdict"], lines) + note * any(one.parts for one in found)
 
 
 def tests(study: str) -> str:
