@@ -161,22 +161,24 @@ TESTS = (
 
 
 def rounds_of(file: Path) -> dict[str, list[float]]:
-    """rule, how and model -> the gains of the rounds, of a file of `gradlens bench` with three rounds: smallest, median, largest.
+    """rule, how and model -> the gains of the rounds, in their order, of a file of `gradlens bench`.
 
-    Their order is not stored, so rounds of two rules cannot be paired and no difference of rules is tested.
+    Older files hold the smallest, the median and the largest alone, which are all of three rounds, in another order.
 
     Raises:
-        ValueError: it has more rounds than these.
+        ValueError: an older file has more rounds than these.
 
     """
     stored = read_json(file)
-    if stored["rounds"] != 3:
-        raise ValueError(f"{file}: {stored['rounds']} rounds, of which it holds three")
     how = {"layers": "", "1f1b, 4 microbatches": " 1f1b"}
-    return {
-        f"{row['method']}{how.get(row['how'], ' ' + row['how'])}, {stored['model']}": [row["low"], row["gain"], row["high"]]
-        for row in stored["rows"]
-    }
+    found = {}
+    for row in stored["rows"]:
+        if not row.get("rounds") and stored["rounds"] != 3:
+            raise ValueError(f"{file}: {stored['rounds']} rounds, of which it holds three")
+        gains = [alone / together for alone, together, _ in row.get("rounds", ())]
+        name = f"{row['method']}{how.get(row['how'], ' ' + row['how'])}, {stored['model']}"
+        found[name] = gains or [row["low"], row["gain"], row["high"]]
+    return found
 
 
 def values_of(figures: Path) -> dict[str, dict[str, list[float]]]:
