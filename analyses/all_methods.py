@@ -34,7 +34,6 @@ dgl-async's training loss is on stored batches. What a step of each rule costs i
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -43,9 +42,12 @@ from statistics import fmean
 from typing import Any
 
 from analyses.figures.rule_figures import draw
+from analyses.training.cost import announce_cost
+from analyses.training.stored import data_of, stored
 from analyses.training.study import arguments, data_name, listed, minutes_of, publish, run_context_of, trained
 from analyses.verdicts.decision import Test, all_of, by_seed, details
 from analyses.verdicts.wording import report
+from gradlens.analysis.activations import checkpoint_digest
 from gradlens.cli.progress import Display
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.diagnostics import SPARSE, sparse_rows
@@ -55,10 +57,9 @@ from gradlens.methods import METHODS
 from gradlens.reporting.aggregate import layer_points, scores, without_noise
 from gradlens.reporting.statistics import interval
 from gradlens.runtime.rng import seeded
-from gradlens.runtime.text_files import read_json, write_text
 from gradlens.training.comparison import ChosenRate
 from gradlens.training.config import Config, make_config
-from gradlens.training.run_directory import Run, plain
+from gradlens.training.run_directory import Run
 from gradlens.training.runs.lr_search import rates_beyond, search_lr
 from gradlens.training.runs.train_run import prepare
 
@@ -109,12 +110,16 @@ Means = dict[tuple[str, str], float]  # (layer, quantity) -> mean over batches
 
 
 def at_the_end(run: Run, args: Any) -> Means:
-    """What :func:`measured` finds, which is kept beside the run."""
+    """What :func:`measured` finds, which is kept beside the run; a file without key is read where it is younger than the weights."""
     file = run.path / "at_the_end.json"
-    if not file.exists():
-        rows = [[layer, quantity, value] for (layer, quantity), value in measured(run, args).items()]
-        write_text(file, json.dumps(plain(rows)) + "\n")
-    return {(layer, quantity): math.nan if value is None else value for layer, quantity, value in read_json(file)}
+    key = {"weights": checkpoint_digest(run), "batches": BATCHES, "quantities": ["cosine", *SPARSE], **data_of(run)}
+    found = stored(
+        file,
+        key,
+        lambda: {"rows": [[*name, value] for name, value in measured(run, args).items()]},
+        without_key=lambda _: file.stat().st_mtime >= (run.path / "checkpoint.pt").stat().st_mtime,
+    )
+    return {(layer, quantity): math.nan if value is None else value for layer, quantity, value in found["rows"]}
 
 
 def measured(run: Run, args: Any) -> Means:
@@ -248,7 +253,7 @@ def main() -> None:
     """Choose learning rates, train or read all runs, test the sentences, write figures/all_methods."""
     args = arguments(__doc__ or "", methods=True, numbers={"seeds": SEEDS})
     names = args.methods or [name for name, rule in METHODS.items() if rule.classifies and not rule.has_teacher]
-    print("about 85 minutes of one core where no run is there yet; seed after seed, so that what is there can be compared", flush=True)
+    announce_cost(85, "seed after seed, so that what is there can be compared")
     with Display(quiet=False) as display:
         rates = {name: chosen_lr(name, args, display) for name in names}
     for name, rate in rates.items():

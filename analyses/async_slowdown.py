@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, listed, publish, trained
 from analyses.verdicts.decision import Test, by_seed, details
 from analyses.verdicts.wording import report
@@ -153,7 +154,7 @@ def minutes_by_group(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def main() -> None:
     """Train or read the runs, print the table, test the sentence, write figures/async_slowdown."""
     args = arguments(__doc__ or "")
-    print("about ten minutes of one core where no run is there yet", flush=True)
+    announce_cost(10)
     cells = grid(args.data)
     runs: dict[tuple[int, float], list[Run]] = {}
     for (unit, slowdown, *_), run in zip(cells, trained([c for *_, c in cells], args), strict=True):

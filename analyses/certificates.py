@@ -46,6 +46,7 @@ import torch
 from torch import Tensor
 
 from analyses.figures.certificate_figures import NStarPoint, RegretPoint, n_star_figure, regret_figure
+from analyses.training.cost import announce_cost
 from analyses.training.stored import stored
 from analyses.training.study import arguments, environment, run_context_of
 from analyses.verdicts.decision import Test, details
@@ -315,7 +316,7 @@ def main() -> None:
     args = arguments(__doc__ or "", numbers={"seeds": SEEDS})
     a_net, a_probe = MINUTES.values()
     minutes = args.seeds * (a_net * (len(RULES) + 2) + a_probe * len(REGRET_RULES))
-    print(f"about {minutes:.0f} minutes of one core, where nothing is stored yet", flush=True)
+    announce_cost(minutes)
     context = replace(run_context_of(args), out=args.out / "certificates" / "online")
     online: dict[str, list[list[dict[str, Any]]]] = {rule: [] for rule in REGRET_RULES}
     nets: dict[str, list[dict[str, Any]]] = {rule: [] for rule in RULES}

@@ -28,6 +28,7 @@ from typing import Any
 from torch import Tensor
 
 from analyses.figures.synthetic_gradient_figures import accuracy_figure, arm_rows
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, publish
 from analyses.training.tuned_arms import Arm, Bench, Tuned, accuracy_values, cpu_minutes
 from analyses.verdicts.decision import Test, details
@@ -102,7 +103,7 @@ TESTS: tuple[Test, ...] = (
 def main() -> None:
     """Train the arms, write figures/dni_unlocked."""
     args = arguments(__doc__ or "", data="digits", numbers={"comparisons": len(COMPARISONS)})
-    print("about 16 core-minutes: MLP 5, with labels 4, CNN 7", flush=True)
+    announce_cost(16, "MLP 5, with labels 4, CNN 7")
     found = trained(Bench({**SHARED, "data": args.data}, args.out / "dni_unlocked"), args.comparisons)
     results = {
         "settings": {"shared": SHARED, "mlp": MLP, "cnn": CNN, "seeds": SEEDS},

@@ -36,6 +36,7 @@ import numpy as np
 
 from analyses.figures.feedback_figures import PAPERS_WINDOW, AnglePoint, RacePoint, Reading, angle_figure, race_figure
 from analyses.theory.linear_demonstration import Array, Nets, Rule, angle, examples, least_shallow, nse, online, stack, times
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, environment
 from analyses.verdicts.decision import Test
 from analyses.verdicts.wording import report
@@ -295,7 +296,7 @@ def main() -> None:
     """Simulate, compare with the figure, test, draw, write figures/feedback_angles."""
     args = arguments(__doc__ or "")
     folder = args.figures / "feedback_angles"
-    print("about two minutes of one core", flush=True)
+    announce_cost(2)
     began = time.process_time()
     points, found, values = raced()
     seen = {
@@ -318,7 +319,7 @@ def main() -> None:
         "scan": {"seeds": SCAN_SEEDS, "rms": scan()},
         "values": {**values, **angle_values(seen)},
         "not_done": "node perturbation, the paper's fourth rule in the race",
-        "seconds": round(time.process_time() - began, 1),
+        "cpu_minutes": round((time.process_time() - began) / 60, 2),
         **environment(),
     }  # fmt: skip
     results["versions"]["numpy"] = np.__version__

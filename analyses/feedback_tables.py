@@ -40,6 +40,7 @@ import numpy as np
 import torch
 
 from analyses.figures.feedback_figures import DepthPoint, depth_figure
+from analyses.training.cost import announce_cost
 from analyses.training.stored import stored
 from analyses.training.study import arguments, environment
 from analyses.verdicts.decision import Test, all_of, details
@@ -272,7 +273,7 @@ def main() -> None:
     tables = [Table(DIGITS, source_of("digits", None, False, True), args.out)]
     if args.data != "digits":
         tables.append(Table(MNIST, mnist(Path(args.data)), args.out))
-    print(f"about {cost([table.part for table in tables], args.seeds):.0f} minutes of one core, where nothing is stored yet", flush=True)
+    announce_cost(cost([table.part for table in tables], args.seeds))
     found = []
     for cell in cells(tables, args.seeds):
         found.append(cell)

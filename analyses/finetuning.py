@@ -21,6 +21,7 @@ from typing import Any
 from analyses.figures.drawing import Cell
 from analyses.figures.ssl_figures import lines_figure
 from analyses.self_supervised import RULES
+from analyses.training.cost import announce_cost
 from analyses.training.probing import final_accuracy
 from analyses.training.study import arguments, data_name, minutes_of, publish, trained
 from analyses.verdicts.decision import Test
@@ -91,7 +92,7 @@ def fine_tuning(data: str, seed: int, begun: dict[str, Run]) -> dict[tuple[str, 
 def main() -> None:
     """Pretrain, fine-tune, judge, write figures/finetuning."""
     args = arguments(__doc__ or "")
-    print(f"about {MINUTES * SEEDS} core-minutes")
+    announce_cost(MINUTES * SEEDS)
     values: dict[str, dict[str, list[float]]] = {labels(share): {} for share in FRACTIONS}
     tuned: dict[str, list[Run]] = {}
     runs: list[Run] = []

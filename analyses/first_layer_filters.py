@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, publish, run_context_of, trained
 from analyses.verdicts.decision import Test, details
 from analyses.verdicts.wording import report
@@ -166,6 +167,7 @@ def accuracies(runs: Sequence[Run]) -> Interval:
 def main() -> None:
     """Train or read the runs, look at their filters, test, write figures/first_layer_filters."""
     args = arguments(__doc__ or "")
+    announce_cost(30)
     order = [(stem, seed) for seed in range(max(SEEDS.values())) for stem in SEEDS if seed < SEEDS[stem]]
     keys = [(stem, label, seed) for stem, seed in order for label in RULES]
     runs = dict(zip(keys, trained([config(label, stem, seed, args.data) for stem, label, seed in keys], args), strict=True))

@@ -28,6 +28,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, minutes_of, publish, trained
 from analyses.verdicts.decision import Test, details
 from analyses.verdicts.wording import report
@@ -207,7 +208,7 @@ def values_of(runs: Sequence[Run], window: int = WINDOW) -> dict[str, dict[str, 
 def main() -> None:
     """Train or read the runs, test the sentence, print ours beside the reference study's points, write figures/gradient_similarity."""
     args = arguments(__doc__ or "", numbers={"steps": 4_000, "seeds": 3, "record-every": 10, "tested": 5})
-    print("about 26 minutes of one core for the figure's runs and ten for those of the tests, where none is there yet", flush=True)
+    announce_cost(36, "26 for the figure's runs, ten for those of the tests")
     file = args.figures / "gradient_similarity" / "results.json"
     results = dict(read_json(file)) if file.exists() else {}
     if args.tested:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, listed, minutes_of, probe_accuracy, probed, publish, trained
 from analyses.verdicts.decision import Test, by_seed, details
 from analyses.verdicts.wording import report
@@ -115,7 +116,7 @@ def drawing(points: Sequence[Point], data: str) -> Figure:
 def main() -> None:
     """Train or read the runs, probe their blocks, test the sentence, write figures/greedy_heads."""
     args = arguments(__doc__ or "", numbers={"seeds": SEEDS})
-    print("about 12 minutes of one core where no run is there yet", flush=True)
+    announce_cost(1.2 * args.seeds)
     configs = [
         make_config(method="greedy", options={"hidden": h, "stage_epochs": STAGE_EPOCHS}, data=args.data, seed=s, **SHARED)
         for s in range(args.seeds)

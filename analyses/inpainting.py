@@ -24,6 +24,7 @@ from typing import Any
 
 from analyses.figures.drawing import Cell
 from analyses.figures.ssl_figures import rows_figure
+from analyses.training.cost import announce_cost
 from analyses.training.probing import PIXELS, probe_accuracies
 from analyses.training.study import arguments, data_name, minutes_of, publish, run_context_of, trained
 from analyses.verdicts.decision import Test, details
@@ -121,7 +122,7 @@ def cells_of(values: Values) -> list[Cell]:
 def main() -> None:
     """Train or read 21 runs, probe them and let them fill in, judge, write figures/inpainting."""
     args = arguments(__doc__ or "", numbers={"epochs": 8, "limit": 5_000, "seeds": 5})
-    print(f"about {MINUTES * (len(TASKS) * args.seeds + 1):.0f} core-minutes where no run is there yet")
+    announce_cost(MINUTES * (len(TASKS) * args.seeds + 1))
     *runs, adversarial = trained(configs(args), args)
     *filled, last = InpaintedImages().analyse([*runs, adversarial], run_context_of(args), InpaintingOptions(images=6))
     names = [*TASKS.values(), ADVERSARIAL]

@@ -26,6 +26,7 @@ from analyses.figures.curve_drawing import READING
 from analyses.figures.redrawn import Curve, Panels, draw_curves, draw_panels, with_unit
 from analyses.full_size.readings import EPOCHS as READ_AT
 from analyses.full_size.readings import READINGS
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, publish, shipped, test_accuracy, trained
 from analyses.verdicts.decision import Test
 from analyses.verdicts.wording import report
@@ -132,6 +133,7 @@ def main() -> None:
     """Train or read the four runs, decide the tests, write figures/iteration1."""
     args = arguments(__doc__ or "", redraw=True)
     if not args.redraw:
+        announce_cost(196)
         compared(args)
     redraw(args.figures / "iteration1")
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.figures.redrawn import Curve, draw_curves, with_unit
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, publish, shipped, test_accuracy, trained
 from gradlens.runtime.text_files import read_json
 
@@ -27,6 +28,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "basic-cnn": {"epochs": 6, "record_every": 16},
     "vgg16": {"epochs": 2, "record_every": 8},
 }
+ALL = 50_000  # images
+MINUTES = {"basic-cnn": 19.0, "vgg16": 44.0}  # of an epoch of all images, bp and dgl together
 
 
 CURVES = (
@@ -49,6 +52,7 @@ def main() -> None:
     args = arguments(__doc__ or "", what=sorted(SETTINGS), redraw=True)
     if not args.redraw:
         changes = {**SETTINGS[args.what], "limit": args.limit, "precision": args.precision}
+        announce_cost(MINUTES[args.what] * changes["epochs"] * (args.limit or ALL) / ALL, "in fp32; less in bf16")
         configs = [shipped(f"iteration2-{args.what}-{m}", data=args.data, **changes) for m in ("bp", "dgl")]
         runs = trained(configs, args)
         table = {run.config.method: test_accuracy(run) for run in runs}

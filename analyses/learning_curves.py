@@ -34,8 +34,8 @@ Planned seeds: 10 of bp and dgl, plain and augmented, and of the normalisations;
 Smallest visible effect (80 % power, two-sided 5 %, before Holm's correction): 1.0 standard deviations of the paired difference with 10
 seeds, 1.7 with 5. Of test accuracies that is about 1 and 2 points (their paired deviation was 1 to 1.5 points on 2,000 test images).
 
-Cost: about 56 core-minutes, in stages of one seed of a whole comparison each; ``--stages N`` stops after the first N. The committed results
-hold the first two stages (8 core-minutes). Not tested, and what it would cost in core-minutes of a free core (2,400 images a second of bp):
+Cost: about 56 core-minutes, in stages of one seed of a whole comparison each; ``--stages N`` stops after the first N; results.json says how many
+it holds. Not tested, and what it would cost in core-minutes of a free core (2,400 images a second of bp):
 
 - "cDNI ... later slightly degraded", "DNI ... later degraded": a constant rate and some hundred epochs after the peak; 2 rules x 5 seeds x
   600 epochs: 90; at the study's size (width 128, 50,000 images, 1,500 epochs) an accelerator.
@@ -57,8 +57,9 @@ from statistics import fmean
 from analyses.figures.curve_drawing import labelled_curves
 from analyses.figures.redrawn import with_unit
 from analyses.training.all_test_images import FullScore, full_scores
-from analyses.training.learning_curve_runs import ADAM, GROUPS, MINUTES, SGD, STAGES, Runs, train
-from analyses.training.study import arguments, data_name, publish, run_context_of
+from analyses.training.cost import announce_cost
+from analyses.training.learning_curve_runs import ADAM, GROUPS, SGD, STAGES, Runs, cost, train
+from analyses.training.study import arguments, data_name, minutes_of, publish, run_context_of
 from analyses.verdicts.decision import Test, all_of, details
 from analyses.verdicts.wording import report
 from gradlens.reporting.aggregate import CurvePoint
@@ -249,6 +250,7 @@ def draw(runs: Runs, scores: Callable[[Run], list[FullScore]], data: str, folder
 def main() -> None:
     """Train or read the runs of all stages, decide each test, write figures/learning_curves."""
     args = arguments(__doc__ or "", numbers={"stages": len(STAGES)})
+    announce_cost(cost(STAGES[: args.stages]), f"{sum(len(stage.groups) for stage in STAGES[: args.stages])} runs")
     runs = train(args, args.stages)
     every = {id(run): full_scores(run, run_context_of(args)) for mine in runs.values() for run in mine}
 
@@ -258,7 +260,7 @@ def main() -> None:
     results = {
         "settings": {"adam": ADAM, "sgd": SGD, "data": Path(args.data).name, "stages": args.stages},
         "values": values(runs, scores),
-        "minutes": {group: MINUTES[str(GROUPS[group]["method"])] for group in runs},
+        "minutes": minutes_of(runs),
     }
     report(TESTS, results)
     if runs:

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 
 from analyses.all_methods import SEEDS, SHARED, chosen_lr, configs_of, seed_after_seed
 from analyses.figures.drawing import spread
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, minutes_of, probe_accuracy, probed, publish, trained
 from analyses.verdicts.decision import Test, details
 from analyses.verdicts.wording import report
@@ -136,7 +137,7 @@ TITLE = "With layerwise training a linear probe reads more from every further bl
 def main() -> None:
     """Train or read the runs, probe them, test the sentence, write figures/linear_separability."""
     args = arguments(__doc__ or "", numbers={"seeds": SEEDS})
-    print("about 15 minutes of one core beside the runs of all_methods", flush=True)
+    announce_cost(15, "beside the runs of all_methods")
     with Display(quiet=False) as display:
         rates = {name: chosen_lr(name, args, display) for name in RULES}
     configs = {name: configs_of(name, rate, args) for name, rate in rates.items()}

@@ -33,6 +33,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from analyses.training.cost import announce_cost
 from analyses.training.study import HERE, arguments, publish
 from analyses.verdicts.decision import Test, details
 from analyses.verdicts.wording import report
@@ -200,6 +201,7 @@ def few(bars: Sequence[Bar], seconds: float, title: str) -> Figure:
 def main() -> None:
     """Measure or read costs and real runs, draw both models, say how near the simulation came; write figures/locking."""
     args = arguments(__doc__ or "", numbers={"rounds": 3})
+    announce_cost(30, "a quarter of an hour on two free cores; what is stored is not measured anew")
     torch.set_num_threads(1)
     found = costs(args, args.rounds)
     points: dict[str, list[ThroughputPoint]] = {}

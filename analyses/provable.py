@@ -40,6 +40,7 @@ from rich.table import Table
 from torch import Tensor
 
 from analyses.figures.provable_figures import LearnerPoint, grids_of, hierarchical_digits, layerwise_sweep
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, publish
 from analyses.verdicts.decision import Test, details
 from analyses.verdicts.wording import report
@@ -266,7 +267,7 @@ def table(title: str, learners: Mapping[str, Sequence[Found]]) -> Table:
 def main() -> None:
     """Draw, learn, judge, write figures/provable."""
     args = arguments(__doc__ or "", numbers={"seeds": SEEDS})
-    print(f"{args.seeds} seeds: about {2 * args.seeds} core-minutes", flush=True)
+    announce_cost(2 * args.seeds, f"{args.seeds} seeds")
     folder = args.figures / "provable"
     with Display(quiet=False) as display:
         digits, images = all_seeds(args, display.count("provable"))

@@ -23,6 +23,7 @@ from statistics import fmean
 from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED, settings_of
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, minutes_of, publish, run_context_of, trained
 from analyses.verdicts.decision import Test, details
 from analyses.verdicts.wording import report
@@ -112,7 +113,7 @@ def alike(pairs: Sequence[Result], partners: Mapping[str, Sequence[Run]]) -> Val
 def main() -> None:
     """Train or read the runs, measure and compare their blocks, judge, write figures/representations."""
     args = arguments(__doc__ or "", numbers={"seeds": SEEDS})
-    print(f"about {2 * args.seeds} core-minutes beside the training")
+    announce_cost(2 * args.seeds, "beside the training")
     runs = trained(configs(args), args)
     place, options = run_context_of(args), FULL_REPRESENTATIONS
     analysis = Representations()

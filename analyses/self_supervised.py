@@ -36,6 +36,7 @@ from typing import Any
 
 from analyses.figures.drawing import Cell
 from analyses.figures.ssl_figures import rows_figure
+from analyses.training.cost import announce_cost
 from analyses.training.probing import PIXELS, UNTRAINED, probe_accuracies
 from analyses.training.study import arguments, data_name, publish, run_context_of, trained
 from analyses.verdicts.decision import Test, details, measured
@@ -195,7 +196,7 @@ def main() -> None:
     """Train, probe, judge, write figures/self_supervised."""
     args = arguments(__doc__ or "", methods=True)
     rows = rows_of(args)
-    print(f"about {SEEDS * sum(MINUTES[row] for row in rows):.0f} core-minutes where no run is there yet")
+    announce_cost(SEEDS * sum(MINUTES[row] for row in rows))
     values: Values = {}
     minutes: dict[str, list[float]] = {}
     runs: list[Run] = []

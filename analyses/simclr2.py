@@ -28,6 +28,7 @@ from typing import Any
 from analyses.figures.drawing import Cell
 from analyses.figures.ssl_figures import lines_figure
 from analyses.finetuning import AXIS, FRACTIONS, labels
+from analyses.training.cost import announce_cost
 from analyses.training.probing import final_accuracy
 from analyses.training.study import arguments, data_name, minutes_of, publish, trained
 from analyses.verdicts.decision import Test
@@ -129,7 +130,7 @@ def cells_of(values: dict[str, list[float]]) -> list[Cell]:
 def main() -> None:
     """The three steps, their figure and tests."""
     args = arguments(__doc__ or "")
-    print(f"about {MINUTES * SEEDS} core-minutes")
+    announce_cost(MINUTES * SEEDS)
     values: dict[str, list[float]] = {}
     by_group: dict[str, list[Run]] = {}
     runs: list[Run] = []

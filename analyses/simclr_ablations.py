@@ -36,6 +36,7 @@ from typing import Any
 
 from analyses.figures.drawing import Cell
 from analyses.figures.ssl_figures import HeadPoint, heads_figure, lines_figure, pairs_figure
+from analyses.training.cost import announce_cost
 from analyses.training.probing import UNTRAINED, probe_accuracies
 from analyses.training.study import arguments, data_name, publish, trained
 from analyses.verdicts.decision import Test, all_of, decide, details
@@ -231,7 +232,7 @@ def draw(what: str, results: Mapping[str, Any], figures: Path, data: str) -> Non
 def main() -> None:
     """Train or read one part's runs, probe them, judge, write figures/simclr_<part>."""
     args = arguments(__doc__ or "", what=("augmentations", "heads", "batches"), numbers={"all": 0})
-    print(f"about {MINUTES[args.what]} core-minutes")
+    announce_cost(MINUTES[args.what])
     wanted = {"augmentations": augmentations, "heads": heads, "batches": batches}[args.what](args.data, bool(args.all))
     runs: list[Run] = []
     values: dict[str, list[float]] = {group: [] for group in wanted}

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from analyses.figures.drawing import Cell
 from analyses.figures.ssl_figures import rows_figure
+from analyses.training.cost import announce_cost
 from analyses.training.recordings import Recordings, read_recordings
 from analyses.training.study import arguments, publish, run_context_of, trained
 from analyses.verdicts.decision import Test, decide, details
@@ -195,7 +196,7 @@ def draw(values: Mapping[str, Mapping[str, Sequence[float]]], folder: Path) -> N
 def main() -> None:
     """Read the recordings, train and probe twelve seeds, write figures/spoken_digits."""
     args: argparse.Namespace = arguments(__doc__ or "", data="recordings.tar.xz", numbers={"epochs": 24, "seeds": 12})
-    print(f"about {MINUTES * args.seeds:.0f} core-minutes")
+    announce_cost(MINUTES * args.seeds)
     try:
         recordings = read_recordings(Path(args.data))
     except InputError as error:

@@ -39,6 +39,7 @@ from typing import Any, NamedTuple
 import torch
 
 from analyses.figures.synthetic_gradient_figures import LengthRow, accuracy_figure, arm_rows, lengths_figure
+from analyses.training.cost import announce_cost
 from analyses.training.stored import stored
 from analyses.training.study import arguments, publish
 from analyses.training.tuned_arms import Arm, Bench, Tuned, accuracy_values, cpu_minutes
@@ -254,7 +255,7 @@ def trained(bench: Bench, comparisons: int) -> dict[str, Tuned]:
 def main() -> None:
     """Measure the lengths, train the arms, write figures/synthetic_gradient_scale."""
     args = arguments(__doc__ or "", data="digits", numbers={"comparisons": len(COMPARISONS)})
-    print("about 30 core-minutes: lengths 1, then the comparisons: 6, 5, 5, 4 and 9", flush=True)
+    announce_cost(30, "lengths 1, then the comparisons: 6, 5, 5, 4 and 9")
     place, folder = args.out / "synthetic_gradient_scale", args.figures / "synthetic_gradient_scale"
     key = {"widths": WIDTHS, "batches": BATCHES, "fixed": (FIXED_WIDTH, FIXED_BATCH), "seeds": SEEDS, "rate": FIRST_RATE, "arms": VARIANTS}
     lengths_ = stored(place / "lengths.json", key, lambda: {"rows": [r._asdict() for r in measured()]})

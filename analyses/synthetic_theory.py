@@ -42,6 +42,7 @@ from analyses.theory import synthetic_theory_linear as linear
 from analyses.theory import synthetic_theory_plane as plane
 from analyses.theory.synthetic_theory_linear import FULL, LESS, hidden_layers
 from analyses.theory.synthetic_theory_plane import FIRST, LAST, MIDDLE, PLANE_NETS
+from analyses.training.cost import announce_cost
 from analyses.training.stored import stored
 from analyses.training.study import arguments, publish
 from analyses.training.tuned_arms import cpu_minutes
@@ -176,7 +177,7 @@ def main() -> None:
     """Run all parts, decide the tests, write figures/synthetic_theory."""
     args = arguments(__doc__ or "", data="digits")
     folder = args.figures / "synthetic_theory"
-    print("about 14 core-minutes: (a) and (b) three, (c) and (d) three, (e) eight", flush=True)
+    announce_cost(14, "(a) and (b) three, (c) and (d) three, (e) eight")
     (rest, losses, closed), (planes, curves, looks) = toys(args.out / "synthetic_theory", 1 if args.threads == 1 else 2)
     curves = [row for row in curves if row.update in plane.PICTURED]
     deep = depth.all_runs(args.out)

@@ -18,6 +18,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from analyses.training.cost import announce_cost
 from analyses.training.stored import stored
 from analyses.training.study import arguments
 from analyses.training.tuned_arms import HELD_OUT, best_rate
@@ -256,7 +257,9 @@ def rdm_rows(found: Sequence[Seen]) -> list[RdmRow]:
 
 def main() -> None:
     """Train the nets that analyses.synthetic_theory reads."""
-    all_runs(arguments(__doc__ or "", data="digits").out)
+    args = arguments(__doc__ or "", data="digits")
+    announce_cost(10)
+    all_runs(args.out)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class Cost:
     flop_ratio: float
     rate_share: float  # multiply-adds a second / those of bp (of plain, where bp is not measured), unrecorded, first precision
     task_share: float | None = None  # of a step's time for making views, patches or masks of the images; None: the rule makes none
-    seconds: list[float] = field(default_factory=list)  # of a step, by round, the same round at the same place of all rows; older files: none
+    seconds: list[float] = field(default_factory=list)  # of a step in each round, in their order; files of older versions: none
 
 
 @dataclass(frozen=True)
