@@ -21,13 +21,14 @@ With labels, and on BasicCNN, nothing is tested: these two comparisons have not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from analyses.figures.synthetic_gradient_figures import accuracy_figure, arm_rows
+from analyses.figures.drawing import title_where
+from analyses.figures.synthetic_gradient_figures import ArmRow, accuracy_figure, arm_rows
 from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, publish
 from analyses.training.tuned_arms import Arm, Bench, Tuned, accuracy_values, cpu_minutes
@@ -47,7 +48,6 @@ CNN: dict[str, Any] = {"model": "basic-cnn", "width": 8}
 VARIANT = f"{Path(__file__).resolve()}:TrainedAtSyntheticInput"
 REAL, SYNTHETIC = "unlocked, trained at the real output", "unlocked, trained at the synthetic input"
 UNTRAINED, LABELS = "untrained blocks", ", with labels"
-TITLE = "Completely unlocked DNI stays below blocks that are not trained at all"
 
 
 class TrainedAtSyntheticInput(DNIUnlocked):
@@ -100,6 +100,16 @@ TESTS: tuple[Test, ...] = (
 )
 
 
+def unlocked_title(rows: Sequence[ArmRow]) -> str:
+    """What the accuracies say of rules without labels, on the MLP."""
+    mean = {r.arm: r.mean for r in rows if r.comparison == "MLP"}
+    return title_where(
+        max(mean[REAL], mean[SYNTHETIC]) < mean[UNTRAINED],
+        "Completely unlocked DNI stays below blocks that are not trained at all",
+        "Test accuracy of completely unlocked DNI",
+    )
+
+
 def main() -> None:
     """Train the arms, write figures/dni_unlocked."""
     args = arguments(__doc__ or "", data="digits", numbers={"comparisons": len(COMPARISONS)})
@@ -116,7 +126,7 @@ def main() -> None:
     order = [arm.name for arm in (*arms(False), *arms(True))]
     shown = list(dict.fromkeys(r.comparison for r in rows))
     note = f"digits, batches of 64, 400 updates of Adam, each arm at its own rate; mean and 95 % interval of {SEEDS} seeds"
-    save_figure(accuracy_figure(rows, shown, order, TITLE, note), rows, args.figures / "dni_unlocked", "accuracy")
+    save_figure(accuracy_figure(rows, shown, order, unlocked_title(rows), note), rows, args.figures / "dni_unlocked", "accuracy")
     report(TESTS, results)
     publish("dni_unlocked", [], args, results, figures=False)
 

@@ -28,6 +28,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from analyses.figures.drawing import title_where
 from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, minutes_of, publish, trained
 from analyses.verdicts.decision import Test, details
@@ -169,10 +170,21 @@ def figure(rows: Sequence[Point], data: str, window: int) -> Figure:
     over = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
     head(
         drawing,
-        "With local losses the last layers come near the global gradient, the first stay far from it",
+        similarity_title(rows),
         f"dgl, five conv layers · {data} · {over} over {window} iterations, 95 % t-interval",
     )
     return drawing
+
+
+def similarity_title(rows: Sequence[Point]) -> str:
+    """What the cosines say where the lines end: the last two layers above 0.75, the first two below 0.6."""
+    ends = {p.layer: p.mean for p in sorted(rows, key=lambda p: p.iteration)}
+    first, last = [ends.get(layer, 1.0) for layer in (1, 2)], [ends.get(layer, 0.0) for layer in (4, 5)]
+    return title_where(
+        max(first) < 0.6 and min(last) > 0.75,
+        "With local losses the last layers come near the global gradient, the first stay far from it",
+        "Cosine of local gradients with the global one, layer by layer",
+    )
 
 
 SHIFTS = {1: 6, 2: -6}  # points by which names near each other are moved

@@ -19,7 +19,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from analyses.figures.redrawn import Curve, draw_curves, with_unit
+from analyses.figures.redrawn import Curve, draw_curves, ends_of, with_unit
 from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, publish, shipped, test_accuracy, trained
 from gradlens.runtime.text_files import read_json
@@ -33,10 +33,10 @@ MINUTES = {"basic-cnn": 19.0, "vgg16": 44.0}  # of an epoch of all images, bp an
 
 
 CURVES = (
-    Curve("test", "accuracy", lambda ends: f"Test accuracy, last epoch: {with_unit(ends, ' %')}"),
-    Curve("test", "loss", lambda ends: f"Test loss, last epoch, in nats: {with_unit(ends, '', 2)}"),
-    Curve("train", "accuracy", lambda ends: f"Training accuracy, last epoch: {with_unit(ends, ' %')}"),
-    Curve("train", "loss", lambda ends: f"Training loss, last epoch, in nats: {with_unit(ends, '', 2)}"),
+    Curve("test", "accuracy", lambda rows: f"Test accuracy, last epoch: {with_unit(ends_of(rows), ' %')}"),
+    Curve("test", "loss", lambda rows: f"Test loss, last epoch, in nats: {with_unit(ends_of(rows), '', 2)}"),
+    Curve("train", "accuracy", lambda rows: f"Training accuracy, last epoch: {with_unit(ends_of(rows), ' %')}"),
+    Curve("train", "loss", lambda rows: f"Training loss, last epoch, in nats: {with_unit(ends_of(rows), '', 2)}"),
 )
 
 

@@ -34,8 +34,8 @@ Planned seeds: 10 of bp and dgl, plain and augmented, and of the normalisations;
 Smallest visible effect (80 % power, two-sided 5 %, before Holm's correction): 1.0 standard deviations of the paired difference with 10
 seeds, 1.7 with 5. Of test accuracies that is about 1 and 2 points (their paired deviation was 1 to 1.5 points on 2,000 test images).
 
-Cost: about 56 core-minutes, in stages of one seed of a whole comparison each; ``--stages N`` stops after the first N; results.json says how many
-it holds. Not tested, and what it would cost in core-minutes of a free core (2,400 images a second of bp):
+Cost: about 56 core-minutes, in stages of one seed of a whole comparison each; ``--stages N`` stops after the first N; results.json says how
+many it holds. Not tested, and what it would cost in core-minutes of a free core (2,400 images a second of bp):
 
 - "cDNI ... later slightly degraded", "DNI ... later degraded": a constant rate and some hundred epochs after the peak; 2 rules x 5 seeds x
   600 epochs: 90; at the study's size (width 128, 50,000 images, 1,500 epochs) an accelerator.

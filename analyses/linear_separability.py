@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from analyses.all_methods import SEEDS, SHARED, chosen_lr, configs_of, seed_after_seed
-from analyses.figures.drawing import spread
+from analyses.figures.drawing import spread, title_where
 from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, minutes_of, probe_accuracy, probed, publish, trained
 from analyses.verdicts.decision import Test, details
@@ -125,13 +126,20 @@ def drawing(points: Sequence[Point], data: str, width: int) -> Figure:
     ax.set(ylabel="test accuracy of a linear probe (%)")
     head(
         figure,
-        TITLE,
+        rising_title(points),
         f"{data}, 6,000 images · BasicCNN, width {width} · mean of {max(p.seeds for p in points)} seeds, 95 % t-intervals",
     )
     return figure
 
 
-TITLE = "With layerwise training a linear probe reads more from every further block, as with backprop"
+def rising_title(points: Sequence[Point]) -> str:
+    """What the means say: a probe reads more from every further block of the trained rules."""
+    mean = {(p.rule, p.block): p.mean for p in points}
+    return title_where(
+        all(mean[rule, lower] < mean[rule, upper] for rule in ("bp", *LAYERWISE) for lower, upper in pairwise(BLOCKS)),
+        "With layerwise training a linear probe reads more from every further block, as with backprop",
+        "What a linear probe reads from each block",
+    )
 
 
 def main() -> None:

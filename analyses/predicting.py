@@ -25,8 +25,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.model_selection import GridSearchCV, ShuffleSplit
 
+from analyses.figures.drawing import title_where
 from analyses.figures.predicting_figures import (
     DEPENDENT,
     EXACT,
@@ -382,6 +384,25 @@ def dependence_table(values: Values, size: Sizes) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def growth_title(tested: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """What panels a and b say: R² of a line over few classes, power of the dependence."""
+    r2, power = fmean(tested[STRAIGHT][FEW_CLASSES]), fmean(tested[POWER][LINE])
+    return title_where(
+        r2 >= 0.98 and 1.5 <= power <= 2.5,
+        "Error grows in proportion to few classes, and about as the square of the views' dependence",
+        "Error over classes and over the views' dependence",
+    )
+
+
+def labels_title(tested: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """What the sweep says: X1 needs more labels than ψ's components, and overtakes the sooner the more dependent the views."""
+    return title_where(
+        fmean(tested[NEEDED][TOP]) > 1 and all(fmean(earlier) > 0 for earlier in tested[EARLIER].values()),
+        "A pretext task saves labels while the views are independent; the more dependent, the sooner it does not",
+        "Excess risk over labels, by the views' dependence",
+    )
+
+
 def reported(size: Sizes, args: Any) -> dict[str, Any]:
     """Simulate, judge, draw; write figures/predicting."""
     began = time.process_time()
@@ -393,13 +414,13 @@ def reported(size: Sizes, args: Any) -> dict[str, Any]:
         print(f"ε_CI at α = {row['alpha']:g}: {numbers}")
     crossing = {label: {f"{a:g}": interval(n)[:3] for a, n in crossovers(values, size, label).items()} for label in (PSI, TOP)}
     shown = [p for p in rows if p.panel.startswith("α")]
-    save_figure(
-        panel_figure(rows, size.k, size.pairs, size.labels), [p for p in rows if p.panel in PANELS], args.figures / "predicting", "panels"
-    )
-    save_figure(label_figure(rows, size.sweep_alphas, size.k, size.pairs), shown, args.figures / "predicting", "labels")
+    folder, tested = args.figures / "predicting", by_seed(values, size)
+    panelled = [p for p in rows if p.panel in PANELS]
+    save_figure(panel_figure(rows, size.k, size.pairs, size.labels, growth_title(tested)), panelled, folder, "panels")
+    save_figure(label_figure(rows, size.sweep_alphas, size.k, size.pairs, labels_title(tested)), shown, folder, "labels")
     results = {
         "settings": {**size._asdict(), "spread": 10.0, "error": "E|one-hot Y - prediction|^2, summed over classes"},
-        "values": by_seed(values, size),
+        "values": tested,
         "dependence": table,
         "labels_from_which_X1_is_better": {**crossing, "range": [size.sweep[0], size.sweep[-1]]},
         "cpu_minutes": round((time.process_time() - began) / 60, 2),

@@ -184,20 +184,14 @@ def main() -> None:
     alike = depth.likenesses(deep.found)
     values = linear.linear_values(rest, closed) | plane.plane_values(planes, looks) | depth.deep_values(deep.found, alike)
     gaps, layers, matrices = plane.gap_rows(looks), depth.depth_rows(deep.found, alike), depth.rdm_rows(deep.found)
-    title = "With a synthesiser after every layer, high layers are read worse; one in the middle costs nothing"
     figures: dict[str, tuple[Any, Any]] = {
         "fixed_points": (linear.fixed_points(rest), rest),
         "convergence": (linear.convergence(losses), losses),
         "plane_accuracy": (plane.plane_accuracy(planes), planes),
         "implied_loss": (plane.implied_losses(curves), curves),
         "implied_gap": (plane.implied_gaps(gaps), gaps),
-        "by_depth": (depth.by_depth(layers, title), layers),
-        "rdm": (
-            representations.rdm_figure(
-                matrices, title="digits, MLP of ten layers, one seed: classes part by layer, less between synthesisers"
-            ),
-            matrices,
-        ),
+        "by_depth": (depth.by_depth(layers), layers),
+        "rdm": (representations.rdm_figure(matrices, title="digits, MLP of ten layers, one seed"), matrices),
     }
     for name, (figure, rows) in figures.items():
         save_figure(figure, rows, folder, name)

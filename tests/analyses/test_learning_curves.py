@@ -190,7 +190,7 @@ def test_values_far_below_zero_are_seen(scale):
     rows = [
         LayerPoint("dni", "block1", "rule", "synth_explained_variance", s, v, math.nan, math.nan, 1, 0) for s, v in ((0, -3e5), (16, 0.5))
     ]
-    figure = redrawn.panel_figure(rows, redrawn.Panels("any", "share", "below nothing", scale), "a note")
+    figure = redrawn.panel_figure(rows, redrawn.Panels("any", "share", lambda rows: f"{len(rows)} below nothing", scale), "a note")
     low, high = figure.axes[0].get_ylim()
     assert low < -3e5 < 0.5 < high
 
@@ -200,7 +200,7 @@ def test_a_picture_is_drawn_anew_without_changing_its_table(tmp_path):
     write_csv(tmp_path / "test_accuracy.csv", rows)
     before = (tmp_path / "test_accuracy.csv").read_bytes()
     heard = []
-    message = lambda ends: heard.append(redrawn.with_unit(ends, " %")) or "so it is"  # noqa: E731
+    message = lambda rows: heard.append(redrawn.with_unit(redrawn.ends_of(rows), " %")) or "so it is"  # noqa: E731
     redrawn.draw_curves(tmp_path, [redrawn.Curve("test", "accuracy", message)], ["a note"], curve("bp", [51], READING))
     assert (tmp_path / "test_accuracy.csv").read_bytes() == before
     assert heard == ["bp\u00a060.0\u00a0%"]
