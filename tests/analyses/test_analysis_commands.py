@@ -21,7 +21,7 @@ from tools.docs.gallery import groups
 
 ROOT = Path(__file__).parents[2]
 COMMAND = re.compile(r"python -m (analyses\.[^\n`)\"#]*)")
-NAMED = ("analyses.SCRIPT", "analyses.self_supervised")  # in prose, no commands
+NAMED = ("analyses.SCRIPT", "analyses.NAME", "analyses.self_supervised")  # in prose, no commands
 PLACES = {"cifar10-jpeg.tar.gz": "digits", "RUN_DIR": "runs/one"}  # what a reader puts in
 
 
