@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from analyses.figures.drawing import Cell, spread
+from analyses.figures.drawing import Cell
+from gradlens.reporting.axes import spread
 from gradlens.reporting.statistics import Interval
 from gradlens.reporting.style import COLOURS, GREY, LOOK, MARKERS, head
 

@@ -175,11 +175,9 @@ DEFINITIONS = {  # titles that are typed: what a picture shows by construction, 
     "Fine-tuning and distilling by width",
     "What a linear probe reads after each way of filling in",
     "Gradients of local rules beside the end-to-end gradient of the same loss",
-    "How many test images each block separates",
-    "Regret of a linear learner on each block beside its bound",
 }
 TITLED = {"head": 1, "_head": 1, "rows_figure": 1, "lines_figure": 1, "heads_figure": 2, "pairs_figure": 1, "depth_figure": 1,
-          "accuracy_figure": 3, "n_star_figure": 2, "regret_figure": 1, "panel_figure": 4, "label_figure": 4, "labelled_curves": 2,
+          "accuracy_figure": 3, "panel_figure": 4, "label_figure": 4, "labelled_curves": 2,
           "Panels": 2, "Curve": 2, "suptitle": 0}  # fmt: skip  # function -> place of its title
 
 

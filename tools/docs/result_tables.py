@@ -187,7 +187,7 @@ SCRIPTS = (  # script, folder of its results, what, size; "": as its file has it
         "",
     ),
     ("linear_separability", "linear_separability", "linear probes of every block", "the same runs, and greedy with 3 seeds"),
-    ("representations", "representations", "rank, class separation, information, CKA", "the same runs of 5 rules"),
+    ("representations", "representations", "rank, class separation, information, CKA", "the same runs of bp, dgl and dni"),
     ("random_labels", "random_labels", "random labels: bp and dgl with three heads", ""),
     ("random_labels", "partly_random", "a fifth of the labels random, by block", ""),
     (
