@@ -149,6 +149,8 @@ MODELS: dict[str, Callable[[ModelSpec], nn.Sequential]] = {
     "linear": linear,
 }
 
+INPUTS: dict[str, str] = {}  # network -> kind of input it reads, where that is not "images": see Task.reads
+
 
 def cut_before_pool(model: nn.Sequential) -> nn.Sequential:
     """Move each pool to the front of the next block, so that local losses read the input of the pool.
