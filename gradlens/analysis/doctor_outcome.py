@@ -41,7 +41,7 @@ def unfinished(seen: RunView) -> list[Symptom]:
     config = seen.run.config
     if seen.run.finished:
         return []
-    total = config.epochs * batches_per_epoch(seen.run.info["images"][TRAIN], config.batch_size)
+    total = config.epochs * batches_per_epoch(seen.run.info["images"][TRAIN], config)
     total = total if config.steps is None else min(total, config.steps)
     done = max((m.step for m in seen.run.metrics), default=0)
     return [Symptom(WATCH, "run", done, done, total, f"{done} of {total} updates at its last evaluation, and no summary.json")]

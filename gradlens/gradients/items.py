@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from gradlens.runtime.batch_items import set_items
 from gradlens.runtime.batch_shard import Shard, current_shard, global_count, shard_of
 from gradlens.runtime.step_context import Context
 
@@ -44,6 +45,17 @@ class Items:
 
         """
         return len(y)
+
+    def make_known(self, y: Tensor) -> None:
+        """Count the items of a batch's targets, here and on all ranks together; collective on a shared batch.
+
+        Args:
+            y: [N, *] targets of this rank's part.
+
+        """
+        here = self.count(y)
+        rows = type(self).count is Items.count  # their number in the whole batch is known to each rank
+        set_items(y, here, global_count(here) if rows else None)
 
     def hits(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Count correct predictions, without waiting for the device.
@@ -82,9 +94,12 @@ class Items:
             rng: on the CPU; the same on all ranks.
 
         Returns:
-            the two halves, with the context as it is; by default of the rows. None, on all ranks, if a rank has fewer than two in one.
+            the two halves; by default of the rows, with the context as it is. None if there are fewer than four rows, or if a rank has
+            fewer than two in one half; on all ranks.
 
         """
+        if global_count(len(y)) < 4:
+            return None
         deal = torch.randperm(global_count(len(y)), generator=rng)
         found = [self._half(half.sort().values, x, y, context) for half in (deal[: len(deal) // 2], deal[len(deal) // 2 :])]
         return iter([half for half in found if half is not None]) if None not in found else None

@@ -149,7 +149,8 @@ MODELS: dict[str, Callable[[ModelSpec], nn.Sequential]] = {
     "linear": linear,
 }
 
-INPUTS: dict[str, str] = {}  # network -> kind of input it reads, where that is not "images": see Task.reads
+INPUT = "images"  # the kind of input that a network reads if nothing else is stated, see Task.reads
+INPUTS: dict[str, str] = {}  # network -> the kind it reads instead
 
 
 def cut_before_pool(model: nn.Sequential) -> nn.Sequential:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,15 @@ class Images(Task):
         seed = config.seed if drawn else 0  # one entry for all seeds where nothing is drawn
         choice = c.limit, c.label_noise, c.validation, seed, c.limit_test, c.labels
         return _data(name, _state(name, files), files.data_dir, files.download, files.cache, *choice)
+
+    def data_sets(self) -> Mapping[str, str]:
+        """Return the registered data sets."""
+        return {name: entry.sentence for name, entry in DATASETS.items()}
+
+    def shape_and_classes(self, config: Config) -> tuple[tuple[int, ...], int] | None:
+        """Return (C, H, W) and the number of classes of a named data set."""
+        known = DATASETS.get(config.data.name)
+        return None if known is None else (known.shape, known.classes)
 
     def batch(self, examples: Split, step: int, config: Config) -> Batch:
         """Return images, with ``--augment`` cropped and flipped in training, and labels."""

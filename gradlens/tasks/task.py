@@ -35,7 +35,7 @@ class Batch(NamedTuple):
 
     x: Tensor
     y: Tensor
-    context: Context = {}
+    context: Context = {}  # noqa: RUF012 - never written to
 
 
 class TaskOptions(BaseModel, frozen=True, extra="forbid"):
@@ -53,11 +53,11 @@ class Task(Items, ABC):
         item: name of an item, which the loss is the mean over ("image", "token", "labelled node").
         example: name of an example, a row of the training data ("image", "sequence", "node").
         reads: kind of input. A network fits if it reads the same kind (``models.zoo.INPUTS``; one that says nothing reads "images").
-        rules: reason why no rule of the image task fits, for ``gradlens list tasks``; "" for the image task. (Rules of the image task
-            say so: ``Method.images_only``.)
+            Every rule fits that does not say it is one of images (``Method.images_only``), and every rule fits the image task.
         losses: name -> loss (z [N, *, C], y [N, *]) -> scalar: the sum over items divided by ``runtime.batch_items.global_items(y)``.
             ``--loss`` names one, by default the first.
         score_name: of the score, a key of ``tasks.scores.HIGHER_IS_BETTER``, which has its direction.
+        defaults: flat name of a setting -> the task's own default ("model", "data", "batch_size"); a rule's own go before.
         settings: flat names of the data settings (``DataSettings``) that it reads, beside ``data``; others are refused if they are set.
         Options: a pydantic model of the task's own options; ``--set NAME.OPTION=VALUE`` sets one, NAME the task's; ``config.task_options``.
         one_batch: True: an epoch is one batch of all examples, and ``--batch-size`` does not apply (a graph).
@@ -71,6 +71,7 @@ class Task(Items, ABC):
     reads: ClassVar[str]
     losses: ClassVar[Mapping[str, Loss]] = {"ce": LOSSES["ce"]}
     score_name: ClassVar[str] = "accuracy"
+    defaults: ClassVar[Mapping[str, Any]] = {}
     settings: ClassVar[frozenset[str]] = frozenset()
     Options: ClassVar[type[BaseModel]] = TaskOptions
     one_batch: ClassVar[bool] = False
@@ -95,6 +96,27 @@ class Task(Items, ABC):
             InputError: one sentence: what is wrong with the data, what was found, what to set.
 
         """
+
+    def data_sets(self) -> Mapping[str, str]:
+        """Return the data that are named, not read from a path.
+
+        Returns:
+            name -> one line of ``gradlens list data``; by default none.
+
+        """
+        return {}
+
+    def shape_and_classes(self, config: Config) -> tuple[tuple[int, ...], int] | None:
+        """Return the shape of an example and the number of classes without loading anything.
+
+        Args:
+            config: of the run.
+
+        Returns:
+            by default None: the data must be loaded for it.
+
+        """
+        return None
 
     @abstractmethod
     def batch(self, examples: Split, step: int, config: Config) -> Batch:

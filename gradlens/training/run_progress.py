@@ -46,7 +46,7 @@ def _total(run: Run) -> int | None:
         return config.steps
     from gradlens.training.batches import batches_per_epoch
 
-    total = config.epochs * batches_per_epoch(int(stored["train"]), config.batch_size)
+    total = config.epochs * batches_per_epoch(int(stored["train"]), config)
     return total if config.steps is None else min(total, config.steps)
 
 

@@ -46,7 +46,7 @@ class Gain(NamedTuple):
     megabytes_per_s: float | None  # sent from rank to rank; None where torch's engine sends
 
 
-def generated(shape: tuple[int, int, int], classes: int, images: int, seed: int) -> Data:
+def generated(shape: tuple[int, ...], classes: int, images: int, seed: int) -> Data:
     """Generate random images and labels."""
     g = torch.Generator().manual_seed(seed)
 
@@ -157,7 +157,7 @@ def _gain(state: TrainState, rounds: Sequence[_Round], sent: float, costs: Seque
 
 def bench_ranks(
     configs: Sequence[Config],
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     classes: int,
     device: torch.device,
     ranks: ProcessGroup,

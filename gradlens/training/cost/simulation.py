@@ -307,7 +307,7 @@ class Measured(NamedTuple):
         return [row.cost() for row in self.rows]
 
 
-def measure_costs(config: Config, shape: tuple[int, int, int], classes: int, device: torch.device, rounds: int) -> Measured:
+def measure_costs(config: Config, shape: tuple[int, ...], classes: int, device: torch.device, rounds: int) -> Measured:
     """Measure what the blocks of a config's rule cost on generated images.
 
     Args:
@@ -325,7 +325,7 @@ def measure_costs(config: Config, shape: tuple[int, int, int], classes: int, dev
     return Measured(network.method, rows, allowed_cuts(network.method))
 
 
-def costs_from_rows(config: Config, shape: tuple[int, int, int], classes: int, rows: Sequence[CostRow]) -> Measured:
+def costs_from_rows(config: Config, shape: tuple[int, ...], classes: int, rows: Sequence[CostRow]) -> Measured:
     """Return what :func:`measure_costs` gave before, from its rows.
 
     Raises:
@@ -339,7 +339,7 @@ def costs_from_rows(config: Config, shape: tuple[int, int, int], classes: int, r
     return Measured(network.method, mine, allowed_cuts(network.method))
 
 
-def _batch(config: Config, method: Method, shape: tuple[int, int, int], classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _batch(config: Config, method: Method, shape: tuple[int, ...], classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Make a batch of noise as the rule reads it."""
     draw = generator(config.seed, "noise images")
     images = torch.randint(256, (config.batch_size, *shape), dtype=torch.uint8, generator=draw).to(device)

@@ -167,7 +167,7 @@ def _ours(config: Config, x: Tensor, y: Tensor, classes: int, record: bool) -> _
     return _Candidate(config.method, changed, config.precision, optimizer, step, recorded, task)
 
 
-def _shape(x: Tensor) -> tuple[int, int, int]:
+def _shape(x: Tensor) -> tuple[int, ...]:
     c, h, w = x.shape[1:]
     return c, h, w
 
@@ -287,7 +287,7 @@ def _rows(candidates: Sequence[_Candidate], record_every: Iterable[int], images:
 
 def bench(
     configs: Sequence[Config],
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     classes: int,
     device: torch.device,
     rounds: int = 7,
