@@ -15,7 +15,7 @@ from gradlens.analysis.doctor_evidence import LAST_STEPS, WATCH, WRONG, MissingE
 from gradlens.analysis.representation_similarity import effective_rank, spectrum
 from gradlens.gradients.layer_names import is_norm
 from gradlens.runtime.errors import InputError
-from gradlens.training.batches import batches_per_epoch
+from gradlens.training.batches import updates_per_epoch
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Metric
 
@@ -41,7 +41,7 @@ def unfinished(seen: RunView) -> list[Symptom]:
     config = seen.run.config
     if seen.run.finished:
         return []
-    total = config.epochs * batches_per_epoch(seen.run.info["images"][TRAIN], config)
+    total = config.epochs * updates_per_epoch(seen.run.info["images"][TRAIN], config)
     total = total if config.steps is None else min(total, config.steps)
     done = max((m.step for m in seen.run.metrics), default=0)
     return [Symptom(WATCH, "run", done, done, total, f"{done} of {total} updates at its last evaluation, and no summary.json")]

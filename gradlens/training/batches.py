@@ -20,12 +20,15 @@ from gradlens.tasks.task import Task
 from gradlens.training.config import Config
 
 
-def batches_per_epoch(examples: int, config: Config) -> int:
+def batches_per_epoch(examples: int, batch_size: int) -> int:
     """Count the updates of one epoch; a last batch of a single example is left out, since one image has no batch statistics."""
-    if TASKS[config.task].one_batch:
-        return 1
-    whole, rest = divmod(examples, config.batch_size)
+    whole, rest = divmod(examples, batch_size)
     return whole + (rest > 1 or whole == 0)
+
+
+def updates_per_epoch(examples: int, config: Config) -> int:
+    """Count the updates of one epoch of a config: its batches, or one where the task's examples are one batch."""
+    return 1 if TASKS[config.task].one_batch else batches_per_epoch(examples, config.batch_size)
 
 
 @dataclass
@@ -52,7 +55,7 @@ class Batches:
     @property
     def per_epoch(self) -> int:
         """Return the number of updates in an epoch."""
-        return batches_per_epoch(len(self.examples), self.config)
+        return updates_per_epoch(len(self.examples), self.config)
 
     @property
     def total(self) -> int:

@@ -227,7 +227,8 @@ def named(differ: list[str]) -> str:
 
 def lines_of(path: Path, but: Collection[str]) -> list[str]:
     """A table's lines, without those of quantities and without the columns that are left out."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not any(f",{quantity}," in line for quantity in but)]
+    whole = path.read_text(encoding="utf-8").splitlines()
+    lines = whole[:1] + [line for line in whole[1:] if not any(f",{quantity}," in line for quantity in but)]
     kept = [i for i, column in enumerate(lines[0].split(",")) if column not in but] if lines else []
     if lines and len(kept) < len(lines[0].split(",")):
         lines = [",".join(line.split(",")[i] for i in kept) for line in lines]

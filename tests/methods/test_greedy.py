@@ -230,7 +230,7 @@ def test_training_reports_the_stages_loss_and_answers():
     outcome = training_step(ModelAndMethod(c.model, method), torch.optim.SGD(method.param_groups(c.blocks), lr=0.0), c.x, c.y)
     z = head(twin(c.x))
     assert outcome.loss == pytest.approx(nll(z, c.y).item(), rel=1e-12)
-    assert (int(outcome.hits), outcome.images, outcome.answered) == (int((z.argmax(1) == c.y).sum()), 6, 6)
+    assert (int(outcome.hits), outcome.items, outcome.answered) == (int((z.argmax(1) == c.y).sum()), 6, 6)
 
 
 @pytest.mark.parametrize("hidden", [1, 2, 3])
