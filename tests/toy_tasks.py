@@ -5,6 +5,7 @@ The network of tokens reads an earlier block's output beside its predecessor's, 
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ class Tokens(Task):
     summary, item, example, reads = "say each token again", "token", "sequence", "toy tokens"
     score_name = "perplexity"
     per_item = True
-    defaults = {"model": "toy-tokens", "data": "words", "batch_size": 4}
+    defaults: ClassVar = {"model": "toy-tokens", "data": "words", "batch_size": 4}
     two_terms = True
 
     def data_sets(self) -> Mapping[str, str]:
@@ -113,7 +114,7 @@ class Ring(Task):
     """Classify the nodes of a ring, of which every third has a label in training."""
 
     summary, item, example, reads = "classify nodes of a ring", "labelled node", "node", "toy nodes"
-    defaults = {"model": "toy-ring", "data": "ring"}
+    defaults: ClassVar = {"model": "toy-ring", "data": "ring"}
     one_batch, not_data_parallel = True, "every node reads its neighbours"
 
     def data_sets(self) -> Mapping[str, str]:

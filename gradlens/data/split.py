@@ -31,12 +31,22 @@ class Split:
 
     @property
     def images(self) -> Tensor:
-        """Return x, of images [N, C, H, W] uint8."""
+        """Return x as it is called of images.
+
+        Returns:
+            [N, C, H, W] uint8.
+
+        """
         return self.x
 
     @property
     def labels(self) -> Tensor:
-        """Return y, of images [N] int64, -1 if unknown."""
+        """Return y as it is called of images.
+
+        Returns:
+            [N] int64, -1 if unknown.
+
+        """
         return self.y
 
     def take(self, index: Tensor) -> Split:

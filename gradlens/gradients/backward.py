@@ -62,8 +62,10 @@ def _update_waiting_blocks(method: Method, known: dict[int, Pass], waiting: list
             grad = pull_back(known[j], signal.delta, signal.messages_below, keep)
         learned = {} if delayed else method.learn(j, known[j], signal, grad, received)
         update = Update(j, known[j], signal, grad, {**signal.aux_grads, **learned}, received, term)
-        for i in grad.sent(j).keys() & waiting:
-            came[i] = _sums(came.get(i, ()), method.arrange(i, j, grad.sent(j)[i]) if i < j - 1 else grad.below)
+        if grad.below and j - 1 in waiting:
+            came[j - 1] = _sums(came[j - 1], grad.below) if j - 1 in came else grad.below
+        for i in grad.earlier.keys() & waiting:
+            came[i] = _sums(came.get(i, ()), method.arrange(i, j, grad.earlier[i]))
         delayed = False
         if not keep:
             p = known.pop(j)

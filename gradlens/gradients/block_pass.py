@@ -32,7 +32,7 @@ class Pass(NamedTuple):
         z: [N, *out] leaf copy of ``h`` without its graph: the input of block k+1, and where local losses are differentiated.
         src: [N, *in] the source of ``x``, with its graph, if that is not ``h`` of block k−1: a synthetic input. Else None.
         image: [N, *] the network's input, for rules that read it (``depends_on`` has "image"); None if it was not passed.
-        also: earlier block -> its ``z``, which the block reads beside ``x``.
+        also: earlier block -> its ``z`` [N, *out], which the block reads beside ``x``.
 
     """
 
@@ -55,7 +55,8 @@ class Grad(NamedTuple):
         params: parameter name within the block -> gradient of the parameter's shape; empty if ``delta`` is None.
         below: each [N, *in], a message pulled back to the block's input, in the order of ``Signal.messages_below``; () if
             nothing was sent, and at the first block, whose input takes no gradient.
-        earlier: other earlier block that the block reads -> the messages pulled back to that block's output, in the same order.
+        earlier: other earlier block that the block reads -> each [N, *out], the messages pulled back to that block's output, in the same
+            order.
 
     """
 
@@ -65,13 +66,21 @@ class Grad(NamedTuple):
     earlier: Mapping[int, tuple[Tensor, ...]] = {}
 
     def sent(self, k: int) -> dict[int, tuple[Tensor, ...]]:
-        """Return the messages of block k by the block that they go to; those that were sent nothing are missing."""
+        """Return the messages by the block that they go to; those that were sent nothing are missing.
+
+        Args:
+            k: index of the block that sends.
+
+        Returns:
+            earlier block -> each [N, *out], the messages pulled back to its output.
+
+        """
         return {j: messages for j, messages in ((k - 1, self.below), *self.earlier.items()) if messages}
 
 
 def reads_blocks(block: nn.Module) -> tuple[int, ...]:
     """Return the indices of the earlier blocks whose outputs a block reads beside its predecessor's."""
-    return tuple(getattr(block, "reads_blocks", ()))
+    return tuple(vars(block).get("reads_blocks", getattr(type(block), "reads_blocks", ())))  # nn.Module looks for an attribute slowly
 
 
 def outputs(blocks: Iterable[nn.Module], x: Tensor) -> Iterator[Tensor]:
@@ -162,7 +171,8 @@ def pull_back(p: Pass, delta: Tensor | None, send: Sequence[Tensor] = (), keep: 
         keep: keep the graph, for another pull-back through the same pass.
 
     """
-    names, params = list(trainable(p.block)), list(trainable(p.block).values())
+    named = trainable(p.block)
+    params = list(named.values())
     messages = list(send) if p.x.requires_grad else []
     shared = next((i for i, m in enumerate(messages) if m is delta), None)
     grads: dict[str, Tensor] = {}
@@ -172,7 +182,7 @@ def pull_back(p: Pass, delta: Tensor | None, send: Sequence[Tensor] = (), keep: 
     if delta is not None and (params or shared is not None):
         wanted = params + (read if shared is not None else [])
         got = torch.autograd.grad(p.h, wanted, _laid_like(delta, p.h), retain_graph=keep or bool(todo), allow_unused=True)
-        grads = {name: g for name, g in zip(names, got, strict=False) if g is not None}
+        grads = {name: g for name, g in zip(named, got, strict=False) if g is not None}
         if shared is not None:
             below[shared] = [torch.zeros_like(t) if g is None else g for t, g in zip(read, got[len(params) :], strict=True)]
     for n, i in enumerate(todo):

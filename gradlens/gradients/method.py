@@ -16,6 +16,7 @@ from gradlens.gradients.locks import Locking
 from gradlens.gradients.losses import Loss
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.gradients.old_method_names import RefusesOldNames
+from gradlens.gradients.recorded import Recorded
 from gradlens.gradients.signal import FeedbackPair as FeedbackPair
 from gradlens.gradients.signal import Options as Options
 from gradlens.gradients.signal import Signal as Signal
@@ -25,7 +26,7 @@ from gradlens.gradients.signal import relay as relay
 from gradlens.gradients.signal import top_signal as top_signal
 
 
-class Method(RefusesOldNames, Locking, ABC):
+class Method(RefusesOldNames, Locking, Recorded, ABC):
     """A learning rule; a subclass's docstring is its equation. Its own modules (heads, synthesisers) are its submodules.
 
     A rule defines two things: :meth:`signal`, the error signal of each block, and ``depends_on``, its dependencies. Everything else has
@@ -36,7 +37,7 @@ class Method(RefusesOldNames, Locking, ABC):
       :meth:`run_block`, :meth:`backward_context`
     - auxiliary modules: :meth:`learn`, :meth:`param_groups`; change over time: :meth:`start`
     - outside training: :meth:`predict`, :meth:`features`, :meth:`evaluate_objective`, :meth:`made`, :meth:`kept_head`
-    - records: :meth:`quantities`, :meth:`feedback_pairs`, :attr:`objective`, :meth:`of_objective`
+    - records: :meth:`quantities`, :meth:`feedback_pairs`, :attr:`objective`, :meth:`of_objective`, :meth:`permuted`
     - locking, and several ranks: :meth:`needs_above`, :meth:`waits_for_message`, :meth:`locking_reason`,
       :meth:`can_split_after`, :meth:`supports_delayed_target`, :meth:`block_of`
     - networks in which a block reads several earlier ones: :meth:`arrange`
@@ -234,18 +235,6 @@ class Method(RefusesOldNames, Locking, ABC):
         """
         return nullcontext()
 
-    def permuted(self, rows: Tensor) -> AbstractContextManager[None]:
-        """Return the context in which what the rule gives to places inside blocks is permuted, for the chance level.
-
-        Args:
-            rows: [N] numbers of the global batch's rows, the one that each row of this rank gets.
-
-        Returns:
-            by default one that changes nothing: error signals at the ends of blocks are permuted without it.
-
-        """
-        return nullcontext()
-
     # ----------------------------------------------------------------------------------- auxiliary modules, and schedule
 
     def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, received: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
@@ -363,52 +352,3 @@ class Method(RefusesOldNames, Locking, ABC):
 
         """
         return None
-
-    # ---------------------------------------------------------------------------------------------------- for the records
-
-    @property
-    def objective(self) -> str:
-        """Name the loss that the true gradient is the gradient of, for the rows.
-
-        Returns:
-            a word or two; by default "loss".
-
-        """
-        return "loss"
-
-    def of_objective(self, name: str) -> bool:
-        """Return whether a gradient of the rule's own modules is one of the objective: a discriminator has a loss of its own.
-
-        Args:
-            name: a key of ``Signal.aux_grads``.
-
-        Returns:
-            by default True.
-
-        """
-        return True
-
-    def quantities(self, update: Update) -> Mapping[str, Tensor]:
-        """Compute the rule's own numbers to record for one block, such as a synthesiser's error.
-
-        Args:
-            update: the block's update.
-
-        Returns:
-            name, a key of ``method_quantities`` -> scalar tensor; by default none.
-
-        """
-        return {}
-
-    def feedback_pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
-        """Yield tensors of the rule (feedback matrices) with their counterparts in backpropagation, for the sparse records.
-
-        Args:
-            step: the executed step.
-            passes: its plain chain of passes, first to last, graphs kept.
-
-        Yields:
-            each pair; by default none.
-
-        """
-        yield from ()

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from gradlens.data.split import Split
 from gradlens.gradients.method import Method
+from gradlens.models.zoo import INPUT
 from gradlens.runtime.batch_shard import Shard, shard_of, sharded
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from gradlens.runtime.rng import generator
 from gradlens.runtime.step_context import set_context, step_context
 from gradlens.tasks import TASKS
-from gradlens.tasks.task import Task
+from gradlens.tasks.task import Batch, Task
 from gradlens.training.config import Config
 
 
@@ -89,6 +90,19 @@ class Batches:
 
         Inside :meth:`sharded`; where the batch is shared a collective.
         """
+        made = self._made(step)
+        set_context(made.context)
+        x, y = self.method.make_inputs(made.x, made.y, step, self.to_input)
+        self.task.make_known(y)
+        return x, y
+
+    def provide_context(self, step: int) -> None:
+        """Set the context of an update's batch, on a rank that is sent what its blocks read."""
+        if self.task.reads != INPUT:
+            set_context(self._made(step).context)
+
+    def _made(self, step: int) -> Batch:
+        """Make an update's batch, or this rank's part of it, as the task does."""
         epoch, i = divmod(step, self.per_epoch)
         if self._order[0] != epoch:
             order = torch.randperm(len(self.examples), generator=generator(self.config.seed, "order", epoch))
@@ -97,8 +111,4 @@ class Batches:
         if shard is not None:
             chosen = chosen[shard.start : shard.stop]
         taken = self.examples if self.task.one_batch else self.examples.take(chosen)
-        made = self.task.batch(taken, step, self.config)
-        set_context(made.context)
-        x, y = self.method.make_inputs(made.x, made.y, step, self.to_input)
-        self.task.make_known(y)
-        return x, y
+        return self.task.batch(taken, step, self.config)

@@ -195,7 +195,7 @@ def test_auxiliary_modules_act_on_each_item_alone(task, name):
 @pytest.mark.parametrize(("task", "name"), some([*CASES, ("tokens", "dfa inside")]))
 def test_every_row_of_a_diagnosed_step_is_a_number(task, name):
     state = state_of(config_of(task, name))
-    model, method = state.network
+    method = state.network.method
     names = state.network.block_names()
     with state.batches.sharded(0):
         _, _, step = a_step(state)
@@ -271,8 +271,28 @@ def test_two_ranks_with_unequal_numbers_of_items_are_one_process(name, tmp_path)
             assert b[4] == pytest.approx(a[4], rel=1e-6, abs=1e-8, nan_ok=True), a
 
 
+def over_layers(world, name):
+    """Updates of all nodes of the ring, with blocks on one rank or two."""
+    toy_tasks.register()
+    shared = {"ranks": 2, "parallel": "layers", "split": [1, 2], "diagnose_every": 0} if world.num_ranks > 1 else {}
+    config = config_of("ring", name, **{"diagnose_every": 0, **shared})
+    state = build_state(config, load_data(config, RunContext()), torch.device("cpu"), world)
+    made = [(step, make_update(state, step)[0]) for step in range(4)]
+    made = state.stage.synchronize(made)
+    return [(float(m.loss), m.items, int(m.hits)) for _, m in made], {n: p.detach() for n, p in state.network.model.named_parameters()}
+
+
+@pytest.mark.torchrun
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dgl", "dfa", "dni"])
+def test_blocks_on_two_ranks_are_one_process_and_read_the_context_on_both(name, tmp_path):
+    (reported, weights), two = alone(over_layers, name), together(2, over_layers, tmp_path, name)
+    assert two[-1][0] == reported
+    assert all(torch.equal(two[-1][1][n], w) for n, w in weights.items())
+
+
 @pytest.mark.parametrize(("asked", "sentence"), [
-    ({"task": "tokens", "method": "simclr"}, "simclr is a rule of the image task and cannot be used with --task tokens: it learns from images"),
+    ({"task": "tokens", "method": "simclr"}, "simclr is a rule of the image task and cannot be used with --task tokens: it learns"),
     ({"task": "tokens", "method": "predsim"}, "it compares every item of a batch with every other"),
     ({"task": "tokens", "method": "bp", "model": "mlp"}, "--model mlp reads images, --task tokens has toy tokens: set one of toy-tokens"),
     ({"task": "images", "method": "bp", "model": "toy-ring"}, "--model toy-ring reads toy nodes, --task images has images"),

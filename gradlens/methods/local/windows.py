@@ -134,7 +134,7 @@ class LossWindows:
         return signal._replace(delta=partial(k), messages_below=sent)
 
     def arrange(self, j: int, k: int, messages: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
-        """Choose what block k's partial sums add to those of block j+1, where block k reads block j too: see :meth:`Method.arrange`."""
+        """Choose what block k's partial sums add to those of block j+1, where block k reads block j too: see ``Method.arrange``."""
         last = len(self.sent) - 1
         starts = self.sent[k] if k <= last else [self.first[last]]  # of block k's messages; the output block sends one, of the last window
         places = [next((i for i, first in enumerate(starts) if first <= a), None) for a in self.sent[j + 1]]

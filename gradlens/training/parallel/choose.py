@@ -9,6 +9,7 @@ from gradlens.gradients.block_pass import reads_blocks
 from gradlens.gradients.method import Method
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.step_context import step_context
+from gradlens.tasks import DEFAULT
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 from gradlens.training.parallel.async_queues import AsyncQueues, check_queues
@@ -38,8 +39,12 @@ def check_layer_parallel(config: Config, network: ModelAndMethod, images: int) -
     model, method = network
     if reader := next((name for name, block in zip(network.block_names(), model, strict=True) if reads_blocks(block)), None):
         raise InputError(f"--parallel layers: {reader} reads an earlier output, which only the next rank is sent; set another model")
+    if method.pipelined and config.task != DEFAULT:
+        raise InputError(f"--parallel layers: microbatches of --task {config.task} need not have equally many items: choose another method")
     if method.terms:
-        raise InputError(f"--parallel layers: the objective of --task {config.task} has terms at several blocks: set --parallel data")
+        raise InputError(
+            f"--parallel layers: the objective of --task {config.task} has terms at several blocks: train in one process or with --parallel data"
+        )
     if method.pipelined:
         _check_pipeline(config, images)
     elif "replay_buffer" in method.depends_on:

@@ -116,6 +116,7 @@ class LayerParallel(LayerStage):
             x, y, number = self.below.take(images)
             control = int(number)
             x.requires_grad_()
+            batches.provide_context(step)
             if step + 1 < batches.total and not control & STOP:
                 self.below.expect(batches.size(step + 1))
         self.control, self.fresh = control, True
