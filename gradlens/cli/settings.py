@@ -25,7 +25,7 @@ DIGESTS = {  # of the files that say so; where one has changed since, a name is 
     'models/zoo.py': 'b031cc00ffcf',
     'gradients/alignment.py': '2b84b662ba12',
     'gradients/diagnostics.py': 'c2c30707a8e1',
-    'training/config.py': 'd322248d2e5a',
+    'training/config.py': '137d6c7a4a9d',
     'training/setting_groups.py': '8c3d9a9ca253',
     'models/spec.py': '539c9bb16b6f',
     'gradients/losses.py': 'cff5bcf5b62c',

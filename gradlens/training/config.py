@@ -62,8 +62,8 @@ class Config(Settings, frozen=True):
 
     method: str = setting(BASELINE, "", choices=METHODS, own=True)
     options: dict[str, Any] = Field({})  # the method's own, resolved
-    task: str = setting(DEFAULT, "what is learned: {choices}", choices=TASKS, since="0.3.0")
-    task_options: dict[str, Any] = Field({}, json_schema_extra={"since": "0.3.0"})  # the task's own, resolved
+    task: str = setting(DEFAULT, "what is learned: {choices}", choices=TASKS, since="0.2.0")
+    task_options: dict[str, Any] = Field({}, json_schema_extra={"since": "0.2.0"})  # the task's own, resolved
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     loss: str = setting("ce", "{choices}", choices=LOSSES, synonyms=("criterion", "objective"))

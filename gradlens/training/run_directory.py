@@ -46,7 +46,7 @@ class Metric(NamedTuple):
     accuracy: float  # share; NaN for rules without labels
     best: float  # best score of this split so far: of images the highest accuracy
     score: float = math.nan  # the task's: of images the accuracy
-    score_name: str = ""  # empty: there is none, or a version before 0.3.0 wrote the row and the score is the accuracy
+    score_name: str = ""  # empty: there is none, or a version before 0.2.0 wrote the row and the score is the accuracy
 
 
 class Timing(NamedTuple):

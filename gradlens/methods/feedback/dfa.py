@@ -35,7 +35,7 @@ class DFAOptions(BaseModel, frozen=True, extra="forbid"):
     points: Literal["blocks", "inside"] = Field(
         "blocks",
         description="where errors are projected to: the ends of blocks, or also the places inside them that the network marks",
-        json_schema_extra={"since": "0.3.0"},
+        json_schema_extra={"since": "0.2.0"},
     )
 
 

@@ -42,9 +42,7 @@ def check_layer_parallel(config: Config, network: ModelAndMethod, images: int) -
     if method.pipelined and config.task != DEFAULT:
         raise InputError(f"--parallel layers: microbatches of --task {config.task} need not have equally many items: choose another method")
     if method.terms:
-        raise InputError(
-            f"--parallel layers: the objective of --task {config.task} has terms at several blocks: train in one process or with --parallel data"
-        )
+        raise InputError(f"--parallel layers: the objective of --task {config.task} has terms at several blocks: set --parallel data")
     if method.pipelined:
         _check_pipeline(config, images)
     elif "replay_buffer" in method.depends_on:
