@@ -15,6 +15,7 @@ from gradlens.analysis.doctor_evidence import LAST_STEPS, WATCH, WRONG, MissingE
 from gradlens.analysis.representation_similarity import effective_rank, spectrum
 from gradlens.gradients.layer_names import is_norm
 from gradlens.runtime.errors import InputError
+from gradlens.tasks import DEFAULT
 from gradlens.training.batches import updates_per_epoch
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Metric
@@ -85,6 +86,8 @@ def effective_rank_of_rows(x: Tensor) -> float:
 def collapse(seen: RunView) -> list[Symptom]:
     """Check that the activations of every block below the output block vary in more than one direction."""
     run = seen.run
+    if run.config.task != DEFAULT:
+        raise MissingEvidence(f"it is measured on images, and this is a run of --task {run.config.task}")
     try:
         data = run.data(context=seen.context)
         (frozen,) = load_snapshots(run, seen.context)

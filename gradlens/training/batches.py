@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gradlens.data.split import Split
+from gradlens.data.split import Data, Split
 from gradlens.gradients.method import Method
 from gradlens.models.zoo import INPUT
 from gradlens.runtime.batch_shard import Shard, shard_of, sharded
@@ -30,6 +30,16 @@ def batches_per_epoch(examples: int, batch_size: int) -> int:
 def updates_per_epoch(examples: int, config: Config) -> int:
     """Count the updates of one epoch of a config: its batches, or one where the task's examples are one batch."""
     return 1 if TASKS[config.task].one_batch else batches_per_epoch(examples, config.batch_size)
+
+
+def first_batch(config: Config, data: Data, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Make the input and targets of the first examples, on a device, and set their context: a batch to measure costs on."""
+    task, examples = TASKS[config.task], data.train.to(device)
+    chosen = examples if task.one_batch else examples.take(torch.arange(min(config.batch_size, len(examples)), device=device))
+    made = task.batch(chosen, 0, config)
+    set_context(made.context)
+    task.make_known(made.y)
+    return made.x, made.y
 
 
 @dataclass
