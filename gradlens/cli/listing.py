@@ -153,7 +153,7 @@ def _tasks() -> list[tuple[str, ...]]:
     """List tasks with the rules and networks that fit; why others do not is what they declare."""
     from gradlens.methods import METHODS
     from gradlens.models.zoo import INPUT, INPUTS, MODELS
-    from gradlens.tasks import DEFAULT, TASKS
+    from gradlens.tasks.registry import DEFAULT, TASKS
 
     rows: list[tuple[str, ...]] = [("task", "what")]
     for name, task in TASKS.items():
@@ -189,7 +189,8 @@ def _rows(what: str) -> Sequence[tuple[str, ...]]:
 
     if what not in LISTS:
         raise unknown("list", what, LISTS)
-    return ROWS[what] if is_current(what) else LISTS[what]()
+    read = ("tasks", "methods", "models") if what == "tasks" else (what,)
+    return ROWS[what] if all(map(is_current, read)) else LISTS[what]()
 
 
 def listing(what: str, names: Sequence[str] = (), form: str = "text") -> Table:

@@ -18,19 +18,14 @@ DIGESTS = {  # of the files that say so; where one has changed since, a name is 
     'methods/__init__.py': '240a8b5d0786',
     'models/zoo.py': 'b031cc00ffcf',
     'data/datasets.py': '1d7f2796096e',
-    'tasks/__init__.py': '081329b6b8b7',
-    'tasks/task.py': '58ddbb3d7e97',
-    'tasks/images.py': '240b0f037edb',
-    'methods/__init__.py': '240a8b5d0786',
-    'models/zoo.py': 'b031cc00ffcf',
+    'tasks/registry.py': '081329b6b8b7',
     'gradients/alignment.py': '2b84b662ba12',
     'gradients/diagnostics.py': 'c2c30707a8e1',
-    'training/config.py': '137d6c7a4a9d',
+    'training/config.py': '719f9cdcde5f',
     'training/setting_groups.py': '8c3d9a9ca253',
     'models/spec.py': '539c9bb16b6f',
     'gradients/losses.py': 'cff5bcf5b62c',
     'data/transforms.py': '1dd63b98e326',
-    'tasks/__init__.py': '081329b6b8b7',
 }
 
 SETTINGS = (
