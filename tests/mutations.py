@@ -36,19 +36,19 @@ MUTATIONS: dict[str, Mutation] = {
         "delta = synthetic.detach().to(p.h.dtype) / self._scale(p)", "delta = synthetic.to(p.h.dtype) / self._scale(p)", ("test_updates",)
     ),
     "a block is not cut off from the one below": Mutation(
-        "return Pass(k, block, x, y, h, h.detach().requires_grad_(), src, image)",
-        "return Pass(k, block, x, y, h, h, src, image)",
+        "return Pass(k, block, x, y, h, h.detach().requires_grad_(), src, image, also)",
+        "return Pass(k, block, x, y, h, h, src, image, also)",
         ("test_isolation",),
     ),
     "a denominator: cross-entropy over N - 1 images": Mutation(
-        'F.cross_entropy(_wide(z), y, reduction="sum") / global_count(len(y))',
-        'F.cross_entropy(_wide(z), y, reduction="sum") / (global_count(len(y)) - 1)',
+        'reduction="sum", ignore_index=NONE) / global_items(y)',
+        'reduction="sum", ignore_index=NONE) / (global_items(y) - 1)',
         ("test_losses",),
     ),
     "an inverted norm ratio": Mutation("_ratio(p.norm, p.true_norm)", "_ratio(p.true_norm, p.norm)", ("test_alignment",)),
     "a wrong permutation in the null: every image keeps its own delta": Mutation(
-        'deal = torch.randperm(global_count(len(delta)), generator=generator(method.seed, "null", number)).to(delta.device)',
-        "deal = torch.arange(global_count(len(delta))).to(delta.device)",
+        "mine = rows[global_offset(len(delta)) :][: len(delta)]",
+        "mine = torch.arange(global_offset(len(delta)), global_offset(len(delta)) + len(delta))",
         ("test_diagnostics",),
     ),
     "alignment across halves is that within them": Mutation(
@@ -62,7 +62,7 @@ MUTATIONS: dict[str, Mutation] = {
     "the denominator of unbiased HSIC": Mutation(
         "rows = a.sum(0) / (n - 2)", "rows = a.sum(0) / (n - 1)", ("test_representation_similarity",)
     ),
-    "half the gradient of a synthesiser": Mutation("2 * error / global_count(len(p.y))", "error / global_count(len(p.y))", ("test_dni",)),
+    "half the gradient of a synthesiser": Mutation("2 * error / global_items(p.y)", "error / global_items(p.y)", ("test_dni",)),
     "the predicted change backwards": Mutation(
         "(float64(module.get_parameter(n).detach()) - float64(before))",
         "(float64(before) - float64(module.get_parameter(n).detach()))",

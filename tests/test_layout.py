@@ -11,7 +11,7 @@ from gradlens.data.datasets import DATASETS
 from gradlens.methods import METHODS
 
 PACKAGE = Path(__file__).resolve().parents[1] / "gradlens"
-ROOMS = ("runtime", "data", "models", "gradients", "methods", "training", "analysis", "reporting", "cli")
+ROOMS = ("runtime", "data", "models", "gradients", "tasks", "methods", "training", "analysis", "reporting", "cli")
 LONGEST = 400  # lines of a module
 LONGEST_FUNCTION = 60  # … of a function, unless a comment in its signature says why it is longer
 ALIKE = 6  # equal lines in a row: those are to be a function

@@ -178,7 +178,7 @@ def _trained(config: Config) -> Ended:
     for step in range(total):
         make_update(state, step)
         if (step + 1) * LOOKS // total > step * LOOKS // total:
-            loss, accuracy = evaluate(state.network, state.test, state.batches.to_input, config)
+            loss, accuracy, _ = evaluate(state.network, state.test, state.batches.to_input, config)
             seen.append(100 * accuracy if math.isfinite(loss) else math.nan)
     final, best = (math.nan, math.nan) if any(map(math.isnan, seen)) else (seen[-1], max(seen))
     return Ended(final, best, time.process_time() - began)

@@ -15,7 +15,8 @@ from gradlens.analysis.doctor_evidence import LAST_STEPS, WATCH, WRONG, MissingE
 from gradlens.analysis.representation_similarity import effective_rank, spectrum
 from gradlens.gradients.layer_names import is_norm
 from gradlens.runtime.errors import InputError
-from gradlens.training.batches import batches_per_epoch
+from gradlens.tasks.registry import DEFAULT
+from gradlens.training.batches import updates_per_epoch
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Metric
 
@@ -41,7 +42,7 @@ def unfinished(seen: RunView) -> list[Symptom]:
     config = seen.run.config
     if seen.run.finished:
         return []
-    total = config.epochs * batches_per_epoch(seen.run.info["images"][TRAIN], config.batch_size)
+    total = config.epochs * updates_per_epoch(seen.run.info["images"][TRAIN], config)
     total = total if config.steps is None else min(total, config.steps)
     done = max((m.step for m in seen.run.metrics), default=0)
     return [Symptom(WATCH, "run", done, done, total, f"{done} of {total} updates at its last evaluation, and no summary.json")]
@@ -85,6 +86,8 @@ def effective_rank_of_rows(x: Tensor) -> float:
 def collapse(seen: RunView) -> list[Symptom]:
     """Check that the activations of every block below the output block vary in more than one direction."""
     run = seen.run
+    if run.config.task != DEFAULT:
+        raise MissingEvidence(f"it is measured on images, and this is a run of --task {run.config.task}")
     try:
         data = run.data(context=seen.context)
         (frozen,) = load_snapshots(run, seen.context)

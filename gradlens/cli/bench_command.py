@@ -44,7 +44,7 @@ def bench(
     from gradlens.methods import DEFAULT_COMPARISON
     from gradlens.reporting.benchmarks import bench_table
     from gradlens.training.config_builder import configs_of
-    from gradlens.training.context import set_up_process, shape_and_classes
+    from gradlens.training.context import data_to_measure, set_up_process, shape_and_classes
     from gradlens.training.cost.step_benchmark import bench as measure_cost
     from gradlens.training.run_files import must_be_writable, write
 
@@ -59,8 +59,9 @@ def bench(
     low = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, context)]
     configs += [config for config in low if config.precision != "fp32"]
     shape, classes = shape_and_classes(configs[0], context)
+    data = data_to_measure(configs[0], context)
     with Display(quiet) as display:
-        result = measure_cost(configs, shape, classes, context.device, rounds, progress=display.count("bench"))
+        result = measure_cost(configs, shape, classes, context.device, rounds, progress=display.count("bench"), data=data)
     output = Output(form)
     output.tables([bench_table(result)])
     if json_file:
@@ -73,7 +74,9 @@ def _bench_together(
 ) -> None:
     from gradlens.cli.progress import Display
     from gradlens.reporting.benchmarks import ranks_table
+    from gradlens.runtime.errors import InputError
     from gradlens.runtime.process_group import join
+    from gradlens.tasks.registry import DEFAULT
     from gradlens.training.config_builder import configs_of
     from gradlens.training.context import shape_and_classes
     from gradlens.training.cost.rank_benchmark import bench_ranks, to_json
@@ -82,6 +85,8 @@ def _bench_together(
     ranks = join(context.device)
     given = {**given, "record_every": 0, "diagnose_every": 0, "epochs": 1000}
     configs = ranks.fail_together(lambda: [config for (config,) in configs_of(methods, given, context, (ranks.num_ranks, "layers"))])
+    if configs[0].task != DEFAULT:
+        raise InputError(f"bench on several ranks generates images: it cannot measure --task {configs[0].task}; run it in one process")
     shape, classes = shape_and_classes(configs[0], context)
     with Display(quiet or not ranks.is_main) as display:
         rows = bench_ranks(configs, shape, classes, context.device, ranks, rounds, display.count("bench"))

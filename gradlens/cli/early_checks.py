@@ -23,6 +23,7 @@ from gradlens.training.config_file import named, read_settings
 from gradlens.training.sweep.study_file import read_study
 from gradlens.training.typed_flags import check_run_flags, parse_numbers, parse_whole_numbers
 
+DEFAULT_TASK = "images"
 CHOICES = {flag.name.replace("-", "_"): flag for flag in SETTINGS if flag.choices}
 
 
@@ -121,6 +122,8 @@ def _check_options(pairs: Sequence[str], rules: Sequence[str]) -> None:
             raise InputError(f"--set {pair!r}: expected name=value or method.name=value")
         rule, dot, option = typed.rpartition(".")
         if dot and rule not in METHODS:
+            if rule in CHOICES["task"].choices:
+                continue
             if not _is_elsewhere(rule) and is_current("methods"):
                 raise unknown("method", rule, METHODS, others=OTHER_NAMES)
             continue
@@ -148,6 +151,8 @@ def check_choices(settings: Mapping[str, Any], own: Collection[str] = ()) -> Non
             continue
         text = str(value)
         if name == "data":
+            if settings.get("task", DEFAULT_TASK) != DEFAULT_TASK:
+                continue  # its data are read by the task
             if not _is_elsewhere(text):
                 if is_current("data"):
                     raise unknown_data_set(text, DATASETS)
@@ -156,7 +161,7 @@ def check_choices(settings: Mapping[str, Any], own: Collection[str] = ()) -> Non
         elif name == "model":
             if text not in own and not _is_elsewhere(text) and is_current("models"):
                 raise unknown("model", text, MODELS)
-        elif is_current("settings"):
+        elif is_current("tasks" if name == "task" else "settings"):
             named = flag.name.replace("-", " ") if flag.type is str else "value"
             refusal = unknown(named, text, flag.choices, "gradlens train --help")
             raise refusal if flag.type is str else InputError(f"--{flag.name}: {refusal}")

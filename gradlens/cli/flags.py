@@ -40,7 +40,12 @@ RUN_FLAGS = (
         "Course of training",
         synonyms=("num-seeds", "seed-list"),
     ),
-    Flag("set", list[str], "name=value or method.name=value: a method's own option, or its own lr; repeatable", "Training"),
+    Flag(
+        "set",
+        list[str],
+        "name=value or method.name=value: a method's own option, or its own lr; task.name=value; repeatable",
+        "Training",
+    ),
     Flag("config", Path, "JSON file of settings, or a run's config.json; flags win over it", "Training"),
     Flag("device", str, f"{', '.join(DEVICES)} (default {DEVICES[0]})", "Machine", synonyms=("gpu", "gpus", "cuda", "accelerator")),
     Flag("threads", int, "CPU threads (default all)", "Machine", synonyms=("num-threads", "workers", "num-workers")),
@@ -62,6 +67,7 @@ REGISTRIES = {  # where the names of each kind stand, in files of the package
     "methods": ("methods/__init__.py",),
     "models": ("models/zoo.py",),
     "data": ("data/datasets.py",),
+    "tasks": ("tasks/registry.py",),
     "quantities": ("gradients/alignment.py", "gradients/diagnostics.py"),
     "settings": ("training/config.py", "training/setting_groups.py", "models/spec.py", "gradients/losses.py", "data/transforms.py"),
 }

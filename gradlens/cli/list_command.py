@@ -17,7 +17,7 @@ listed = typer.Typer()
 @listed.command("list")
 @with_flags("threads", "quiet")
 def list_(
-    what: Annotated[str, typer.Argument(metavar="methods|models|data|quantities", help="what to list")],
+    what: Annotated[str, typer.Argument(metavar="methods|models|data|tasks|quantities", help="what to list")],
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="only these; of a method, or FILE.py:Class, all details")
     ] = None,
@@ -27,7 +27,7 @@ def list_(
     *,
     given: dict[str, Any],
 ) -> None:
-    """List methods (of a NAME or FILE.py:Class its equation, options, paper and locks), models, data sets, quantities."""
+    """List methods (of a NAME or FILE.py:Class its equation, options, paper and locks), models, data sets, tasks, quantities."""
     from gradlens.cli.listing import check_long, details, listing, must_be_listed
 
     output = Output(form)

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.tables import Table
+from gradlens.tasks.scores import HIGHER_IS_BETTER
 
 LOCKED = (
     "locked: fwd = block k runs after block k−1; upd = it is updated after all later blocks have run; bwd = … and have gone backward;"
@@ -148,8 +149,37 @@ def _quantities() -> list[tuple[str, ...]]:
     return rows + [(name, f"{of[name]}: {text}", "in training") for name, text in own.items()]
 
 
-LISTS = {"methods": _methods, "models": _models, "data": _data, "quantities": _quantities}
-KINDS = {"methods": "method", "models": "model", "data": "data set", "quantities": "quantity"}  # what one of a list is
+def _tasks() -> list[tuple[str, ...]]:
+    """List tasks with the rules and networks that fit; why others do not is what they declare."""
+    from gradlens.methods import METHODS
+    from gradlens.models.zoo import INPUT, INPUTS, MODELS
+    from gradlens.tasks.registry import DEFAULT, TASKS
+
+    rows: list[tuple[str, ...]] = [("task", "what")]
+    for name, task in TASKS.items():
+        score = f"score: {task.score_name}" + ("" if HIGHER_IS_BETTER[task.score_name] else " (lower is better)")
+        rows.append(
+            (name, f"{task.summary}; an item is a{'n' * (task.item[0] in 'aeiou')} {task.item}; {score}; --loss {', '.join(task.losses)}")
+        )
+        if task.one_batch:
+            rows.append(("", "an epoch is one batch, and --batch-size does not apply"))
+        if task.not_data_parallel:
+            rows.append(("", f"not with --parallel data: {task.not_data_parallel}"))
+        options = task.Options.model_fields
+        rows += [("", f"--set {name}.{option}: {field.description} (default {field.default})") for option, field in options.items()]
+        without = {} if name == DEFAULT else {key: rule.images_only for key, rule in METHODS.items() if rule.images_only}
+        fitting = [key for key in METHODS if key not in without]
+        rows.append(("", f"methods: {'all' if not without else ', '.join(fitting)}"))
+        reasons = dict.fromkeys(without.values())
+        rows += [("", f"not {', '.join(key for key, why in without.items() if why == reason)}: {reason}") for reason in reasons]
+        models = [key for key in MODELS if INPUTS.get(key, INPUT) == task.reads]
+        others = [key for key in MODELS if key not in models]
+        rows.append(("", f"models: {', '.join(models)}" + (f"; the others read no {task.reads}" if others else "")))
+    return rows
+
+
+LISTS = {"methods": _methods, "models": _models, "data": _data, "tasks": _tasks, "quantities": _quantities}
+KINDS = {"methods": "method", "models": "model", "data": "data set", "tasks": "task", "quantities": "quantity"}  # what one of a list is
 
 
 def _rows(what: str) -> Sequence[tuple[str, ...]]:
@@ -159,7 +189,8 @@ def _rows(what: str) -> Sequence[tuple[str, ...]]:
 
     if what not in LISTS:
         raise unknown("list", what, LISTS)
-    return ROWS[what] if is_current(what) else LISTS[what]()
+    read = ("tasks", "methods", "models") if what == "tasks" else (what,)
+    return ROWS[what] if all(map(is_current, read)) else LISTS[what]()
 
 
 def listing(what: str, names: Sequence[str] = (), form: str = "text") -> Table:
@@ -172,7 +203,7 @@ def listing(what: str, names: Sequence[str] = (), form: str = "text") -> Table:
     header, *rows = _rows(what)
     if names:
         must_be_listed(what, names)
-        rows = [row for row in rows if row[0] in names]
+        rows = list(_of_names(rows, names))
     grouped = "family" in header and form == "text"
     table = Table(notes=(LOCKED, MORE) if what == "methods" and not names else ())
     shown = [i for i, column in enumerate(header) if not (grouped and column == "family")]
@@ -187,6 +218,15 @@ def listing(what: str, names: Sequence[str] = (), form: str = "text") -> Table:
     return table
 
 
+def _of_names(rows: Iterable[tuple[str, ...]], names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of some names; rows without a name belong to the one above."""
+    name = ""
+    for row in rows:
+        name = row[0] or name
+        if name in names:
+            yield row
+
+
 def must_be_listed(what: str, names: Sequence[str]) -> None:
     """Refuse names that a list does not hold.
 
@@ -196,7 +236,7 @@ def must_be_listed(what: str, names: Sequence[str]) -> None:
     """
     from gradlens.cli.settings import OTHER_NAMES
 
-    known = [row[0] for row in _rows(what)[1:]]
+    known = [row[0] for row in _rows(what)[1:] if row[0]]
     for name in names:
         if name not in known:
             raise unknown(KINDS[what], name, known, others=OTHER_NAMES if what == "methods" else None)

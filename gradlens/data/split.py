@@ -1,4 +1,4 @@
-"""Define a data set: images as uint8 tensors, their labels, and the fingerprint of both."""
+"""Define a data set: examples (images as uint8 tensors, or a task's own), their targets, and the fingerprint of both."""
 
 from __future__ import annotations
 
@@ -13,31 +13,53 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Split:
-    """Images [N, C, H, W] uint8 and labels [N] int64.
+    """Examples and their targets, a row each: images [N, C, H, W] uint8 with labels [N] int64, or those of another task.
 
     Attributes:
-        images: [N, C, H, W] uint8.
-        labels: [N] int64, -1 if unknown.
+        x: [N, *] of any type.
+        y: [N, *] targets; of classes int64, -1 if unknown.
+        context: tensors that belong to all examples together (the edges of a graph), by name; they are not selected from.
 
     """
 
-    images: Tensor
-    labels: Tensor
+    x: Tensor
+    y: Tensor
+    context: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.y)
+
+    @property
+    def images(self) -> Tensor:
+        """Return x as it is called of images.
+
+        Returns:
+            [N, C, H, W] uint8.
+
+        """
+        return self.x
+
+    @property
+    def labels(self) -> Tensor:
+        """Return y as it is called of images.
+
+        Returns:
+            [N] int64, -1 if unknown.
+
+        """
+        return self.y
 
     def take(self, index: Tensor) -> Split:
-        """Select images and their labels.
+        """Select examples and their targets.
 
         Args:
             index: [M] whole numbers, or [N] bool.
 
         Returns:
-            M images and labels.
+            M examples and targets, with the same context.
 
         """
-        return Split(self.images[index], self.labels[index])
+        return Split(self.x[index], self.y[index], self.context)
 
     def to(self, device: torch.device) -> Split:
         """Copy the split to a device.
@@ -49,7 +71,7 @@ class Split:
             a split whose tensors are there.
 
         """
-        return Split(self.images.to(device), self.labels.to(device))
+        return Split(self.x.to(device), self.y.to(device), {name: t.to(device) for name, t in self.context.items()})
 
 
 @dataclass(frozen=True)
@@ -67,7 +89,7 @@ class Data:
 
     train: Split
     test: Split  # the held-out part of the training images with a validation share
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # of which the network's output says how likely each is: of images their names, of text its symbols
     test_name: str = "test"  # "validation" in that case
     unlabelled: Tensor | None = None  # [M, C, H, W] uint8: training images with an unknown or hidden label
     passed_over: Mapping[str, int] = field(default_factory=dict)  # kind of skipped file in a folder -> number
@@ -83,10 +105,9 @@ class Data:
         return Split(torch.cat([self.train.images, self.unlabelled]), torch.cat([self.train.labels, none]))
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Return (C, H, W) of one image."""
-        c, h, w = self.train.images.shape[1:]
-        return c, h, w
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of one example: of an image (C, H, W)."""
+        return tuple(self.train.x.shape[1:])
 
     def fingerprint(self) -> str:
         """Hash the training and test images and their labels (noise included) to 16 hex digits."""
@@ -102,7 +123,8 @@ class Data:
     def _computed_fingerprint(self) -> str:
         digest = hashlib.sha256()
         extra = [] if self.unlabelled is None else [self.unlabelled]
-        for tensor in (self.train.images, self.train.labels, self.test.images, self.test.labels, *extra):
+        of_all = [t for split in (self.train, self.test) for t in (split.x, split.y, *split.context.values())]
+        for tensor in (*of_all, *extra):
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 

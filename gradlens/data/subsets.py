@@ -22,7 +22,7 @@ def with_label_noise(split: Split, p: float, classes: int, seed: int) -> Split:
     rng = generator(seed, f"label noise {p}")
     replaced = torch.rand(len(split), generator=rng) < p
     drawn = torch.randint(classes, (len(split),), generator=rng)
-    return replace(split, labels=torch.where(replaced, drawn, split.labels))
+    return replace(split, y=torch.where(replaced, drawn, split.labels))
 
 
 def _some(split: Split, limit: int, what: str, flag: str, rng: torch.Generator) -> Split:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, pull_back
 from gradlens.gradients.method import Method, Step, Update
+from gradlens.gradients.signal import with_term
 
 
 class Received(NamedTuple):
@@ -48,24 +50,37 @@ def backward(method: Method, passes: Iterator[Pass], keep: bool = False, receive
 
 def _update_waiting_blocks(method: Method, known: dict[int, Pass], waiting: list[int], incoming: Received, keep: bool) -> Iterator[Update]:
     """Run backward for the waiting blocks, last to first; ``incoming`` is for the last one."""
-    received, delayed = incoming.messages, incoming.delayed
+    came, delayed = {waiting[-1]: incoming.messages}, incoming.delayed
     del incoming
     while waiting:
         j = waiting.pop()
-        signal = method.signal(j, known, received)
+        received = came.pop(j, ())
+        signal, term = method.signal(j, known, received), None
+        if j in method.terms:
+            signal, term = with_term(signal, method.terms[j], known[j])
         with method.backward_context():
             grad = pull_back(known[j], signal.delta, signal.messages_below, keep)
         learned = {} if delayed else method.learn(j, known[j], signal, grad, received)
-        update = Update(j, known[j], signal, grad, {**signal.aux_grads, **learned}, received)
-        received, delayed = grad.below, False
+        update = Update(j, known[j], signal, grad, {**signal.aux_grads, **learned}, received, term)
+        if grad.below and j - 1 in waiting:
+            came[j - 1] = _sums(came[j - 1], grad.below) if j - 1 in came else grad.below
+        for i in grad.earlier.keys() & waiting:
+            came[i] = _sums(came.get(i, ()), method.arrange(i, j, grad.earlier[i]))
+        delayed = False
         if not keep:
             p = known.pop(j)
             if j == method.num_blocks - 1:  # keep the output block's pass: some rules broadcast its error
                 known[j] = p._replace(src=None)
             del p
-        del signal, grad, learned
+        del signal, grad, learned, received
         yield update
         del update
+
+
+def _sums(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """Add messages one by one."""
+    pairs = zip_longest(a, b)
+    return tuple(x if y is None else y if x is None else x + y for x, y in pairs)  # type: ignore[misc] # block j+1 sent all of them
 
 
 def run_step(method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Step:

@@ -46,7 +46,9 @@ class Descent:
         with preserve_buffers_and_rng((*blocks, self.method)), seeded(self.method.seed, "step", *rank_rng_words(self.number)):
             passes = dict(enumerate(chain(blocks[: top + 1], self.method.prepare_input(self.x), self.y)))
             loss = self.method.signal(top, passes, ()).loss
-        assert loss is not None
+            assert loss is not None
+            for k, term in self.method.terms.items():
+                loss = loss + (term(passes[k].z, passes[k].y).detach() if k < top else 0)
         return float(all_reduce_sum(loss))
 
     def rows(self) -> list[Measurement]:

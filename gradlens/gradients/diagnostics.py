@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from gradlens.gradients.alignment import RECORDED, cosine, measure
@@ -19,16 +18,13 @@ from gradlens.gradients.method import Method, Step
 from gradlens.gradients.rows import Measurement
 from gradlens.gradients.true_gradient import Truth, all_reduce_grads, all_reduce_update, preserve_buffers_and_rng, true_gradients
 from gradlens.runtime.batch_shard import (
-    Shard,
     all_gather_rows,
-    current_shard,
-    global_count,
     global_offset,
     rank_rng_words,
-    shard_of,
     sharded,
 )
 from gradlens.runtime.rng import generator, seeded
+from gradlens.runtime.step_context import current_context, step_context
 
 SPARSE: dict[str, str] = {
     "null_cosine": "cosine with the true gradient if the rows of the rule's delta are permuted over images: chance level on this batch",
@@ -92,9 +88,10 @@ def _trained_blocks(step: Step, truth: Truth) -> Iterator[tuple[int, Pass, Tenso
 
 def _null(number: int, names: Sequence[str], method: Method, step: Step, truth: Truth) -> Iterator[Measurement]:
     for k, p, delta in _trained_blocks(step, truth):
-        deal = torch.randperm(global_count(len(delta)), generator=generator(method.seed, "null", number)).to(delta.device)
-        mine = deal[global_offset(len(delta)) :][: len(delta)]
-        used = _weights(names[k], _used(method, p, all_gather_rows(delta)[mine]))
+        rows = method.items.permutation(delta, p.y, generator(method.seed, "null", number)).to(delta.device)
+        mine = rows[global_offset(len(delta)) :][: len(delta)]
+        with method.permuted(mine):
+            used = _weights(names[k], _used(method, p, all_gather_rows(delta)[mine]))
         for parameter, t in _weights(names[k], truth.grads[k].params).items():
             layer, kind = parameter_kind(parameter)
             yield Measurement(number, layer, kind, "null_cosine", cosine(used[parameter], t), truth.reference)
@@ -106,20 +103,20 @@ def _halves(number: int, names: Sequence[str], method: Method, step: Step, refer
     Zeroing half of a delta's rows would be cheaper, but BatchNorm couples a batch: each half's gradient then depends on the other's
     images, and the ceiling is too low, even below zero. Rules with replay buffers use other batches than this one: no rows for them.
     """
-    if "replay_buffer" in method.depends_on or global_count(len(step.y)) < 4:
+    if "replay_buffer" in method.depends_on:
         return
+    halves = method.items.halves(step.x, step.y, current_context(), generator(method.seed, "halves", number))
     used, real = [], []
-    for half, shard in _dealt(len(step.y), method.seed, number):
-        if not len(half):
-            return  # on all ranks: they draw the same halves
-        mine = half.to(step.y.device)
-        with preserve_buffers_and_rng((*step.blocks, method)), seeded(method.seed, "step", *rank_rng_words(number)), sharded(shard):
-            run = run_step(method, step.blocks, step.x[mine], step.y[mine])
+    for half in halves or ():
+        draws = seeded(method.seed, "step", *rank_rng_words(number))
+        with preserve_buffers_and_rng((*step.blocks, method)), draws, sharded(half.shard), step_context(half.context):
+            method.items.make_known(half.y)
+            run = run_step(method, step.blocks, half.x, half.y)
             truth = true_gradients(method, run)
             applied = {names[k]: all_reduce_update(update).grad.params for k, update in run.updates.items()}
         used.append({parameter: g for name, grads in applied.items() for parameter, g in _weights(name, grads).items()})
         real.append({parameter: g for k, grad in enumerate(truth.grads) for parameter, g in _weights(names[k], grad.params).items()})
-    for parameter in (parameter for parameter in real[0] if parameter in used[0]):
+    for parameter in (parameter for parameter in (real[0] if real else ()) if parameter in used[0]):
         (g, h), (t, u) = ([half[parameter] for half in halves] for halves in (used, real))
         ceiling, across = cosine(t, u), (cosine(g, u) + cosine(h, t)) / 2
         layer, kind = parameter_kind(parameter)
@@ -131,24 +128,6 @@ def _halves(number: int, names: Sequence[str], method: Method, step: Step, refer
         }
         for quantity, value in found.items():
             yield Measurement(number, layer, kind, quantity, value, reference)
-
-
-def _dealt(n: int, seed: int, number: int) -> Iterator[tuple[Tensor, Shard | None]]:
-    """Split a batch into two random halves: indices of this rank's n images in each, and their part of the half.
-
-    If a rank has fewer than two images in a half, the half is empty on all ranks.
-    """
-    deal = torch.randperm(global_count(n), generator=generator(seed, "halves", number))
-    here = current_shard()
-    for half in (deal[: len(deal) // 2].sort().values, deal[len(deal) // 2 :].sort().values):
-        if here is None:
-            yield half, None
-            continue
-        parts = [shard_of(here.batch_size, rank, here.num_ranks) for rank in range(here.num_ranks)]
-        counts = [int(((half >= p.start) & (half < p.stop)).sum()) for p in parts]
-        start = sum(counts[: here.rank])
-        mine = half[start : start + counts[here.rank]] - here.start
-        yield mine if min(counts) > 1 else mine[:0], Shard(start, start + len(mine), len(half), here.rank, here.num_ranks)
 
 
 def _pairs(number: int, method: Method, step: Step, truth: Truth) -> Iterator[Measurement]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, NamedTuple
 
+from torch import Tensor
+
 DEPENDENCIES: dict[str, str] = {
     "input": "the output of block k-1 in this step: block k cannot run before it (forward-locked)",
     "replay_buffer": "the output of block k-1 in an earlier step",
@@ -86,6 +88,20 @@ class Locking:
 
         """
         return False
+
+    def arrange(self, j: int, k: int, messages: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+        """Arrange what block k sent to an earlier block j that it reads beside its predecessor, as block j+1's messages are.
+
+        Args:
+            j: index of the block that receives.
+            k: index of the block that sent, k > j + 1.
+            messages: those of block k, pulled back to block j's output.
+
+        Returns:
+            what is added to each of the messages of block j+1; None: nothing. By default ``messages``, in their order.
+
+        """
+        return messages
 
     def block_of(self, name: str) -> int:
         """Return the block that a parameter or buffer of the rule belongs to: the rank of this block trains it.

@@ -1,4 +1,4 @@
-"""Define losses ``(z, y) -> scalar``: sums over images, divided by the global batch size, so that parts of a batch add up."""
+"""Define losses ``(z, y) -> scalar``: sums over items, divided by their number in the global batch, so that parts of a batch add up."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gradlens.runtime.batch_items import global_items
 from gradlens.runtime.batch_shard import all_gather_rows, global_count, global_offset
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+NONE = -1  # the class of a target that is no item
 
 
 def _one_hot(z: Tensor, y: Tensor) -> Tensor:
@@ -18,20 +20,20 @@ def _one_hot(z: Tensor, y: Tensor) -> Tensor:
 
 
 def cross_entropy(z: Tensor, y: Tensor) -> Tensor:
-    """Compute the softmax cross-entropy of logits z [N, C] and class indices y [N], in nats per image."""
-    return F.cross_entropy(_wide(z), y, reduction="sum") / global_count(len(y))
+    """Compute the softmax cross-entropy of logits z [N, *, C] and class indices y [N, *], in nats per item; a class of -1 is no item."""
+    return F.cross_entropy(_wide(z).flatten(0, -2), y.flatten(), reduction="sum", ignore_index=NONE) / global_items(y)
 
 
 def squared_error(z: Tensor, y: Tensor) -> Tensor:
     """Compute ½ ‖z − one_hot(y)‖² per image, z [N, C], y [N] (with the ½ the error signal is z − one_hot(y))."""
     z = _wide(z)
-    return 0.5 * (z - _one_hot(z, y)).square().sum() / global_count(len(y))
+    return 0.5 * (z - _one_hot(z, y)).square().sum() / global_items(y)
 
 
 def binary_cross_entropy(z: Tensor, y: Tensor) -> Tensor:
     """Compute the sum over classes of sigmoid cross-entropy of logits z [N, C] with one_hot(y), in nats per image."""
     z = _wide(z)
-    return F.binary_cross_entropy_with_logits(z, _one_hot(z, y), reduction="sum") / global_count(len(y))
+    return F.binary_cross_entropy_with_logits(z, _one_hot(z, y), reduction="sum") / global_items(y)
 
 
 def _wide(z: Tensor) -> Tensor:
@@ -110,7 +112,7 @@ LOSSES: dict[str, Loss] = {"ce": cross_entropy, "mse": squared_error, "bce": bin
 
 
 def slope(loss: Loss, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the loss and its gradient with respect to the leaf ``z``: (scalar, [N, C]), both without graph."""
+    """Compute the loss and its gradient with respect to the leaf ``z``: (scalar, [N, *out]), both without graph."""
     value = loss(z, y)
     (delta,) = torch.autograd.grad(value, z)
     return value.detach(), delta

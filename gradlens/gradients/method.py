@@ -10,10 +10,13 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from gradlens.gradients.block_pass import Grad, Pass, chain
+from gradlens.gradients.block_pass import Grad, Pass, chain, outputs
+from gradlens.gradients.items import ROWS, Items
 from gradlens.gradients.locks import Locking
+from gradlens.gradients.losses import Loss
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.gradients.old_method_names import RefusesOldNames
+from gradlens.gradients.recorded import Recorded
 from gradlens.gradients.signal import FeedbackPair as FeedbackPair
 from gradlens.gradients.signal import Options as Options
 from gradlens.gradients.signal import Signal as Signal
@@ -23,7 +26,7 @@ from gradlens.gradients.signal import relay as relay
 from gradlens.gradients.signal import top_signal as top_signal
 
 
-class Method(RefusesOldNames, Locking, ABC):
+class Method(RefusesOldNames, Locking, Recorded, ABC):
     """A learning rule; a subclass's docstring is its equation. Its own modules (heads, synthesisers) are its submodules.
 
     A rule defines two things: :meth:`signal`, the error signal of each block, and ``depends_on``, its dependencies. Everything else has
@@ -34,15 +37,19 @@ class Method(RefusesOldNames, Locking, ABC):
       :meth:`run_block`, :meth:`backward_context`
     - auxiliary modules: :meth:`learn`, :meth:`param_groups`; change over time: :meth:`start`
     - outside training: :meth:`predict`, :meth:`features`, :meth:`evaluate_objective`, :meth:`made`, :meth:`kept_head`
-    - records: :meth:`quantities`, :meth:`feedback_pairs`, :attr:`objective`, :meth:`of_objective`
+    - records: :meth:`quantities`, :meth:`feedback_pairs`, :attr:`objective`, :meth:`of_objective`, :meth:`permuted`
     - locking, and several ranks: :meth:`needs_above`, :meth:`waits_for_message`, :meth:`locking_reason`,
       :meth:`can_split_after`, :meth:`supports_delayed_target`, :meth:`block_of`
+    - networks in which a block reads several earlier ones: :meth:`arrange`
 
     Attributes:
         num_blocks: number of blocks of the network; block 0 is the first, ``num_blocks - 1`` the last.
         output_block: the last block that is run; the objective is computed from its output, and the prediction too.
         num_probe_points: number of blocks, from the first, whose outputs :meth:`features` yields.
-        loss: the supervised loss, (z [N, C], y [N]) -> scalar.
+        loss: the supervised loss, (z [N, *, C], y [N, *]) -> scalar.
+        terms: the objective's further terms, at blocks before the output block: block -> loss. The step adds the gradient of such a term
+            to the block's error signal and to the messages it sends; a rule does not.
+        items: what an item of a batch is (image, token, labelled node).
         seed: seed of the run.
         options: an instance of ``Options``.
         depends_on: of the class, as all below: what a block's update depends on, for each block but the last; keys of ``DEPENDENCIES``.
@@ -64,6 +71,7 @@ class Method(RefusesOldNames, Locking, ABC):
         has_windows: True: a block waits for the later blocks of its loss's window only, not for all.
         plain_local_loss: True: each local loss is the network's own loss, of a head that classifies.
         has_feedback: True: errors are propagated by the rule's own matrices, which :meth:`feedback_pairs` compares.
+        images_only: why the rule is of the image task only, a clause ("it compares two views of an image"); "": it is of any task.
         inpaints: True: images are corrupted, and :meth:`made` returns the network's reconstruction.
         method_quantities: name -> meaning of the numbers that :meth:`quantities` returns.
         replay_size, replay_reads: with "replay_buffer": batches stored before each block, and how often one is used at most.
@@ -83,7 +91,8 @@ class Method(RefusesOldNames, Locking, ABC):
             passes: block -> its pass: k itself, the earlier blocks that wait for k's message, and the output block once it has run
                 (rules that depend on ``output_error`` read the logits there). Others may be missing: updated and freed,
                 not run yet, or on another rank.
-            received: messages of block k+1, each [N, *out], pulled back to this block's output; () if it sent none.
+            received: messages of block k+1, each [N, *out], pulled back to this block's output; () if it sent none. Where other later
+                blocks read this block's output too, the sum of what all of them sent.
 
         Returns:
             the error signal [N, *out], the messages, and what else :class:`Signal` lists.
@@ -109,10 +118,14 @@ class Method(RefusesOldNames, Locking, ABC):
     has_windows: ClassVar[bool] = False
     plain_local_loss: ClassVar[bool] = False
     has_feedback: ClassVar[bool] = False
+    images_only: ClassVar[str] = ""
     inpaints: ClassVar[bool] = False
     method_quantities: ClassVar[Mapping[str, str]] = {}
 
     replay_size, replay_reads = 8, 10
+
+    terms: Mapping[int, Loss] = {}
+    items: Items = ROWS
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Reset ``pipelined`` in subclasses: torch's pipelines would ignore what a subclass changes."""
@@ -124,7 +137,7 @@ class Method(RefusesOldNames, Locking, ABC):
         self.num_blocks = len(net.blocks)
         self.output_block = self.num_blocks - 1
         self.num_probe_points = self.num_blocks
-        self.loss = net.loss
+        self.loss, self.terms, self.items = net.loss, net.terms, net.items
         self.seed = net.seed
         self.options = options
 
@@ -143,7 +156,7 @@ class Method(RefusesOldNames, Locking, ABC):
     # ---------------------------------------------------------------------------- inputs of the blocks, and forward pass
 
     @classmethod
-    def input_shape(cls, image: tuple[int, int, int], options: Any) -> tuple[int, int, int]:
+    def input_shape(cls, image: tuple[int, ...], options: Any) -> tuple[int, ...]:
         """Return the first block's input shape (C, H, W): that of the image, unless the rule cuts it into patches.
 
         Args:
@@ -198,18 +211,19 @@ class Method(RefusesOldNames, Locking, ABC):
         """
         return chain(blocks[: self.output_block + 1], self.prepare_input(x), y, self.run_block)
 
-    def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
+    def run_block(self, block: nn.Module, x: Tensor, *earlier: Tensor) -> Tensor:
         """Compute one block's output, for rules that change what happens inside a block.
 
         Args:
             block: the module.
             x: [N, *in] its input.
+            earlier: outputs of other earlier blocks, if it reads some (``reads_blocks``).
 
         Returns:
             [N, *out] its output, with its graph.
 
         """
-        h: Tensor = block(x)
+        h: Tensor = block(x, *earlier)
         return h
 
     def backward_context(self) -> AbstractContextManager[None]:
@@ -270,7 +284,7 @@ class Method(RefusesOldNames, Locking, ABC):
             x: [N, *], from :meth:`make_inputs`.
 
         Returns:
-            [N, C] logits.
+            [N, *, C] logits.
 
         Raises:
             TypeError: a rule without ``classifies``.
@@ -278,8 +292,8 @@ class Method(RefusesOldNames, Locking, ABC):
         """
         if not self.classifies:
             raise TypeError(f"{type(self).__name__} is trained without labels and predicts no classes")
-        for block in blocks:
-            x = block(x)
+        for h in outputs(blocks, x):
+            x = h
         return x
 
     def features(self, blocks: Sequence[nn.Module], x: Tensor) -> Iterator[Tensor]:
@@ -293,9 +307,7 @@ class Method(RefusesOldNames, Locking, ABC):
             each block's output [N, *out].
 
         """
-        for block in blocks[: self.num_probe_points]:
-            x = block(x)
-            yield x
+        yield from outputs(blocks[: self.num_probe_points], x)
 
     def evaluate_objective(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
         """Compute the objective in eval mode, for rules without ``classifies``; there is no default.
@@ -340,52 +352,3 @@ class Method(RefusesOldNames, Locking, ABC):
 
         """
         return None
-
-    # ---------------------------------------------------------------------------------------------------- for the records
-
-    @property
-    def objective(self) -> str:
-        """Name the loss that the true gradient is the gradient of, for the rows.
-
-        Returns:
-            a word or two; by default "loss".
-
-        """
-        return "loss"
-
-    def of_objective(self, name: str) -> bool:
-        """Return whether a gradient of the rule's own modules is one of the objective: a discriminator has a loss of its own.
-
-        Args:
-            name: a key of ``Signal.aux_grads``.
-
-        Returns:
-            by default True.
-
-        """
-        return True
-
-    def quantities(self, update: Update) -> Mapping[str, Tensor]:
-        """Compute the rule's own numbers to record for one block, such as a synthesiser's error.
-
-        Args:
-            update: the block's update.
-
-        Returns:
-            name, a key of ``method_quantities`` -> scalar tensor; by default none.
-
-        """
-        return {}
-
-    def feedback_pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
-        """Yield tensors of the rule (feedback matrices) with their counterparts in backpropagation, for the sparse records.
-
-        Args:
-            step: the executed step.
-            passes: its plain chain of passes, first to last, graphs kept.
-
-        Yields:
-            each pair; by default none.
-
-        """
-        yield from ()

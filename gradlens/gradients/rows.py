@@ -12,7 +12,8 @@ from gradlens.gradients.alignment import RECORDED, measure
 from gradlens.gradients.layer_names import parameter_kind
 from gradlens.gradients.method import Method, Step, Update
 from gradlens.gradients.true_gradient import Truth
-from gradlens.runtime.batch_shard import all_gather_rows, current_shard
+from gradlens.runtime.batch_items import item_count
+from gradlens.runtime.batch_shard import all_gather_rows
 
 
 class Measurement(NamedTuple):
@@ -102,19 +103,18 @@ def compute_method_quantities(method: Method, update: Update | None) -> dict[str
 
 
 def rank_rows(number: int, rank: int, names: Sequence[str], used: Mapping[int, Mapping[str, Tensor]], truth: Truth) -> list[Measurement]:
-    """Compare the gradient of one rank's images with the true one of all: rows of kind ``rank0``, ``rank1``, … by block.
+    """Compare the gradient of one rank's items with the true one of all: rows of kind ``rank0``, ``rank1``, … by block.
 
     Args:
         number: updates before this batch.
         rank: this rank.
         names: the blocks' names in the model.
-        used: block -> parameter gradients of this rank's images, as shares of the global mean.
+        used: block -> parameter gradients of this rank's items, as shares of the global mean.
         truth: the true gradients of the whole batch.
 
     """
-    shard = current_shard()
-    assert shard is not None
-    larger = shard.batch_size / (shard.stop - shard.start)  # as the mean over its own images, so that its norm can be compared
+    items = item_count(truth.passes[0].y)
+    larger = items.total / items.here  # as the mean over its own items, so that its norm can be compared
     rows = []
     for k, true in enumerate(truth.grads):
         if true.params:

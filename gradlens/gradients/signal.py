@@ -54,11 +54,31 @@ def top_signal(loss: Loss, p: Pass, send: bool = True) -> Signal:
     return Signal(delta, (delta,) if send else (), loss=value, logits=p.z.detach())
 
 
+def with_term(signal: Signal, loss: Loss, p: Pass) -> tuple[Signal, Tensor]:
+    """Add the slope of the objective's own term at a block to its signal: to the error signal and to each message.
+
+    Args:
+        signal: the rule's, from what came from above; with ``delta`` None (not trained) it stays as it is.
+        loss: the term, (z [N, *out], y [N, *]) -> scalar.
+        p: the block's pass.
+
+    Returns:
+        the new signal, and the value of the term.
+
+    """
+    value, own = slope(loss, p.z, p.y)
+    if signal.delta is None:
+        return signal, value
+    delta = signal.delta + own
+    messages = tuple(delta if m is signal.delta else m + own for m in signal.messages_below)
+    return signal._replace(delta=delta, messages_below=messages), value
+
+
 def relay(received: tuple[Tensor, ...]) -> Signal:
     """Build a block's signal as in backpropagation: use the gradient from block k+1 for the update and pass it down.
 
     Args:
-        received: the one message [N, *out] from block k+1.
+        received: the one message [N, *out], the sum of what later blocks sent.
 
     Returns:
         a signal whose ``delta`` and message are this tensor.
@@ -69,7 +89,7 @@ def relay(received: tuple[Tensor, ...]) -> Signal:
 
 
 class Update(NamedTuple):
-    """One block's part of a step, as :func:`backward` yields it; read by the training step, the records and :meth:`Method.quantities`.
+    """One block's part of a step, as :func:`backward` yields it; read by the training step, the records and :meth:`.recorded.Recorded.quantities`.
 
     Attributes:
         k: index of the block, 0 for the first.
@@ -77,7 +97,8 @@ class Update(NamedTuple):
         signal: the result of :meth:`Method.signal`.
         grad: the result of the block's own backward pass from that signal.
         aux_grads: gradients of the rule's own modules by dotted name, from ``signal`` and :meth:`Method.learn` together.
-        received: each [N, *out], messages of block k+1, pulled back to this block's output; () if there were none.
+        received: each [N, *out], messages of later blocks, pulled back to this block's output, the sum of those that read it; () if none.
+        term: scalar: the objective's own term at this block, which is not in ``signal.loss``; None without one.
 
     """
 
@@ -87,6 +108,7 @@ class Update(NamedTuple):
     grad: Grad
     aux_grads: Mapping[str, Tensor]
     received: tuple[Tensor, ...]
+    term: Tensor | None = None
 
 
 class Options(BaseModel, frozen=True, extra="forbid"):

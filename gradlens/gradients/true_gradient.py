@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Grad, Pass, chain, is_chain, pull_back_chain
+from gradlens.gradients.losses import slope
 from gradlens.gradients.method import Method, Signal, Step, Update
 from gradlens.runtime.batch_shard import all_reduce_sum
 from gradlens.runtime.rng import forked
@@ -47,7 +48,8 @@ def preserve_buffers_and_rng(modules: Iterable[nn.Module]) -> Iterator[None]:
 def true_gradients(method: Method, step: Step, keep: bool = False) -> Truth:
     """Compute the true gradients of one step; a collective on a shared batch: call it on every rank.
 
-    They are the output block's own gradient, pulled back through the step's passes. If a block's input was not its predecessor's
+    They are the gradients of the objective's terms (the output block's own one, and the others), pulled back through the step's passes.
+    If a block's input was not its predecessor's
     output, that product is not the gradient of any loss: then one clean chain pass is made (RNG forked, buffers restored) and
     ``reference`` names it.
 
@@ -62,22 +64,35 @@ def true_gradients(method: Method, step: Step, keep: bool = False) -> Truth:
         signal = step.updates[top].signal
         if signal.delta is None or signal.loss is None:
             raise ValueError("the output block was not trained on this batch: there is no true gradient to compare with")
-        grads = pull_back_chain(step.passes, signal.delta, keep)
-        return _truth(method, signal, grads, step.passes, "same passes")
+        slopes, loss = _slopes(method, signal, step.passes)
+        grads = pull_back_chain(step.passes, slopes, keep)
+        return _truth(method, signal, loss, grads, step.passes, "same passes")
     with preserve_buffers_and_rng((*step.blocks, method)):
         clean = list(chain(step.blocks[: top + 1], method.prepare_input(step.x), step.y))
         signal = method.signal(top, dict(enumerate(clean)), ())
         assert signal.delta is not None
         assert signal.loss is not None
-        grads = pull_back_chain(clean, signal.delta, keep)
-    return _truth(method, signal, grads, clean, "clean chain pass")
+        slopes, loss = _slopes(method, signal, clean)
+        grads = pull_back_chain(clean, slopes, keep)
+    return _truth(method, signal, loss, grads, clean, "clean chain pass")
 
 
-def _truth(method: Method, signal: Signal, grads: Sequence[Grad], passes: Sequence[Pass], by: str) -> Truth:
-    assert signal.loss is not None
+def _slopes(method: Method, top: Signal, passes: Sequence[Pass]) -> tuple[dict[int, Tensor], Tensor]:
+    """Compute the gradients of the objective's terms at the blocks that have one, and the objective: the sum of all terms."""
+    assert top.delta is not None
+    assert top.loss is not None
+    slopes, loss = {passes[-1].k: top.delta}, top.loss
+    for p in passes[:-1]:
+        if p.k in method.terms:
+            value, slopes[p.k] = slope(method.terms[p.k], p.z, p.y)
+            loss = loss + value
+    return slopes, loss
+
+
+def _truth(method: Method, signal: Signal, loss: Tensor, grads: Sequence[Grad], passes: Sequence[Pass], by: str) -> Truth:
     aux_grads = all_reduce_grads({name: g for name, g in signal.aux_grads.items() if method.of_objective(name)})
     grads = [grad._replace(params=all_reduce_grads(grad.params)) for grad in grads]
-    return Truth(grads, passes, all_reduce_sum(signal.loss), aux_grads, f"{method.objective}, {by}")
+    return Truth(grads, passes, all_reduce_sum(loss), aux_grads, f"{method.objective}, {by}")
 
 
 def all_reduce_grads(grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -90,6 +105,7 @@ def all_reduce_update(update: Update) -> Update:
     signal, grad = update.signal, update.grad
     loss = None if signal.loss is None else all_reduce_sum(signal.loss)
     return update._replace(
+        term=None if update.term is None else all_reduce_sum(update.term),
         signal=signal._replace(loss=loss, aux_grads=all_reduce_grads(signal.aux_grads)),
         grad=grad._replace(params=all_reduce_grads(grad.params)),
         aux_grads=all_reduce_grads(update.aux_grads),

@@ -36,6 +36,7 @@ class Distil(Method):
     depends_on = frozenset({"input", "backward_message"})
     unlabelled = True
     has_teacher = True
+    images_only = "its teacher is a network of images"
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)

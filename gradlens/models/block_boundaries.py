@@ -60,7 +60,20 @@ def _refuse_what_is_no_tensor(h: object, name: str, is_top: bool) -> None:
     raise InputError(f"{name} returns {what}: a skip crosses the boundary to the next block; put both its ends into one block")
 
 
-def _overwriter(block: nn.Module, x: Tensor) -> str:
+def _earlier(block: nn.Module, k: int, names: Sequence[str]) -> tuple[int, ...]:
+    """Return the earlier blocks that block k reads beside its predecessor.
+
+    Raises:
+        InputError: one that is not before its predecessor.
+
+    """
+    earlier = tuple(getattr(block, "reads_blocks", ()))
+    if wrong := [j for j in earlier if not 0 <= j < k - 1]:
+        raise InputError(f"{names[k]}: reads_blocks has {wrong[0]}, which is no block before its predecessor: set indices of 0 to {k - 2}")
+    return earlier
+
+
+def _overwriter(block: nn.Module, x: Tensor, more: Sequence[Tensor]) -> str:
     """Return the dotted path of the innermost module of a block that overwrites the block's input; empty: the block itself."""
     x, running, found = x.clone(), list[int](), list[str]()  # running: the copy's version at the start of each running module
 
@@ -73,7 +86,7 @@ def _overwriter(block: nn.Module, x: Tensor) -> str:
     handles = [m.register_forward_pre_hook(begin) for m in block.modules()]
     handles += [m.register_forward_hook(end(path)) for path, m in block.named_modules()]
     try:
-        block(x)
+        block(x, *more)
     finally:
         for handle in handles:
             handle.remove()
@@ -111,11 +124,14 @@ def refuse_reentrant(h: Tensor, name: str) -> None:
         )
 
 
-def _refuse_overwriting(x: Tensor, block: nn.Module, name: str, lost: str) -> None:
-    """Reject a block that wrote in place to ``x``, the copy that was its input."""
+def _refuse_overwriting(inputs: Sequence[Tensor], block: nn.Module, name: str, lost: str) -> None:
+    """Reject a block that wrote in place to one of ``inputs``, the copies that it read, the block's input first."""
+    x, *more = inputs
+    if any(t._version for t in more):
+        raise InputError(f"{name} overwrites an earlier output that it reads, in place: use inplace=False")
     if not x._version:
         return
-    path = _overwriter(block, x.detach())
+    path = _overwriter(block, x.detach(), [t.detach() for t in more])
     where = f" ({name}.{path})" if path else ""
     raise InputError(f"{name} begins with an in-place operation{where}, which would overwrite {lost}: use inplace=False")
 
@@ -131,7 +147,7 @@ def _refuse_skip(h: Tensor, k: int, owners: dict[Tensor, list[int]], names: Sequ
     )
 
 
-def output_shapes(model: nn.Sequential, shape: Sequence[int]) -> list[torch.Size]:
+def output_shapes(model: nn.Sequential, shape: Sequence[int], blank: Tensor | None = None) -> list[torch.Size]:
     """Return each block's output shape without the batch dimension; reject a network that cannot be cut at its block boundaries.
 
     Runs one blank image in eval mode, each block on a leaf copy of the previous block's output, and walks back each output's
@@ -140,6 +156,7 @@ def output_shapes(model: nn.Sequential, shape: Sequence[int]) -> list[torch.Size
     Args:
         model: the blocks, first to last.
         shape: [*in] of one input.
+        blank: [N, *in] an input, of any type; default: one of zeros.
 
     Raises:
         InputError: a block whose output is not one real tensor, that overwrites its input in place, depends on another block
@@ -154,15 +171,19 @@ def output_shapes(model: nn.Sequential, shape: Sequence[int]) -> list[torch.Size
         for p in block.parameters():
             owners.setdefault(p, []).append(k)
     first = next(model.parameters())
-    h, shapes = torch.zeros(1, *shape, dtype=first.dtype, device=first.device), []
+    h = torch.zeros(1, *shape, dtype=first.dtype) if blank is None else blank
+    h = h.to(first.device, first.dtype if h.is_floating_point() else None)
+    shapes, made = [], list[Tensor]()
     with _as_it_was(model), torch.enable_grad():
         for k, block in enumerate(model):
-            leaf = h.detach().requires_grad_()
-            owners[leaf] = [k]
-            x = leaf.clone()  # torch would raise its own error for an in-place write to a leaf
-            h = block(x)
+            read = [h, *(made[j] for j in _earlier(block, k, names))]
+            leaves = [t.detach().requires_grad_(t.is_floating_point()) for t in read]
+            owners |= {leaf: [k] for leaf in leaves}
+            inputs = [leaf.clone() for leaf in leaves]  # torch would raise its own error for an in-place write to a leaf
+            h = block(*inputs)
             _refuse_what_is_no_tensor(h, names[k], k == len(model) - 1)
-            _refuse_overwriting(x, block, names[k], "the output of the block before it" if k else "the network's input")
+            _refuse_overwriting(inputs, block, names[k], "the output of the block before it" if k else "the network's input")
+            made.append(h)
             refuse_reentrant(h, names[k])
             _refuse_skip(h, k, owners, names)
             shapes.append(h.shape[1:])

@@ -48,6 +48,29 @@ def channels_first(shape: Sequence[int], last: bool) -> tuple[int, ...]:
     return (*shape[::-1],) if last else (*shape,)
 
 
+class PerItem(nn.Module):
+    """Apply a module of rows to the last dimension: [N, *, D] -> [N · *, D] -> [N, *, out].
+
+    Args:
+        rows: maps [M, D] and what else it is given, [M, *], to [M, out].
+
+    """
+
+    def __init__(self, rows: nn.Module) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, h: Tensor, *more: Tensor | None) -> Tensor:
+        """Map h [N, *, D] to [N, *, out]."""
+        out: Tensor = self.rows(h.flatten(0, -2), *(t if t is None else t.flatten(0, -2) for t in more))
+        return out.reshape(*h.shape[:-1], -1)
+
+
+def on_items(rows: nn.Module, per_item: bool) -> nn.Module:
+    """Let a module of rows act on the last dimension if a network's items are not rows; else return it as it is."""
+    return PerItem(rows) if per_item else rows
+
+
 class Turn(nn.Module):
     """Transpose [N, T, D] to [N, D, T]."""
 

@@ -25,7 +25,7 @@ class ModelSpec:
     """The specification of a model: input shape, classes, sizes and options; None is the model's own default.
 
     Attributes:
-        shape: (C, H, W) of the input.
+        shape: of one input without the batch dimension: (C, H, W) of images, (length,) of token sequences, (features,) of nodes.
         classes: number of classes, the width of the output [N, classes].
         width: channels or features of the first block.
         depth: number of blocks.
@@ -35,7 +35,7 @@ class ModelSpec:
 
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: int
     width: int | None = None
     depth: int | None = None

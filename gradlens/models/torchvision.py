@@ -121,7 +121,7 @@ def network(name: str, spec: ModelSpec) -> nn.Sequential:
     return cut_module(model, cuts, spec.shape, name, names, tripled=channels == 1, out_of_place=True)
 
 
-def _must_take(model: nn.Module, name: str, shape: tuple[int, int, int]) -> None:
+def _must_take(model: nn.Module, name: str, shape: tuple[int, ...]) -> None:
     """Check that a model accepts images of this shape and returns one tensor; the model does not change.
 
     Raises:

@@ -149,6 +149,9 @@ MODELS: dict[str, Callable[[ModelSpec], nn.Sequential]] = {
     "linear": linear,
 }
 
+INPUT = "images"  # the kind of input that a network reads if nothing else is stated, see Task.reads
+INPUTS: dict[str, str] = {}  # network -> the kind it reads instead
+
 
 def cut_before_pool(model: nn.Sequential) -> nn.Sequential:
     """Move each pool to the front of the next block, so that local losses read the input of the pool.

@@ -85,6 +85,8 @@ class Merged(NamedTuple):
     loss: float
     accuracy: float
     best: float
+    score: float
+    score_name: str
 
 
 def merged_rows(runs: Sequence[tuple[StudyPoint, Run]]) -> list[Merged]:

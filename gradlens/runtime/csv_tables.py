@@ -30,7 +30,10 @@ def _parse(text: str, kind: type[T]) -> list[T]:
     if header is None:
         raise ValueError("it is empty")
     if header != list(types):
-        raise ValueError(f"its columns are {', '.join(header)}, wanted {', '.join(types)}")
+        later = set(types) - set(header)
+        if header != [name for name in types if name not in later] or not later <= getattr(kind, "_field_defaults", {}).keys():
+            raise ValueError(f"its columns are {', '.join(header)}, wanted {', '.join(types)}")
+        types = {name: types[name] for name in header}  # a table of an earlier version
     return [_row(line, types, kind, reader.line_num) for line in reader if line]  # an editor may leave empty lines
 
 

@@ -10,15 +10,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gradlens.gradients.losses import LOSSES, Loss
+from gradlens.gradients.losses import Loss
 from gradlens.gradients.method import Method
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.models.block_boundaries import keep_compiled_graphs, output_shapes
 from gradlens.models.layouts import features_last
 from gradlens.models.spec import ModelSpec
-from gradlens.models.zoo import build, head_width
+from gradlens.models.zoo import INPUT, build, head_width
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
+from gradlens.runtime.step_context import set_context, step_context
+from gradlens.tasks.registry import DEFAULT, TASKS
+from gradlens.tasks.task import Task
 from gradlens.training.config import Config
 from gradlens.training.other_runs import other_run, saved_weights
 from gradlens.training.run_directory import Run
@@ -60,28 +63,47 @@ def load_weights(module: nn.Module, weights: Any, source: str) -> None:
         raise InputError(f"{source}: its weights do not fit this model: {' '.join(detail)}") from error
 
 
-def make_network_info(model: nn.Sequential, shape: Sequence[int], classes: int, loss: Loss, seed: int = 0, epochs: int = 1) -> NetworkInfo:
+def make_network_info(
+    model: nn.Sequential,
+    shape: Sequence[int],
+    classes: int,
+    loss: Loss,
+    seed: int = 0,
+    epochs: int = 1,
+    task: Task = TASKS[DEFAULT],
+) -> NetworkInfo:
     """Describe a network for a rule: its blocks, their output shapes, and how it is trained.
 
     Args:
         model: the blocks, the last one the output block.
-        shape: (C, H, W) of an image.
+        shape: of an example: (C, H, W) of an image.
         classes: number of classes.
-        loss: of the network's output and the labels.
+        loss: of the network's output and the targets.
         seed: of the rule's own draws.
         epochs: of the run.
+        task: what an example and an item are.
 
     Raises:
         InputError: a network that cannot be cut at its blocks' boundaries.
 
     """
-    shapes = output_shapes(model, shape)
+    with step_context():
+        shapes = output_shapes(model, shape, _blank(task, shape))
     turned = [features_last(block, given) for block, given in zip(model, shapes, strict=True)]
     net = NetworkInfo(list(model), shapes, classes, head_width(model), loss, seed, list(model._modules), tuple(shape), epochs)
-    return net._replace(features_last=turned)
+    return net._replace(features_last=turned, items=task, terms=task.terms(list(model)))
 
 
-def build_model_and_method(config: Config, shape: tuple[int, int, int], classes: int, device: torch.device) -> ModelAndMethod:
+def _blank(task: Task, shape: Sequence[int]) -> Tensor | None:
+    """Make a task's smallest input, and set its context; None: an image's."""
+    if task.reads == INPUT:
+        return None
+    blank = task.blank(shape)
+    set_context(blank.context)
+    return blank.x
+
+
+def build_model_and_method(config: Config, shape: tuple[int, ...], classes: int, device: torch.device) -> ModelAndMethod:
     """Build the network and rule of a config, initialised by its seed, channels last on the device.
 
     Raises:
@@ -99,7 +121,8 @@ def build_model_and_method(config: Config, shape: tuple[int, int, int], classes:
             model = _with_kept_head(model, begun, config, shape, classes)
         else:
             load_weights(model, _begun_weights(model, begun), f"--init-from {config.pretrained.run}")
-    net = make_network_info(model, read, classes, LOSSES[config.loss], config.seed, config.epochs)._replace(image=shape)
+    task = TASKS[config.task]
+    net = make_network_info(model, read, classes, task.losses[config.loss], config.seed, config.epochs, task)._replace(image=shape)
     if config.teacher:
         net = net._replace(teacher=_teacher(other_run(config.teacher), shape, classes, config, device))
     method = rule(net, options)
@@ -110,7 +133,7 @@ def build_model_and_method(config: Config, shape: tuple[int, int, int], classes:
     return network
 
 
-def check_model_and_method(config: Config, shape: tuple[int, int, int], classes: int) -> ModelAndMethod:
+def check_model_and_method(config: Config, shape: tuple[int, ...], classes: int) -> ModelAndMethod:
     """Build the network and rule of a config as shapes without values (torch's meta device), which takes no memory and hardly any time.
 
     A user's own code may need values, and another run's weights are copied: both happen on the CPU.
@@ -119,13 +142,13 @@ def check_model_and_method(config: Config, shape: tuple[int, int, int], classes:
         InputError: as :func:`build_model_and_method`.
 
     """
-    in_numbers = bool(config.own or config.pretrained.run or config.teacher)
+    in_numbers = bool(config.own or config.pretrained.run or config.teacher or TASKS[config.task].blank(shape).context)
     device = torch.device("cpu" if in_numbers else "meta")
     with device:
         return build_model_and_method(config.replace(compile=False), shape, classes, device)
 
 
-def _built(config: Config, read: tuple[int, int, int], shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+def _built(config: Config, read: tuple[int, ...], shape: tuple[int, ...], classes: int) -> nn.Sequential:
     """Build the network of a config for the rule's input: images of ``shape``, or patches of them."""
     spec = ModelSpec(
         read, classes, config.model.width, config.model.depth, config.model.stem, config.model.activation, config.model.attention
@@ -154,9 +177,7 @@ def to_be_restored(config: Config) -> Config:
     return config if config.pretrained.keep_head else config.replace(init_from=None)
 
 
-def load_model_and_method(
-    run: Run, shape: tuple[int, int, int], classes: int, device: torch.device, file: Path | None = None
-) -> ModelAndMethod:
+def load_model_and_method(run: Run, shape: tuple[int, ...], classes: int, device: torch.device, file: Path | None = None) -> ModelAndMethod:
     """Load the network and rule of a run with the weights of its last checkpoint, or of a snapshot (``file``), in eval mode."""
     network = build_model_and_method(to_be_restored(run.config).replace(compile=False), shape, classes, device)
     file = file or run.path / "checkpoint.pt"
@@ -165,7 +186,7 @@ def load_model_and_method(
     return network
 
 
-def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tuple[int, ...], classes: int) -> nn.Sequential:
     """Build a network on a pretrained run's blocks: its projection head's first layers become a block, a new linear layer the last one."""
     source = f"--init-from {begun.path}"
     theirs = classes if begun.config.rule.classifies else begun.num_classes
@@ -188,7 +209,7 @@ def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tup
     return nn.Sequential(blocks).train()
 
 
-def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config, device: torch.device) -> Callable[[Tensor], Tensor]:
+def _teacher(run: Run, shape: tuple[int, ...], classes: int, config: Config, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Load a teacher: a function from images as the student reads them [N, C, H, W] to the trained network's logits [N, C].
 
     Raises:

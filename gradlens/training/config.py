@@ -11,11 +11,12 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticSerializationError, to_json
 
-from gradlens.data.datasets import DATASETS
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Method
 from gradlens.methods import BASELINE, METHODS
+from gradlens.models.zoo import INPUT, INPUTS, MODELS
 from gradlens.runtime.errors import InputError, unknown
+from gradlens.tasks.registry import DEFAULT, TASKS
 from gradlens.training.config_fields import EVERYTHING, Settings, flattened, later_defaults, nested, sentence, setting, settings_of
 from gradlens.training.setting_groups import (
     COURSE,
@@ -37,6 +38,8 @@ class Config(Settings, frozen=True):
     Attributes:
         method: name of the rule, a key of ``METHODS``, or FILE.py:CLASS of a user's.
         options: options of the rule, by name; all of them, with the defaults of the rule where they were not given.
+        task: what an example, an item and a score are, a key of ``TASKS``.
+        task_options: options of the task, by name; all of them.
         data: the data set and what is done to it: ``data.name``, ``data.limit``, ``data.label_noise``, ….
         model: the network: ``model.name``, ``model.width``, ``model.cut``, ….
         loss: the supervised loss, a key of ``LOSSES``.
@@ -59,6 +62,8 @@ class Config(Settings, frozen=True):
 
     method: str = setting(BASELINE, "", choices=METHODS, own=True)
     options: dict[str, Any] = Field({})  # the method's own, resolved
+    task: str = setting(DEFAULT, "what is learned: {choices}", choices=TASKS, since="0.2.0")
+    task_options: dict[str, Any] = Field({}, json_schema_extra={"since": "0.2.0"})  # the task's own, resolved
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     loss: str = setting("ce", "{choices}", choices=LOSSES, synonyms=("criterion", "objective"))
@@ -98,6 +103,8 @@ class Config(Settings, frozen=True):
         flat = settle_references(flat)
         require_known(flat, EVERYTHING)
         rule = rule_of(str(flat.get("method", BASELINE)), flat.get("own", {}))
+        task = TASKS.get(str(flat.get("task", DEFAULT)))
+        flat = {**(task.defaults if task else {}), **flat}
         own = rule.defaults if rule else {}
         theirs = own.get("optimizer", OptimizerSettings.model_fields["name"].default)
         if flat.get("optimizer", theirs) == theirs:  # a bundle: another optimiser takes none of it
@@ -110,6 +117,7 @@ class Config(Settings, frozen=True):
     @model_validator(mode="after")
     def _of_this_rule(self) -> Config:
         rule = self.rule
+        self._of_this_task(rule)
         if self.teacher is not None and not rule.has_teacher:
             raise InputError(f"--teacher: {self.method} has no teacher; distil has one")
         if self.teacher is None and rule.has_teacher:
@@ -134,6 +142,31 @@ class Config(Settings, frozen=True):
             raise InputError(f"option of {self.method}: {sentence(error, command=listed)}") from error
         object.__setattr__(self, "options", resolved)
         return self
+
+    def _of_this_task(self, rule: type[Method]) -> None:
+        """Check rule, network and settings for the task, and resolve its options."""
+        task = TASKS[self.task]
+        if (why := rule.images_only) and self.task != DEFAULT:
+            raise InputError(f"{self.method} is a rule of the image task and cannot be used with --task {self.task}: {why}")
+        reads = INPUTS.get(self.model.name, INPUT)
+        if "model" not in self.own and reads != task.reads:
+            fit = [name for name in MODELS if INPUTS.get(name, INPUT) == task.reads]
+            raise InputError(f"--model {self.model.name} reads {reads}, --task {self.task} has {task.reads}: set one of {', '.join(fit)}")
+        unused = [name for name, known in settings_of(DataSettings).items() if name not in {"data", *task.settings}]
+        for name in unused:
+            if getattr(self.data, name) != settings_of(DataSettings)[name].default:
+                raise InputError(f"--{name.replace('_', '-')} has no meaning for --task {self.task}: leave it out")
+        if self.loss not in task.losses:
+            raise unknown(f"loss of --task {self.task}", self.loss, task.losses)
+        if task.not_data_parallel and self.parallel.mode == "data":
+            raise InputError(f"--parallel data cannot be used with --task {self.task}: {task.not_data_parallel}")
+        if self.record.online_probe and self.task != DEFAULT:
+            raise InputError(f"--online-probe reads a label an image: it has no meaning for --task {self.task}")
+        try:
+            resolved = task.Options(**self.task_options).model_dump()
+        except ValidationError as error:
+            raise InputError(f"option of task {self.task}: {sentence(error, command=f'gradlens list tasks {self.task}')}") from error
+        object.__setattr__(self, "task_options", resolved)
 
     def _on_several_ranks(self, rule: type[Method]) -> None:
         """Check settings for several ranks before the process group is initialised."""
@@ -280,7 +313,8 @@ class Config(Settings, frozen=True):
 
         """
         mine, theirs = self.as_dict(), other.as_dict()
-        if self.data.name not in DATASETS and other.data.name not in DATASETS:
+        named = {name for task in TASKS.values() for name in task.data_sets()}
+        if not named & {self.data.name, other.data.name}:
             del mine["data"]
         files = difference(mine.pop("own"), theirs.pop("own"))
         lines = [f"{name} {theirs[name]!r} there, {mine[name]!r} here" for name in mine if mine[name] != theirs[name]]

@@ -13,6 +13,7 @@ from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.paths import is_there
 from gradlens.runtime.user_code import is_reference
+from gradlens.tasks.registry import DEFAULT, TASKS
 from gradlens.training.config import Config, make_config
 from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext, pick_precision
@@ -22,7 +23,7 @@ from gradlens.training.user_references import known_as, reference
 
 
 def _parse_sets(pairs: Sequence[str]) -> list[tuple[str | None, str, Any]]:
-    """Return (method or None, option, value) of each ``--set``."""
+    """Return (method, task or None, option, value) of each ``--set``."""
     parsed: list[tuple[str | None, str, Any]] = []
     for pair in pairs:
         name, sign, text = pair.partition("=")
@@ -30,7 +31,7 @@ def _parse_sets(pairs: Sequence[str]) -> list[tuple[str | None, str, Any]]:
             raise InputError(f"--set {pair!r}: expected name=value or method.name=value")
         method, dot, option = name.rpartition(".")
         method = known_as("method", method)
-        if dot and method not in METHODS:
+        if dot and method not in METHODS and method not in TASKS:
             raise unknown("method", method, METHODS)
         try:
             value = json.loads(text)
@@ -69,6 +70,13 @@ def configs_of(
             raise unknown("method", name, METHODS)
     sets, seeds = _parse_sets(given.pop("set", [])), given.pop("seeds", 1)
     whole = dict(file)
+    task = str(given.get("task", file.get("task", DEFAULT)))
+    of_task = {option: value for owner, option, value in sets if owner in TASKS}
+    if other := next((owner for owner, _, _ in sets if owner in TASKS and owner != task), None):
+        raise InputError(f"--set {other}.…: the task is {task}; set --task {other}")
+    sets = [one for one in sets if one[0] not in TASKS]
+    if of_task:
+        given["task_options"] = {**file.get("task_options", {}), **of_task}
     own_options, owner = file.pop("options", {}), file.pop("method", None)
     if isinstance(given.get("split"), str):
         given["split"] = parse_whole_numbers("--split", given["split"])

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gradlens.data.datasets import DATASETS, files_state, source_of
+from gradlens.data.files import DataFiles
 from gradlens.data.folder_listing import FilesState
-from gradlens.data.image_folder import ImageFolder
-from gradlens.data.split import Data, Source
-from gradlens.data.subsets import choose
+from gradlens.data.split import Data
 from gradlens.runtime.errors import InputError, kind_of, unknown
 from gradlens.runtime.memory import keep_freed_memory
-from gradlens.runtime.paths import is_there
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup, local_device
+from gradlens.tasks.images import clear_data_cache
+from gradlens.tasks.registry import DEFAULT, TASKS
 from gradlens.training.config import Config
 from gradlens.training.config_fields import EVERYTHING, settings_of
 from gradlens.training.typed_flags import DEVICES, check_device, check_run_flags
@@ -128,46 +126,21 @@ def pick_precision(name: str, device: torch.device) -> str:
     return name
 
 
-@lru_cache(maxsize=2)
-def _data(name: str, files: FilesState, data_dir: Path | None, download: bool, cache: bool, *choice: Any) -> Data:
-    return choose(_source(name, files, data_dir, download, cache), *choice)
-
-
-@lru_cache(maxsize=1)
-def _source(name: str, files: FilesState, data_dir: Path | None, download: bool, cache: bool) -> Source | ImageFolder:
-    """Return the whole data set that was read last, while its files stay as they are: seeds choose other images of the same set."""
-    return source_of(name, data_dir, download, cache, files.listing)
-
-
 def load_data(config: Config, context: RunContext) -> Data:
     """Load the data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
-    c = config.data
-    name = c.name if c.name in DATASETS else str(Path(c.name).absolute()) if is_there(c.name) else c.name
-    drawn = c.limit is not None or c.limit_test is not None or c.label_noise or c.validation or c.labels is not None
-    seed = config.seed if drawn else 0  # one entry for all seeds where nothing is drawn
-    choice = c.limit, c.label_noise, c.validation, seed, c.limit_test, c.labels
-    return _data(name, _files(name, context), context.data_dir, context.download, context.cache, *choice)
+    return TASKS[config.task].load(config, DataFiles(context.data_dir, context.download, context.cache, context.files))
 
 
-def _files(name: str, context: RunContext) -> FilesState:
-    """Return the state of a data set's files: listing a large folder takes a second."""
-    if context.files is None:
-        return files_state(name)
-    if name not in context.files:
-        context.files[name] = files_state(name)
-    return context.files[name]
+def data_to_measure(config: Config, context: RunContext) -> Data | None:
+    """Return the data on whose first batch costs are measured; None: of the default task, whose images are generated."""
+    return None if config.task == DEFAULT else load_data(config, context)
 
 
-def clear_data_cache() -> None:
-    """Drop the loaded data."""
-    _data.cache_clear()
-    _source.cache_clear()
-
-
-def shape_and_classes(config: Config, context: RunContext) -> tuple[tuple[int, int, int], int]:
-    """Return (C, H, W) of a config's images and the number of classes; named data sets need not be there for it."""
-    if config.data.name in DATASETS:
-        return DATASETS[config.data.name].shape, DATASETS[config.data.name].classes
+def shape_and_classes(config: Config, context: RunContext) -> tuple[tuple[int, ...], int]:
+    """Return the shape of a config's examples, of images (C, H, W), and the number of classes; named data need not be there for it."""
+    known = TASKS[config.task].shape_and_classes(config)
+    if known is not None:
+        return known
     data = load_data(config, context)
     return data.shape, len(data.classes)
 

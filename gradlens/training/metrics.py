@@ -1,10 +1,12 @@
-"""Names of the splits in ``metrics.csv``, and a run's best epoch. Needs no torch, so that tables and figures load fast."""
+"""Names of the splits in ``metrics.csv``, and a run's best epoch by its score. Needs no torch, so that tables and figures load fast."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from gradlens.tasks.scores import HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
     from gradlens.training.run_directory import Metric
@@ -13,8 +15,18 @@ TRAIN = "train"  # running, in train mode
 TRAIN_EVAL = "train-eval"  # the same images after the epoch, in eval mode and without augmentation; every other split is a held-out one
 
 
+def score_of(m: Metric) -> float:
+    """Return the score of a row; of runs of earlier versions, which had no other, the accuracy."""
+    return m.score if m.score_name else m.accuracy
+
+
+def sign_of(score_name: str) -> int:
+    """Return 1 for a score of which higher values are better, -1 for one of which lower ones are."""
+    return 1 if HIGHER_IS_BETTER.get(score_name, True) else -1
+
+
 def best_epoch(metrics: Sequence[Metric]) -> Metric:
-    """Return the row of the highest accuracy, the earliest of equals; of the lowest loss for rules that make no predictions."""
-    if not any(math.isfinite(m.accuracy) for m in metrics):
+    """Return the row of the best score, the earliest of equals; of the lowest loss for rules that make no predictions."""
+    if not any(math.isfinite(score_of(m)) for m in metrics):
         return min(metrics, key=lambda m: (m.loss if math.isfinite(m.loss) else math.inf, m.epoch))
-    return max(metrics, key=lambda m: (m.accuracy if math.isfinite(m.accuracy) else -math.inf, -m.epoch))
+    return max(metrics, key=lambda m: (sign_of(m.score_name) * score_of(m) if math.isfinite(score_of(m)) else -math.inf, -m.epoch))

@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gradlens.data.datasets import DATASETS
 from gradlens.data.split import Data, label_hash
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.paths import is_there
 from gradlens.runtime.user_code import is_reference
+from gradlens.tasks.registry import TASKS
 from gradlens.training.config import Config
 
 
 def is_place(name: str) -> bool:
     """Return whether data are named by a path, which may change: a folder, an ``.npz`` file, ``FILE.py:build``."""
-    return name not in DATASETS
+    return not any(name in task.data_sets() for task in TASKS.values())
 
 
 def _split_place(place: str) -> tuple[Path, str]:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from gradlens.data.datasets import DATASETS
 from gradlens.data.split import Data
 from gradlens.gradients.measurements import Measurements
 from gradlens.gradients.rows import Measurement
@@ -25,6 +24,7 @@ from gradlens.runtime.paths import is_there
 from gradlens.runtime.tables import Table
 from gradlens.runtime.terminal import notice, shell_word
 from gradlens.runtime.text_files import encode, read_json
+from gradlens.tasks.registry import TASKS
 from gradlens.training.checkpoint import load_checkpoint, weights_digest
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext, load_data
@@ -44,7 +44,9 @@ class Metric(NamedTuple):
     step: int  # updates made
     loss: float
     accuracy: float  # share; NaN for rules without labels
-    best: float  # highest accuracy of this split so far
+    best: float  # best score of this split so far: of images the highest accuracy
+    score: float = math.nan  # the task's: of images the accuracy
+    score_name: str = ""  # empty: there is none, or a version before 0.2.0 wrote the row and the score is the accuracy
 
 
 class Timing(NamedTuple):
@@ -264,8 +266,9 @@ class Run:
         """
         if "classes" in self.info:
             return int(self.info["classes"])
-        if self.config.data.name in DATASETS:
-            return DATASETS[self.config.data.name].classes
+        known = TASKS[self.config.task].shape_and_classes(self.config)
+        if known is not None:
+            return known[1]
         return [len(w) for w in self.checkpoint()["model"].values() if w.ndim][-1]  # the output block's bias, or what normalises its output
 
     def snapshots(self) -> list[Path]:

@@ -12,8 +12,8 @@ from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import Stopped
 from gradlens.runtime.memory import peak_memory_mb
 from gradlens.runtime.progress import Watch
-from gradlens.training.evaluation import evaluate
-from gradlens.training.metrics import TRAIN, TRAIN_EVAL, best_epoch
+from gradlens.training.evaluation import Evaluation, evaluate
+from gradlens.training.metrics import TRAIN, TRAIN_EVAL, best_epoch, sign_of
 from gradlens.training.run_directory import Metric, Timing, save_result
 from gradlens.training.run_writer import Writer
 from gradlens.training.saving import saved_note
@@ -40,7 +40,7 @@ class RunLog:
         for (step, outcome), (loss, hits, answered) in zip(made, values, strict=True):
             self._must_be_finite("loss", loss, epoch, step)
             a, b, c, d = self.state.position.sums
-            sums = (a + loss * outcome.images, b + outcome.images, int(c + hits), int(d + answered))
+            sums = (a + loss * outcome.items, b + outcome.items, int(c + hits), int(d + answered))
             self.state.position = self.state.position._replace(sums=sums)
             if outcome.rows:
                 self._append("gradients", outcome.rows)
@@ -62,16 +62,17 @@ class RunLog:
         self.watch("evaluate", {"epoch": epoch})
         state, config = self.state, self.state.config
         state.stage.share_buffers()
-        loss, accuracy = evaluate(state.network, state.test, state.batches.to_input, config, state.ranks)
-        self._metric(state.test_name, epoch, loss, accuracy)
-        self._must_be_finite(f"{state.test_name} loss", loss, epoch, state.position.step)
+        found = evaluate(state.network, state.test, state.batches.to_input, config, state.ranks)
+        self._metric(state.test_name, epoch, found)
+        self._must_be_finite(f"{state.test_name} loss", found.loss, epoch, state.position.step)
         if config.record.evaluate_train:  # a non-finite loss here does not end the run: training itself does not use it
-            self._metric(TRAIN_EVAL, epoch, *evaluate(state.network, state.labelled, state.batches.to_input, config, state.ranks))
+            self._metric(TRAIN_EVAL, epoch, evaluate(state.network, state.labelled, state.batches.to_input, config, state.ranks))
 
     def end_of_epoch(self, epoch: int) -> None:
         """Evaluate, and reset the sums for the next epoch."""
         running = self._running()
-        self._metric(TRAIN, epoch, running["loss"], running["accuracy"])
+        score = self.state.batches.task.running_score(running["loss"], running["accuracy"])
+        self._metric(TRAIN, epoch, Evaluation(running["loss"], running["accuracy"], score))
         self.evaluation(epoch)
         position, memory = self.state.position, peak_memory_mb(self.state.batches.device)
         self._append("timing", [Timing(epoch, position.seconds, running["images_per_s"], memory)])
@@ -90,6 +91,8 @@ class RunLog:
                 "best_accuracy": best.accuracy, "best_epoch": best.epoch,
                 "final_accuracy": mine[-1].accuracy, "final_loss": mine[-1].loss, "final_epoch": mine[-1].epoch,
             }  # fmt: skip
+            if best.score_name not in ("", "accuracy"):
+                summary[split] |= {"score": best.score_name, "best_score": best.score, "final_score": mine[-1].score}
         if self.state.probe and self.state.probe.blocks:
             self.watch("regret", {})
             save_result(self.writer.path, "online", {"rows": self.state.probe.regret(self.writer.path)})
@@ -100,13 +103,14 @@ class RunLog:
         if self.writer:
             self.writer.append(table, rows)
 
-    def _metric(self, split: str, epoch: int, loss: float, accuracy: float) -> None:
+    def _metric(self, split: str, epoch: int, found: Evaluation) -> None:
         position = self.state.position
-        best = position.best.get(split, math.nan)
-        if math.isfinite(accuracy) and not best >= accuracy:  # NaN: no accuracy so far
-            best = accuracy
+        name = self.state.batches.task.score_name if self.state.network.method.classifies else ""
+        best, sign = position.best.get(split, math.nan), sign_of(name)
+        if math.isfinite(found.score) and not sign * best >= sign * found.score:  # NaN: no score so far
+            best = found.score
         self.state.position = position._replace(best={**position.best, split: best})
-        row = Metric(split, epoch, position.step, loss, accuracy, best)
+        row = Metric(split, epoch, position.step, found.loss, found.accuracy, best, found.score if name else math.nan, name)
         self._append("metrics", [row])
         self.watch("metric", row._asdict())
 

@@ -44,9 +44,9 @@ def _total(run: Run) -> int | None:
     stored, config = run.info.get("images") or {}, run.config
     if "train" not in stored or "unlabelled" in stored or config.data.labels is not None:
         return config.steps
-    from gradlens.training.batches import batches_per_epoch
+    from gradlens.training.batches import updates_per_epoch
 
-    total = config.epochs * batches_per_epoch(int(stored["train"]), config.batch_size)
+    total = config.epochs * updates_per_epoch(int(stored["train"]), config)
     return total if config.steps is None else min(total, config.steps)
 
 

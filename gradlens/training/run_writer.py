@@ -37,6 +37,14 @@ def _kin(out: Path, config: Config) -> str:
     return best[1] if best else ""
 
 
+def _first_line(table: Path) -> str:
+    """Return the heading of a table; empty if there is none."""
+    if not table.exists():
+        return ""
+    with table.open(encoding="utf-8") as file:
+        return file.readline()
+
+
 @contextmanager
 def _writing_to(folder: Path) -> Iterator[None]:
     """Report in one sentence a file that cannot be written or removed inside."""
@@ -61,6 +69,7 @@ class Writer:
     config: Config
     is_new: bool = False  # nothing was there before
     _files: dict[str, Any] = field(default_factory=dict)
+    _columns: dict[str, int] = field(default_factory=dict)  # of each open table
 
     @staticmethod
     def open(config: Config, out: Path, name: str | None, *, resume: bool, overwrite: bool, info: Mapping[str, Any]) -> Writer:
@@ -114,11 +123,13 @@ class Writer:
         file = self.path / f"{table}.csv"
         try:
             if table not in self._files:
-                new = not file.exists() or file.stat().st_size == 0
+                header = csv_line(TABLES[table]._fields)
+                begun = _first_line(file)
+                self._columns[table] = len((begun or header).split(","))  # fewer in a run that an earlier version began
                 self._files[table] = open_to_append(file)
-                if new:
-                    self._files[table].write(csv_line(TABLES[table]._fields))
-            self._files[table].write("".join(csv_line(row) for row in rows))
+                if not begun:
+                    self._files[table].write(header)
+            self._files[table].write("".join(csv_line(row[: self._columns[table]]) for row in rows))
             self._files[table].flush()
         except OSError as error:
             if table in self._files:

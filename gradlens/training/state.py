@@ -21,8 +21,8 @@ class Position(NamedTuple):
     """Position of a run; the fields are keys of its checkpoint."""
 
     step: int  # updates made
-    sums: tuple[float, int, float, int]  # this epoch so far: loss × images, images, correct predictions, labelled images with a prediction
-    best: dict[str, float]  # split -> highest accuracy so far
+    sums: tuple[float, int, float, int]  # this epoch so far: loss × items, items, correct predictions, classified items
+    best: dict[str, float]  # split -> best score so far
     seconds: float  # spent in this epoch's steps so far
 
     @property
@@ -44,10 +44,10 @@ class TrainState:
     network: ModelAndMethod
     optimizer: torch.optim.Optimizer
     base_lr: list[float]  # of each of the optimiser's groups, before the schedule
-    batches: Batches  # of the training images
+    batches: Batches  # of the training examples
     test: Split
     test_name: str  # test or validation
-    labelled: Split  # the training images with a label
+    labelled: Split  # the training examples with a target
     stage: Stage = field(init=False)  # updates this process's blocks; ``choose.add_stage`` sets it when all ranks have a state
     ranks: ProcessGroup = SINGLE_PROCESS  # that share the run
     probe: UpdateProbe | None = None

@@ -18,7 +18,8 @@ from gradlens.gradients.diagnostics import sparse_rows
 from gradlens.gradients.method import Method, Step, Update
 from gradlens.gradients.rows import Measurement, rank_rows, step_rows
 from gradlens.gradients.true_gradient import all_reduce_update, preserve_buffers_and_rng, true_gradients
-from gradlens.runtime.batch_shard import GradientReducer, all_reduce_sum, current_shard, global_count, rank_rng_words
+from gradlens.runtime.batch_items import global_items
+from gradlens.runtime.batch_shard import GradientReducer, all_reduce_sum, current_shard, rank_rng_words
 from gradlens.runtime.rng import key, seed_global
 from gradlens.training.batches import Batches
 from gradlens.training.build import ModelAndMethod
@@ -28,10 +29,10 @@ from gradlens.training.config import Config
 class Outcome(NamedTuple):
     """Outcome of one update, on the device and of all ranks together; reading it (which may wait for the device) is left to the caller."""
 
-    loss: Tensor  # scalar: the rule's loss at the output block
+    loss: Tensor  # scalar: the objective, the sum of its terms; of local losses that of the output block alone
     hits: Tensor  # scalar: correct predictions among ``answered``
-    images: int  # images that the loss is the mean over; 0: the output block was not trained
-    answered: Tensor  # scalar: labelled images with a prediction; 0 for rules that make no predictions
+    items: int  # images, tokens, … that the loss is the mean over; 0: the output block was not trained
+    answered: Tensor  # scalar: items with a class and a prediction; 0 for rules that make no predictions
     rows: list[Measurement]  # empty on steps that are not recorded
 
 
@@ -201,7 +202,7 @@ def _gradients(
     """Run the passes and write the rule's gradients; return this rank's outcome, and with ``keep`` all passes and updates."""
     model, method = network
     loss, hits, answered = (torch.zeros((), device=x.device) for _ in range(3))
-    images = 0
+    items = 0
     kept: dict[int, Update] = {}
     stored: list[Pass] = []
     sums = GradientReducer(_write_grad)
@@ -215,9 +216,11 @@ def _gradients(
         for name, grad in u.aux_grads.items():
             sums.add(method.get_parameter(name), grad)
         if u.signal.loss is not None and u.k == method.output_block:  # never a mixture of heads' losses
-            loss, images = u.signal.loss, global_count(len(u.p.y))
+            loss, items = loss + u.signal.loss if method.terms else u.signal.loss, global_items(u.p.y)
+        if u.term is not None:
+            loss = loss + u.term
         if u.signal.logits is not None and u.k == method.output_block:
-            hits, answered = (u.signal.logits.argmax(1) == u.p.y).sum(), (u.p.y >= 0).sum()
+            hits, answered = method.items.hits(u.signal.logits, u.p.y)
         if keep:
             kept[u.k] = u
         blocks.on_update(u)
@@ -225,7 +228,7 @@ def _gradients(
     for name, grad in blocks.delayed_gradients().items():
         sums.add(method.get_parameter(name), grad)
     sums.finish()
-    return Outcome(loss, hits, images, answered, []), stored, kept
+    return Outcome(loss, hits, items, answered, []), stored, kept
 
 
 def training_step(
@@ -242,8 +245,8 @@ def training_step(
     Args:
         network: with its rule.
         optimizer: over both.
-        x: [N, C, H, W] network input.
-        y: [N] labels.
+        x: [N, *] network input.
+        y: [N, *] targets.
         record: measurements to make; None: none.
         bf16: compute the passes in bfloat16 (weights and sums stay float32).
         blocks: those that this process runs; it is shown every update.

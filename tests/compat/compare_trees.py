@@ -210,14 +210,14 @@ def checkpoint(path: Path, but: Collection[str]) -> dict[str, Any]:
     import torch
 
     state = leaves(torch.load(path, map_location="cpu", weights_only=True))
-    return {name: value for name, value in state.items() if name not in (*TIMES, *LATER) and not (but and name == "/tables/gradients")}
+    return {name: value for name, value in state.items() if name not in (*TIMES, *LATER) and not (but and name.startswith("/tables/"))}
 
 
 def document(path: Path, but: Collection[str]) -> dict[str, Any]:
     """A JSON file's values, without versions, commit and command line."""
     left_out = ("versions", "git", "command", *LATER, *but)
     content = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k not in left_out}
-    return leaves(content)
+    return {name: value for name, value in leaves(content).items() if name.split("/")[-1] not in but}
 
 
 def named(differ: list[str]) -> str:
@@ -226,8 +226,13 @@ def named(differ: list[str]) -> str:
 
 
 def lines_of(path: Path, but: Collection[str]) -> list[str]:
-    """A table's lines, without those of quantities that are left out."""
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if not any(f",{quantity}," in line for quantity in but)]
+    """A table's lines, without those of quantities and without the columns that are left out."""
+    whole = path.read_text(encoding="utf-8").splitlines()
+    lines = whole[:1] + [line for line in whole[1:] if not any(f",{quantity}," in line for quantity in but)]
+    kept = [i for i, column in enumerate(lines[0].split(",")) if column not in but] if lines else []
+    if lines and len(kept) < len(lines[0].split(",")):
+        lines = [",".join(line.split(",")[i] for i in kept) for line in lines]
+    return lines
 
 
 def difference(a: Path, b: Path, but: Collection[str]) -> str | None:
@@ -326,7 +331,7 @@ def main() -> None:
     parser.add_argument("--rules", nargs="+", choices=RULES, metavar="RULE", help="only these, and nothing besides")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--work", type=Path, help="folder for the runs, kept (default: a temporary one)")
-    parser.add_argument("--but", nargs="+", default=[], metavar="NAME", help="quantities and entries of config.json to leave out")
+    parser.add_argument("--but", nargs="+", default=[], metavar="NAME", help="quantities, columns and entries of config.json to leave out")
     given = parser.parse_args()
     todo = jobs(given.rules or list(RULES), given.networks, more=not given.rules)
     with contextlib.nullcontext(given.work) if given.work else tempfile.TemporaryDirectory() as work:

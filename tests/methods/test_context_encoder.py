@@ -321,7 +321,7 @@ def test_evaluation_is_the_squared_error_alone_with_masks_that_stay():
     data = load_data("digits", limit=64, limit_test=40)
     pair = build_model_and_method(config, data.shape, 10, torch.device("cpu"))
     inputs = normalizer("pm1", data.train.images)
-    first, accuracy = evaluate(pair, data.test, inputs, config)
+    first, accuracy, _ = evaluate(pair, data.test, inputs, config)
     pair.method.start(3, 99)
     assert (evaluate(pair, data.test, inputs, config)[0], math.isnan(accuracy)) == (first, True)
     pair.model.eval(), pair.method.eval()

@@ -95,8 +95,8 @@ def test_images_without_a_label_are_no_part_of_what_labels_are_read_from():
 def test_rules_without_labels_train_on_all_images_and_others_on_the_labelled():
     data = load("digits", limit=100, labels=0.2)
     states = {name: build_state(make_config(method=name, labels=0.2, **{**SMALL, "limit": 100}), data, CPU) for name in ("bp", "simclr")}
-    assert len(states["bp"].batches.images) == len(data.train)
-    assert len(states["simclr"].batches.images) == 100
+    assert len(states["bp"].batches.examples) == len(data.train)
+    assert len(states["simclr"].batches.examples) == 100
 
 
 # ------------------------------------------------------------------------------------------------------------ kept heads
@@ -260,7 +260,7 @@ def test_training_images_without_a_label_are_not_counted_as_wrong(runs):
     """--evaluate-train reads the images whose label is known: the others have none to be right about."""
     config = runs["distil"].config.replace(evaluate_train=True, epochs=1, record_every=0)
     state = build_state(config, load("digits", limit=200, limit_test=50, labels=0.1), CPU)
-    assert len(state.batches.images) == 200
+    assert len(state.batches.examples) == 200
     assert (state.labelled.labels >= 0).all()
     assert len(state.labelled) < 40
     seen = []

@@ -546,7 +546,7 @@ def test_the_walk_itself_on_a_graph_by_hand():
     paths = {id(a): "a", id(b): "b"}
 
     def found(h, *calls):
-        return unreplaced(h, x, calls, paths)
+        return unreplaced(h, (x,), calls, paths)
 
     layer = F.linear(x, a)
     call = Call("a", layer.grad_fn, None, None)
@@ -558,4 +558,4 @@ def test_the_walk_itself_on_a_graph_by_hand():
     assert found((a / a.norm()) @ x) == ("a", "MmBackward0")
     assert found(x.detach() @ a) is None
     assert found(torch.relu(x.detach() @ a) @ b) == ("a", "MmBackward0")
-    assert unreplaced(torch.zeros(2), x, (), paths) is None
+    assert unreplaced(torch.zeros(2), (x,), (), paths) is None

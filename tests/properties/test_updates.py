@@ -83,7 +83,7 @@ def test_a_step_trains_the_encoder_and_every_head_once_and_leaves_the_top(name):
     top = frozen(c.model[-1])
     outcome = training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y)
     assert_same_bits(frozen(c.model[-1]), top)
-    assert outcome.images == 6
+    assert outcome.items == 6
     assert int(outcome.answered) == 0
 
 

@@ -75,7 +75,7 @@ def _trained(world: ProcessGroup, config: Config, synchronised: bool) -> dict[st
             torch.manual_seed(step)
             made = training_step(network, optimizer, x, y, Recording(step, diagnose=not synchronised))
         rows += made.rows
-        reported.append((float(made.loss), int(made.hits), made.images, int(made.answered)))
+        reported.append((float(made.loss), int(made.hits), made.items, int(made.answered)))
     state.stage.share_buffers()
     return {
         "weights": checkpoint_of(state)["model"],

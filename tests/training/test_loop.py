@@ -32,7 +32,7 @@ from gradlens.training.batches import batches_per_epoch
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
-from gradlens.training.evaluation import evaluate
+from gradlens.training.evaluation import Evaluation, evaluate
 from gradlens.training.loop import fit
 from gradlens.training.run_directory import load_run
 from gradlens.training.runs.build_state import build_state
@@ -59,7 +59,7 @@ def test_the_best_accuracy_outlives_an_epoch_without_answers():
     state, best = training(tiny(limit=64, label_noise=0.0)), []
     log = run_log.RunLog(state, None, lambda event, numbers: best.append(numbers["best"]))
     for accuracy in (math.nan, 0.25, math.nan, 0.5, 0.375):
-        log._metric("train", 1, 1.0, accuracy)
+        log._metric("train", 1, Evaluation(1.0, accuracy, accuracy))
     assert math.isnan(best[0])
     assert best[1:] == [0.25, 0.25, 0.5, 0.5]
 
@@ -253,7 +253,7 @@ def test_a_last_batch_of_one_image_is_left_out_and_one_of_two_is_not():
 def test_an_epoch_reads_every_image_once_in_another_order_each_time_and_steps_do_not_depend_on_history():
     t, again = (training(make_config(width=4, limit=100, batch_size=32, normalize="none")) for _ in range(2))
     epochs = [torch.cat([t.batches.batch(e * 4 + i)[0] for i in range(4)]).flatten(1) for e in range(2)]
-    images = t.batches.images.images.flatten(1).tolist()
+    images = t.batches.examples.images.flatten(1).tolist()
     for x in epochs:
         assert sorted(map(tuple, (255 * x).round().int().tolist())) == sorted(map(tuple, images))
     assert not torch.equal(*epochs)
@@ -387,7 +387,7 @@ def test_reported_numbers_are_those_of_a_plain_loop_and_not_smoothed(tmp_path):
 def test_evaluation_in_batches_is_evaluation_at_once_and_leaves_no_trace():
     t = training(tiny("dgl", batch_size=32))
     before = {n: v.clone() for n, v in t.network.model.state_dict().items()}
-    loss, accuracy = evaluate(t.network, t.test, t.batches.to_input, t.config)
+    loss, accuracy, _ = evaluate(t.network, t.test, t.batches.to_input, t.config)
     assert all(torch.equal(v, before[n]) for n, v in t.network.model.state_dict().items())
     assert t.network.model.training
     assert t.network.method.training
@@ -401,7 +401,7 @@ def test_evaluation_in_batches_is_evaluation_at_once_and_leaves_no_trace():
 @pytest.mark.parametrize("method", ["bp", "dgl"])
 def test_the_untrained_loss_is_that_of_guessing(seed, method):
     t = training(make_config(method=method, seed=seed))
-    loss, _ = evaluate(t.network, t.test, t.batches.to_input, t.config)
+    loss, *_ = evaluate(t.network, t.test, t.batches.to_input, t.config)
     assert loss == pytest.approx(math.log(10), rel=0.02)
 
 
@@ -417,7 +417,7 @@ def test_512_images_are_learned_by_heart_within_200_updates(method, tmp_path):
 
 def test_best_and_final_are_both_in_the_summary(tmp_path, monkeypatch):
     accuracies = iter([0.1, 0.5, 0.75, 0.75, 0.25])
-    monkeypatch.setattr(run_log, "evaluate", lambda *_: (1.0, next(accuracies)))
+    monkeypatch.setattr(run_log, "evaluate", lambda *_: Evaluation(1.0, accuracy := next(accuracies), accuracy))
     run = train_run(tiny("bp"), RunContext(out=tmp_path))
     assert run.summary["test"] == {
         "best_accuracy": 0.75, "best_epoch": 2, "final_accuracy": 0.25, "final_loss": 1.0, "final_epoch": 4,

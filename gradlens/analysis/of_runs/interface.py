@@ -88,7 +88,11 @@ class Analysis:
             InputError: one does.
 
         """
+        from gradlens.tasks.registry import DEFAULT
+
         for run in runs:
+            if run.config.task != DEFAULT:
+                raise InputError(f"`gradlens {self.command}` reads images and labels, and {run.path} is a run of --task {run.config.task}")
             if lacking := self.requires(run):
                 raise InputError(lacking)
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from gradlens.gradients.block_pass import Pass, pull_back
+from gradlens.gradients.block_pass import Pass, pull_back_chain
 from gradlens.gradients.losses import slope
 from gradlens.gradients.method import FeedbackPair, Method, Signal, Step, top_signal
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.feedback.weight_replacement import Switched
+from gradlens.models.feedback_point import feedback_points
 from gradlens.models.resnet import Residual
-from gradlens.runtime.batch_shard import all_reduce_sum, global_count
+from gradlens.runtime.batch_shard import all_gather_rows, all_reduce_sum, global_count
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
@@ -28,6 +31,11 @@ class DFAOptions(BaseModel, frozen=True, extra="forbid"):
     scale: float = Field(1.0, gt=0, description="factor on B")
     skip: Literal["blocked", "exact"] = Field(
         "blocked", description="gradient through a residual block's skip connection: none, or exactly its share of the block's delta"
+    )
+    points: Literal["blocks", "inside"] = Field(
+        "blocks",
+        description="where errors are projected to: the ends of blocks, or also the places inside them that the network marks",
+        json_schema_extra={"since": "0.2.0"},
     )
 
 
@@ -45,7 +53,12 @@ class _Through(torch.autograd.Function):
 
 
 def broadcast(e: Tensor, b: Tensor, h: Tensor) -> Tensor:
-    """Compute e [N, C] times B [C, n] in the shape and memory layout of ``h`` [N, *out], so that no copy is needed later."""
+    """Compute e [N, C] times B [C, n] in the shape and memory layout of ``h`` [N, *out], so that no copy is needed later.
+
+    Per item, e [N, *, C] times B [C, n] is [N, *, n].
+    """
+    if e.ndim > 2:
+        return (e.to(b.dtype) @ b).to(h.dtype)
     order = sorted(range(1, h.ndim), key=h.stride, reverse=True)  # the dimensions of an image as they lie in memory
     columns = b.reshape(-1, *h.shape[1:]).permute(0, *order).flatten(1)
     laid = (e.to(b.dtype) @ columns).to(h.dtype).reshape(len(h), *(h.shape[d] for d in order))
@@ -57,7 +70,8 @@ class DFA(Switched, Method):
 
     Nøkland 2016 (arXiv 1609.01596): B_k ~ U(±1/√n_k), n_k the size of h_k. ``shared``: Launay et al. 2020 (arXiv 2006.12878), one
     matrix of which each block uses the first n_k columns. ``skip=exact``: if block k+1 is residual, act(branch(x) + shortcut(x)),
-    delta_k = B_k e + (delta_{k+1} pulled back through act and shortcut alone).
+    delta_k = B_k e + (delta_{k+1} pulled back through act and shortcut alone). ``points=inside``: places inside blocks get B e too, each
+    with its own B, and what the network computes between two places is trained by backprop.
     """
 
     summary = "the output error through a random matrix"
@@ -70,33 +84,64 @@ class DFA(Switched, Method):
         if options.skip == "exact" and not any(isinstance(block, Residual) for block in net.blocks):
             raise InputError("dfa: skip=exact needs residual blocks, and this network has none; set skip=blocked or take resnet18")
         self.names = [net.name(k) for k in range(self.num_blocks)]
-        self.sizes = [shape.numel() for shape in net.shapes[: self.num_blocks - 1]]
-        self.largest = max(self.sizes, default=0)
+        self.sizes = [net.features(k).numel() for k in range(self.num_blocks - 1)]
+        self.inside: dict[str, int] = {}  # key of each place inside a block -> its features
+        self.key_of: dict[int, str] = {}  # id of the place -> its key
+        if options.points == "inside":
+            for k, block in enumerate(net.blocks[:-1]):
+                for path, point in feedback_points(block).items():
+                    key = f"{k}/{path.replace('.', '/')}"
+                    self.inside[key], self.key_of[id(point)] = point.features, key
+            if not self.inside:
+                raise InputError(
+                    "dfa: points=inside needs a network that marks places inside its blocks; set points=blocks or another model"
+                )
+        self.error: Tensor | None = None  # [N, *, C] of the step, for the places inside blocks
+        self.largest = max([*self.sizes, *self.inside.values()], default=0)
         self.feedback = nn.Module()
-        widths = {"shared": self.largest} if options.shared else {str(k): n for k, n in enumerate(self.sizes)}
-        for i, (name, n) in enumerate(widths.items()):
+        widths = {str(k): n for k, n in enumerate(self.sizes)} | self.inside
+        for i, (name, n) in enumerate(({"shared": self.largest} if options.shared else widths).items()):
             u = 2 * torch.rand(net.classes, n, generator=generator(net.seed, "feedback", i)) - 1
             self.feedback.register_buffer(name, options.scale * (u if options.shared else u / math.sqrt(n)))
 
-    def matrix(self, k: int) -> Tensor:
-        """Return B_k [C, n_k], to be multiplied from the right with errors [N, C]."""
+    def matrix(self, k: int | str) -> Tensor:
+        """Return B_k [C, n_k] of a block, or of a place inside one by its key, to be multiplied from the right with errors [N, *, C]."""
         if self.options.shared:
-            return self.feedback.get_buffer("shared")[:, : self.sizes[k]] / math.sqrt(self.largest)
+            n = self.sizes[k] if isinstance(k, int) else self.inside[k]
+            return self.feedback.get_buffer("shared")[:, :n] / math.sqrt(self.largest)
         return self.feedback.get_buffer(str(k))
+
+    def _fed(self, key: str, g: Tensor) -> Tensor | None:
+        """Return what a place inside a block gets instead of the gradient g [N, *, n]; None while the rule is not active."""
+        if not self.active or self.error is None:
+            return None
+        return broadcast(self.error, self.matrix(key), g)
+
+    @contextmanager
+    def permuted(self, rows: Tensor) -> Iterator[None]:
+        """Permute the rows of the error that places inside blocks get."""
+        before = self.error
+        self.error = None if before is None else all_gather_rows(before)[rows]
+        try:
+            yield
+        finally:
+            self.error = before
 
     def locking_reason(self) -> str | None:
         """Return that with ``skip=exact`` blocks send backward messages."""
         return "with skip=exact a block waits for the gradient through the skip of block k+1" if self.options.skip == "exact" else None
 
-    def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        """Run the block; with ``skip=exact`` a residual block's branch has a gate at its input that blocks the rule's gradient."""
-        if self.options.skip != "exact" or not isinstance(block, Residual):
-            return super().run_block(block, x)
-        gate = block.branch.register_forward_pre_hook(lambda _, args: (_Through.apply(args[0], self),))  # type: ignore[no-untyped-call]
-        try:
-            return super().run_block(block, x)
-        finally:
-            gate.remove()
+    def run_block(self, block: nn.Module, x: Tensor, *earlier: Tensor) -> Tensor:
+        """Run the block with feedback at its places; with ``skip=exact`` a residual branch's input blocks the rule's gradient."""
+        with ExitStack() as after:
+            for point in feedback_points(block).values() if self.inside else ():
+                if (key := self.key_of.get(id(point))) is not None:
+                    point.feedback = partial(self._fed, key)
+                    after.callback(delattr, point, "feedback")
+            if self.options.skip == "exact" and isinstance(block, Residual):
+                gate = block.branch.register_forward_pre_hook(lambda _, args: (_Through.apply(args[0], self),))  # type: ignore[no-untyped-call]
+                after.callback(gate.remove)
+            return super().run_block(block, x, *earlier)
 
     def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """Compute B_k e [+ the gradient through the skip of block k+1]; pass it down only through a skip connection."""
@@ -104,6 +149,7 @@ class DFA(Switched, Method):
         if k == self.num_blocks - 1:
             return top_signal(self.loss, p, send=False)
         _, e = slope(self.loss, top.z, top.y)
+        self.error = e if self.inside else None
         delta = broadcast(e, self.matrix(k), p.h)
         for message in received:
             delta = delta + message
@@ -111,13 +157,15 @@ class DFA(Switched, Method):
         return Signal(delta, (delta,) if carried else ())
 
     def feedback_pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
-        """Yield B_k and the Jacobian of the logits with respect to h_k, averaged over the batch: [C, n_k]."""
+        """Yield B_k and the Jacobian of the logits with respect to h_k, the mean over the batch (of sequences over positions): [C, n_k]."""
         jacobians: list[list[Tensor]] = [[] for _ in self.sizes]
-        for c in range(passes[-1].h.shape[1]):
-            m = torch.zeros_like(passes[-1].h)
-            m[:, c] = 1
-            for k in range(len(passes) - 2, -1, -1):
-                (m,) = pull_back(passes[k + 1], None, (m,), keep=True).below
-                jacobians[k].append(all_reduce_sum(m.sum(0)).flatten() / global_count(len(m)))
+        top = passes[-1]
+        for c in range(top.h.shape[-1]):
+            m = torch.zeros_like(top.h)
+            m[..., c] = 1
+            for k, grad in enumerate(pull_back_chain(passes, {top.k: m}, keep=True, params=False)[:-1]):
+                assert grad.delta is not None
+                each = grad.delta.flatten(0, -2) if self.items.per_item else grad.delta
+                jacobians[k].append(all_reduce_sum(each.sum(0)).flatten() / global_count(len(each)))
         for k, rows in enumerate(jacobians):
             yield FeedbackPair(self.names[k], "feedback_jacobian", self.matrix(k), torch.stack(rows), "batch-mean Jacobian of the logits")

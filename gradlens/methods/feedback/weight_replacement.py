@@ -31,7 +31,14 @@ from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
 KNOWN = (nn.Linear, nn.Conv2d)
-EXACT = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)  # parameters, but no weight matrix
+EXACT = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.PReLU,
+    nn.Embedding,
+)  # parameters, but no matrix on the way of a gradient
 
 
 class DrawOptions(BaseModel, frozen=True, extra="forbid"):
@@ -282,13 +289,13 @@ class FeedbackRule(Switched, Method):
         storages = {address: path for w, path in known.items() if (address := storage(w))}
         numbers = count()
 
-        def run(block: nn.Module, x: Tensor) -> Tensor:
+        def run(block: nn.Module, *read: Tensor) -> Tensor:
             begun = _nodes_made()
-            with self.uncompiled(), _Marking(self, paths, Origins(paths, storages, x)) as mode:
-                h: Tensor = block(x)
+            with self.uncompiled(), _Marking(self, paths, Origins(paths, storages, read)) as mode:
+                h: Tensor = block(*read)
             graph = (next(numbers), _nodes_made() - begun, *mode.trace)
             if graph not in self.checked:  # a walk in every step would cost a small network a fifth of its time
-                if found := unreplaced(h, x, mode.calls, paths, mode.hidden):
+                if found := unreplaced(h, read, mode.calls, paths, mode.hidden):
                     refuse_reentrant(h, found[0])
                     self.refuse(*found)
                 self.checked.add(graph)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -46,13 +46,13 @@ class Call(NamedTuple):
 
 
 def unreplaced(
-    h: Tensor, x: Tensor, calls: Collection[Call], paths: Mapping[int, str], hidden: str | None = None
+    h: Tensor, read: Sequence[Tensor], calls: Collection[Call], paths: Mapping[int, str], hidden: str | None = None
 ) -> tuple[str, str] | None:
     """Find the first weight that is multiplied with another tensor that takes a gradient, outside the layers that a rule replaces.
 
     Args:
         h: [N, *out] output of the block.
-        x: [N, *in] its input.
+        read: each [N, *in], its input, and earlier outputs that it reads beside it.
         calls: calls of its linear layers and convolutions.
         paths: id of a weight -> path of its layer.
         hidden: path of a layer whose weight was read while no graph is recorded, as inside an ``autograd.Function``.
@@ -61,7 +61,7 @@ def unreplaced(
         the layer's path and the name of the node that multiplies; None if there is no such weight.
 
     """
-    start, source = _node(h), _node(x)
+    start, sources = _node(h), {_node(x) for x in read}
     layers = set[Node]().union(*(call.nodes() for call in calls))
     below_of: dict[Node, list[Node]] = {}
     leaves: dict[Node, frozenset[int] | None] = {}  # ids of the leaves that a node depends on; None: also on an activation
@@ -76,7 +76,7 @@ def unreplaced(
         if node in leaves:
             continue
         if isinstance(node, LEAF):
-            leaves[node] = None if node is source else frozenset([id(node.variable)])
+            leaves[node] = None if node in sources else frozenset([id(node.variable)])
             continue
         if hidden is not None and isinstance(node, BackwardCFunction):
             return hidden, node.name()
@@ -159,13 +159,15 @@ class Origins:
     Args:
         paths: id of a weight -> path of its layer.
         storages: address of a weight's storage -> path of its layer.
-        x: [N, *in] the block's input.
+        read: each [N, *in], the block's input, and earlier outputs that it reads beside it.
 
     """
 
-    def __init__(self, paths: Mapping[int, str], storages: Mapping[int, str], x: Tensor) -> None:
+    def __init__(self, paths: Mapping[int, str], storages: Mapping[int, str], read: Sequence[Tensor]) -> None:
         self.paths, self.storages = paths, dict(storages)
-        self.made: dict[int, tuple[Tensor, str]] = {id(x): (x, ACTIVATION)}  # keeps the tensors: else another could get the id
+        self.made: dict[int, tuple[Tensor, str]] = {
+            id(x): (x, ACTIVATION) for x in read
+        }  # keeps the tensors: else another could get the id
         self.mixed: dict[int, tuple[Tensor, str]] = {}  # address of activations -> a layer whose weight's values they contain
 
     def of(self, t: Tensor) -> str | None:

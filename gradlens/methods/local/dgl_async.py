@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gradlens.gradients.block_pass import Pass, cut
+from gradlens.gradients.block_pass import Pass, cut, reads_blocks
 from gradlens.gradients.method import Update
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.gradients.replay_buffer import Buffer, Stored
@@ -56,6 +56,8 @@ class DGLAsync(LocalLosses):
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
+        if reader := next((net.name(k) for k, block in enumerate(net.blocks) if reads_blocks(block)), None):
+            raise InputError(f"dgl-async stores what each block gives to the next: {reader} reads an earlier one too; set another model")
         if options.slowed and options.slowed > self.units:
             raise InputError(f"slowed={options.slowed} is no unit of this model: set 1 to {self.units} (the last two blocks are one unit)")
         if options.slowdown > 1 and options.slowed is None:
@@ -137,4 +139,7 @@ class DGLAsync(LocalLosses):
             for h, y, written, uses in batches:
                 shard = current_shard_of(len(y))
                 mine = slice(shard.start, shard.stop) if shard else slice(None)
-                ring.batches.append(Stored(h[mine].to(device).detach().requires_grad_(), y[mine].to(device), written, uses, shard))
+                targets = y[mine].to(device)
+                with sharded(shard):
+                    self.items.make_known(targets)
+                ring.batches.append(Stored(h[mine].to(device).detach().requires_grad_(), targets, written, uses, shard))

@@ -11,11 +11,12 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from gradlens.gradients.block_pass import Pass
+from gradlens.gradients.block_pass import Pass, outputs
 from gradlens.gradients.method import Signal, Update
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.local.windows import LocalLosses, even
 from gradlens.models.heads import head
+from gradlens.models.layouts import on_items
 from gradlens.runtime.errors import InputError
 
 
@@ -62,9 +63,10 @@ class Greedy(LocalLosses):
 
     def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
         """Build a head: more 3×3 convolutions, average to 2×2, BatchNorm, Linear; on flat activations hidden layers of ``head_width``."""
-        shape = net.shapes[k]
+        shape = net.features(k)
         kind = "cnn" if len(shape) == 3 else "mlp"
-        return head(kind, shape, net.classes, net.head_width, self.options.hidden - 1, pooled=False)
+        made = head(kind, shape, net.classes, net.head_width, self.options.hidden - 1, pooled=False)
+        return on_items(made, net.items.per_item)
 
     def start(self, epoch: int, step: int) -> None:
         """Enter the epoch's stage."""
@@ -92,14 +94,13 @@ class Greedy(LocalLosses):
         return "it trains one block after the other: there is no work to do in parallel"
 
     def predict(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
-        """Compute the logits [N, C] of the stage's head, or of all heads up to it, each with twice the weight of the previous one."""
+        """Compute the logits [N, *, C] of the stage's head, or of all heads up to it, each with twice the weight of the previous one."""
         answers: list[Tensor] = []
-        for k, block in enumerate(blocks[: self.output_block + 1]):
-            x = block(x)
+        for k, h in enumerate(outputs(blocks[: self.output_block + 1], x)):
             if str(k) in self.heads and (self.options.ensemble or k == self.output_block):
-                answers.append(self.heads[str(k)](x))
-        if self.output_block == self.num_blocks - 1:
-            answers.append(x)
+                answers.append(self.heads[str(k)](h))
+            if k == self.num_blocks - 1:
+                answers.append(h)
         weights = [2**j / (2 ** len(answers) - 1) for j in range(len(answers))]
         return torch.stack([w * z for w, z in zip(weights, answers, strict=True)]).sum(0)
 

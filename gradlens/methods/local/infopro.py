@@ -60,6 +60,7 @@ class InfoPro(LocalLosses):
     summary = "local losses that also reconstruct the image"
     other_names = ("information propagation", "informative local propagation")
     Options: ClassVar[type[BaseModel]] = InfoProOptions
+    images_only = "it reconstructs the image"
     depends_on = frozenset({"input", "labels", "image"})
 
     def windows(self, net: NetworkInfo) -> Sequence[Window]:

@@ -14,6 +14,7 @@ from gradlens.gradients.block_pass import Pass, trainable
 from gradlens.gradients.method import Method, Signal, top_signal
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.models.heads import head
+from gradlens.models.layouts import on_items
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
 
@@ -132,6 +133,13 @@ class LossWindows:
         sent = tuple(m for a in self.sent[k] if (m := partial(a)) is not None)
         return signal._replace(delta=partial(k), messages_below=sent)
 
+    def arrange(self, j: int, k: int, messages: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+        """Choose what block k's partial sums add to those of block j+1, where block k reads block j too: see ``Method.arrange``."""
+        last = len(self.sent) - 1
+        starts = self.sent[k] if k <= last else [self.first[last]]  # of block k's messages; the output block sends one, of the last window
+        places = [next((i for i, first in enumerate(starts) if first <= a), None) for a in self.sent[j + 1]]
+        return tuple(None if place is None else messages[place] for place in places)
+
     def locking_reason(self) -> str | None:
         """Return the backward lock if a window covers every pair of neighbouring blocks; windows are independent of each other."""
         if any(map(self.can_split_after, range(len(self.sent)))):
@@ -157,12 +165,16 @@ class InWindows:
         """Return whether blocks k and k+1 are in different windows."""
         return self.reach.can_split_after(k)
 
+    def arrange(self, j: int, k: int, messages: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+        """Add partial sums to those of the same windows."""
+        return self.reach.arrange(j, k, messages)
+
 
 class Local(NamedTuple):
     """A local loss and, if its head classifies, the head's logits."""
 
     loss: Tensor  # scalar
-    logits: Tensor | None = None  # [N, C]
+    logits: Tensor | None = None  # [N, *, C]
 
 
 class Slopes(NamedTuple):
@@ -212,7 +224,8 @@ class LocalLosses(InWindows, Method):
     def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
         """Build the head of unit k: activations [N, *shape] -> logits [N, C], unless ``local_loss`` is overridden too."""
         o = self.options
-        return head(o.head, net.shapes[k], net.classes, o.width or net.head_width, o.layers, o.pooled, net.turned(k))
+        made = head(o.head, net.features(k), net.classes, o.width or net.head_width, o.layers, o.pooled, net.turned(k))
+        return on_items(made, net.items.per_item)
 
     def local_loss(self, k: int, p: Pass) -> Local:
         """Compute the loss of unit k's head on the leaf ``p.z`` [N, *out]."""

@@ -75,7 +75,7 @@ class PatchPrediction(PretextTask):
             )
 
     @classmethod
-    def input_shape(cls, image: tuple[int, int, int], options: Any) -> tuple[int, int, int]:
+    def input_shape(cls, image: tuple[int, ...], options: Any) -> tuple[int, ...]:
         """Return the shape of a patch."""
         return image[0], *cut_up(image, options)[1].patch
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from gradlens.gradients.block_pass import Pass
+from gradlens.gradients.block_pass import Pass, outputs
 from gradlens.gradients.method import Method, Signal, Update
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.local.windows import InWindows, Local, LossWindows, Slopes, Window, differentiated, split
@@ -42,7 +42,7 @@ class PretextTask:
         self.step = 0  # keys the draws of a step
 
     @classmethod
-    def input_shape(cls, image: tuple[int, int, int], options: Any) -> tuple[int, int, int]:
+    def input_shape(cls, image: tuple[int, ...], options: Any) -> tuple[int, ...]:
         """Return the first block's input shape (C, H, W), for images of shape ``image``."""
         return image
 
@@ -83,7 +83,7 @@ class PretextTask:
         return None
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
-        """Compute the task's own numbers to record for one block, as :meth:`Method.quantities`."""
+        """Compute the task's own numbers to record for one block, as :meth:`gradlens.gradients.recorded.Recorded.quantities`."""
         return {}
 
     def is_adversary(self, name: str) -> bool:
@@ -95,6 +95,7 @@ class SelfSupervised(InWindows, Method):
     """delta_k = Σ over the windows w that hold block k of d l_w/d h_k, l_w without labels; the output block is not trained."""
 
     Pretext: ClassVar[type[PretextTask]] = PretextTask
+    images_only = "it learns from images without labels"
     depends_on = frozenset({"input"})
     classifies = False
     unlabelled = True
@@ -136,7 +137,7 @@ class SelfSupervised(InWindows, Method):
         return f"{self.pretext.name} at the top of the encoder"
 
     @classmethod
-    def input_shape(cls, image: tuple[int, int, int], options: Any) -> tuple[int, int, int]:
+    def input_shape(cls, image: tuple[int, ...], options: Any) -> tuple[int, ...]:
         """Return the shape from the pretext task."""
         return cls.Pretext.input_shape(image, options)
 
@@ -160,8 +161,8 @@ class SelfSupervised(InWindows, Method):
     def encode(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
         """Compute the output [N, *out] of the encoder from the x of :meth:`make_inputs`."""
         h = self.prepare_input(x)
-        for block in blocks[: self.output_block + 1]:
-            h = block(h)
+        for out in outputs(blocks[: self.output_block + 1], h):
+            h = out
         return h
 
     def made(self, blocks: Sequence[nn.Module], x: Tensor) -> Any:

@@ -14,7 +14,9 @@ from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass
 from gradlens.gradients.method import Method, Signal, Update, relay, top_signal
 from gradlens.gradients.network_info import NetworkInfo
+from gradlens.models.layouts import on_items
 from gradlens.models.synthesizers import LinearSynthesiser, Synthesiser
+from gradlens.runtime.batch_items import global_items
 from gradlens.runtime.batch_shard import all_reduce_sum, global_count
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
@@ -24,7 +26,7 @@ class DNIOptions(BaseModel, frozen=True, extra="forbid"):
     """Options of the synthetic-gradient rules."""
 
     target: Literal["sum", "mean"] = Field(
-        "sum", description="regression target of S: sum = the per-image gradient N·delta, divided by N when used; mean = delta itself"
+        "sum", description="regression target of S: sum = the per-item gradient N·delta, divided by N when used; mean = delta itself"
     )
     zero_bias: bool = Field(True, description="initialise the synthesiser's last bias at zero, like its weight (off: the references)")
     synth_warmup: int = Field(0, ge=0, description="first N updates: blocks use the true gradient, synthesisers learn from it")
@@ -106,8 +108,11 @@ class DNI(Method):
 
         ``make`` gets the output's shape and whether its features are last.
         """
-        shapes = enumerate(net.shapes[: self.num_blocks - 1])
-        return nn.ModuleList(make(shape, net.turned(k)) if k in self.interfaces else nn.Identity() for k, shape in shapes)
+
+        def at(k: int) -> nn.Module:
+            return on_items(make(net.features(k), net.turned(k)), net.items.per_item) if k in self.interfaces else nn.Identity()
+
+        return nn.ModuleList(map(at, range(self.num_blocks - 1)))
 
     def start(self, epoch: int, step: int) -> None:
         """End the warm-up after ``synth_warmup`` updates."""
@@ -131,11 +136,13 @@ class DNI(Method):
         return k in self.interfaces and not self.options.bp_lambda and not self.warming
 
     def _scale(self, p: Pass) -> int:
-        return global_count(len(p.y)) if self.options.target == "sum" else 1
+        return global_items(p.y) if self.options.target == "sum" else 1
 
     def context(self, y: Tensor) -> Tensor | None:
-        """Convert labels [N] to the one-hot input [N, C] of the rule's own networks; None if they read no labels."""
-        return F.one_hot(y, self.classes).to(next(self.parameters()).dtype) if self.conditional else None
+        """Convert labels [N, *] to the one-hot input [N, *, C] of the rule's own networks, zeros for none; None if they read no labels."""
+        if not self.conditional:
+            return None
+        return (F.one_hot(y.clamp(min=0), self.classes) * (y >= 0)[..., None]).to(next(self.parameters()).dtype)
 
     def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """Use the synthetic gradient and pass it down; the synthesiser is evaluated once and its output kept for `learn`."""
@@ -157,15 +164,17 @@ class DNI(Method):
             return {}
         synthetic = signal.saved.synthetic
         error = synthetic.detach() - received[0] * self._scale(p)
-        return regression_gradients(self.synthesisers[k], f"synthesisers.{k}", synthetic, 2 * error / global_count(len(p.y)))
+        return regression_gradients(self.synthesisers[k], f"synthesisers.{k}", synthetic, 2 * error / global_items(p.y))
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """Return ``synth_loss`` = L_S in its target's units and ``synth_explained_variance`` = 1 − Σ(S − g)² / Σ(g − mean_n g)²."""
         if update.k not in self.interfaces or not update.received:  # or the message is delayed
             return {}
-        target = float64(update.received[0] * self._scale(update.p))
-        residual, explained = regression_errors(update.signal.saved.synthetic, target)
-        return {"synth_loss": residual / global_count(len(target)), "synth_explained_variance": explained}
+        target, predicted = float64(update.received[0] * self._scale(update.p)), update.signal.saved.synthetic
+        if self.items.per_item:
+            target, predicted = target.flatten(0, -2), predicted.flatten(0, -2)
+        residual, explained = regression_errors(predicted, target)
+        return {"synth_loss": residual / global_items(update.p.y), "synth_explained_variance": explained}
 
 
 def regression_gradients(module: nn.Module, name: str, predicted: Tensor, slope: Tensor, keep: bool = False) -> dict[str, Tensor]:

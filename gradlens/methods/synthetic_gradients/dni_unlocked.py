@@ -38,6 +38,7 @@ class DNIUnlocked(DNI):
     summary = "dni that also predicts each block's input"
     other_names: ClassVar[tuple[str, ...]] = ("unlocked dni", "synthetic inputs")
     Options = DNIUnlockedOptions
+    images_only = "it predicts what a block reads from the image"
     depends_on = frozenset({"image", "delayed_message"})
     method_quantities: ClassVar[Mapping[str, str]] = {
         **DNI.method_quantities,

@@ -55,7 +55,7 @@ class Gain(NamedTuple):
     rounds: tuple[Round, ...] = ()  # in their order; in a file a list each; older files: none
 
 
-def generated(shape: tuple[int, int, int], classes: int, images: int, seed: int) -> Data:
+def generated(shape: tuple[int, ...], classes: int, images: int, seed: int) -> Data:
     """Generate random images and labels."""
     g = torch.Generator().manual_seed(seed)
 
@@ -158,7 +158,7 @@ def _gain(state: TrainState, rounds: Sequence[Round], sent: float, costs: Sequen
 
 def bench_ranks(
     configs: Sequence[Config],
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     classes: int,
     device: torch.device,
     ranks: ProcessGroup,

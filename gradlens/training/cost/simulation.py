@@ -13,10 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gradlens.data.split import Data
 from gradlens.data.transforms import normalizer
 from gradlens.gradients.method import Method
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
+from gradlens.runtime.step_context import step_context
+from gradlens.training.batches import first_batch
 from gradlens.training.build import build_model_and_method
 from gradlens.training.config import Config
 from gradlens.training.cost.pipeline_schedules import STALE_BATCHES, Costs, Schedule, Stages, Task, schedules
@@ -307,25 +310,29 @@ class Measured(NamedTuple):
         return [row.cost() for row in self.rows]
 
 
-def measure_costs(config: Config, shape: tuple[int, int, int], classes: int, device: torch.device, rounds: int) -> Measured:
-    """Measure what the blocks of a config's rule cost on generated images.
+def measure_costs(
+    config: Config, shape: tuple[int, ...], classes: int, device: torch.device, rounds: int, data: Data | None = None
+) -> Measured:
+    """Measure what the blocks of a config's rule cost on generated images, or on a batch of another task's data.
 
     Args:
         config: method, model, batch size, optimiser.
-        shape: (C, H, W) of an image.
+        shape: of an example: (C, H, W) of an image.
         classes: number of them.
         device: where to measure.
         rounds: of measuring.
+        data: of a task other than the default; None: images are generated.
 
     """
     network = build_model_and_method(config, shape, classes, device)
-    x, y = _batch(config, network.method, shape, classes, device)
-    costs = block_costs(network, config, x, y, rounds)
+    with step_context():
+        made = _batch(config, network.method, shape, classes, device) if data is None else first_batch(config, data, device)
+        costs = block_costs(network, config, *made, rounds)
     rows = [CostRow(config.method, config.model.name, config.batch_size, *cost) for cost in costs]
     return Measured(network.method, rows, allowed_cuts(network.method))
 
 
-def costs_from_rows(config: Config, shape: tuple[int, int, int], classes: int, rows: Sequence[CostRow]) -> Measured:
+def costs_from_rows(config: Config, shape: tuple[int, ...], classes: int, rows: Sequence[CostRow]) -> Measured:
     """Return what :func:`measure_costs` gave before, from its rows.
 
     Raises:
@@ -339,7 +346,7 @@ def costs_from_rows(config: Config, shape: tuple[int, int, int], classes: int, r
     return Measured(network.method, mine, allowed_cuts(network.method))
 
 
-def _batch(config: Config, method: Method, shape: tuple[int, int, int], classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _batch(config: Config, method: Method, shape: tuple[int, ...], classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Make a batch of noise as the rule reads it."""
     draw = generator(config.seed, "noise images")
     images = torch.randint(256, (config.batch_size, *shape), dtype=torch.uint8, generator=draw).to(device)

@@ -17,14 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradlens._version import __version__
+from gradlens.data.split import Data
 from gradlens.data.transforms import normalizer
+from gradlens.gradients.block_pass import outputs, reads_blocks
 from gradlens.gradients.lens import Lens
-from gradlens.gradients.losses import LOSSES, Loss
+from gradlens.gradients.losses import LOSSES, NONE, Loss
 from gradlens.gradients.method import Method
 from gradlens.methods import BASELINE
 from gradlens.runtime.csv_tables import csv_line
 from gradlens.runtime.memory import allocations, wait
 from gradlens.runtime.progress import Progress, no_progress
+from gradlens.runtime.step_context import step_context
+from gradlens.tasks.registry import DEFAULT
+from gradlens.training.batches import first_batch
 from gradlens.training.build import build_model_and_method
 from gradlens.training.config import Config, make_config
 from gradlens.training.cost.flops import count
@@ -112,11 +117,25 @@ class _Candidate:
 # ------------------------------------------------------------------------------------------------------ what is measured
 
 
+def _output(model: nn.Module, x: Tensor) -> Tensor:
+    """Run a network; one whose blocks read several earlier ones is no plain ``nn.Sequential``."""
+    if isinstance(model, nn.Sequential) and any(map(reads_blocks, model)):
+        *_, z = outputs(model, x)
+    else:
+        z = model(x)
+    return z
+
+
+def _per_item(z: Tensor, y: Tensor) -> Tensor:
+    """Compute the mean cross-entropy of z [N, *, C] and y [N, *]; a class of -1 is no item."""
+    return F.cross_entropy(z.flatten(0, -2), y.flatten(), ignore_index=NONE)
+
+
 def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, x: Tensor, y: Tensor, bf16: bool = False) -> None:
     """Run a plain PyTorch training step, x [N, C, H, W], y [N]: forward, loss, ``backward()``, optimiser step."""
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-        value = loss(model(x), y)
+        value = loss(_output(model, x), y)
     value.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
 
@@ -125,13 +144,15 @@ def _plain(
     config: Config, x: Tensor, y: Tensor, classes: int, name: str, layout: torch.memory_format = torch.channels_last, read: bool = False
 ) -> _Candidate:
     settings = {**config.as_dict(), "method": BASELINE, "options": {}, "compile": False, "init_from": None}
-    network = build_model_and_method(make_config(**settings), _shape(x), classes, x.device)
+    network = build_model_and_method(make_config(**settings), tuple(x.shape[1:]), classes, x.device)
     model = network.model.to(memory_format=layout)  # type: ignore[call-overload]
     if config.compile:
         model.compile()
     optimizer = make_optimizer(config, network)
     loss = F.cross_entropy if config.loss == "ce" else LOSSES[config.loss]
-    laid = x.contiguous(memory_format=layout)
+    if config.task != DEFAULT:
+        loss = _per_item
+    laid = x.contiguous(memory_format=layout) if x.ndim == 4 else x
     lens = Lens(model, warn=False) if read else None
 
     def trained() -> None:
@@ -144,13 +165,13 @@ def _plain(
 
 
 def _ours(config: Config, x: Tensor, y: Tensor, classes: int, record: bool) -> _Candidate:
-    network = build_model_and_method(config, _shape(x), classes, x.device)
+    network = build_model_and_method(config, tuple(x.shape[1:]), classes, x.device)
     optimizer = make_optimizer(config, network)
     bf16, numbers = config.precision == "bf16", itertools.count(1 << 30)  # past every warm-up
     rule = network.method
-    images = x.add(1).mul(127.5).round().to(torch.uint8).contiguous()
-    to_input = normalizer("pm1", images)
     posed = type(rule).make_inputs is not Method.make_inputs
+    images = x.add(1).mul(127.5).round().to(torch.uint8).contiguous() if posed else x
+    to_input = normalizer("pm1", images)
 
     def made(n: int) -> tuple[Tensor, Tensor]:
         return rule.make_inputs(images, y, n, to_input) if posed else (x, y)
@@ -166,11 +187,6 @@ def _ours(config: Config, x: Tensor, y: Tensor, classes: int, record: bool) -> _
     defaults = type(network.method).Options().model_dump()
     changed = {name: value for name, value in config.options.items() if value != defaults[name]}
     return _Candidate(config.method, changed, config.precision, optimizer, step, recorded, task)
-
-
-def _shape(x: Tensor) -> tuple[int, int, int]:
-    c, h, w = x.shape[1:]
-    return c, h, w
 
 
 def _candidates(configs: Sequence[Config], x: Tensor, y: Tensor, classes: int, record: bool) -> list[_Candidate]:
@@ -289,14 +305,15 @@ def _rows(candidates: Sequence[_Candidate], record_every: Iterable[int], images:
 
 def bench(
     configs: Sequence[Config],
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     classes: int,
     device: torch.device,
     rounds: int = 7,
     record_every: Sequence[int] = RECORD_EVERY,
     progress: Progress = no_progress,
+    data: Data | None = None,
 ) -> Bench:
-    """Measure a hand-written loop and each config's step on generated images, interleaved in one run.
+    """Measure a hand-written loop and each config's step on generated images, or a batch of another task's data, interleaved in one run.
 
     Each round times one step of every loop in turn (several of a short one), so that what slows the machine slows all, and
     the next round goes through them in the opposite order.
@@ -305,12 +322,13 @@ def bench(
 
     Args:
         configs: one a method (and precision), bp first; all of one model, batch size and optimiser.
-        shape: (C, H, W) of an image.
+        shape: of an example: (C, H, W) of an image.
         classes: number of classes.
         device: where to run; on a CPU with the threads torch is set to.
         rounds: interleaved rounds.
         record_every: recording intervals to report beside "never"; () leaves recording out.
         progress: called before each measurement.
+        data: of a task other than the default; None: images are generated.
 
     Raises:
         InputError: a model that does not fit the images, a rule that does not fit the model.
@@ -320,10 +338,30 @@ def bench(
     if len({(c.model.name, c.model.width, c.model.depth, c.model.stem, c.batch_size, c.data.name) for c in configs}) != 1:
         raise ValueError("bench compares configs of one model, data set and batch size")
     first = configs[0]
-    random = torch.Generator().manual_seed(first.seed)
-    x = torch.rand(first.batch_size, *shape, generator=random).mul_(2).sub_(1)
+    with step_context():
+        made = _generated(first, shape, classes, device) if data is None else first_batch(first, data, device)
+        return _measured(configs, *made, classes, device, rounds, record_every, progress)
+
+
+def _generated(config: Config, shape: tuple[int, ...], classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Make normalised images of noise with labels."""
+    random = torch.Generator().manual_seed(config.seed)
+    x = torch.rand(config.batch_size, *shape, generator=random).mul_(2).sub_(1)
     x = x.to(device).contiguous(memory_format=torch.channels_last)
-    y = torch.randint(classes, (first.batch_size,), generator=random).to(device)
+    return x, torch.randint(classes, (config.batch_size,), generator=random).to(device)
+
+
+def _measured(
+    configs: Sequence[Config],
+    x: Tensor,
+    y: Tensor,
+    classes: int,
+    device: torch.device,
+    rounds: int,
+    record_every: Sequence[int],
+    progress: Progress,
+) -> Bench:
+    first = configs[0]
     candidates = _candidates(configs, x, y, classes, record=bool(record_every))
     steps = [(candidate, name, step) for candidate in candidates for name, step in candidate.steps()]
     total = len(steps) * (rounds + 1)
@@ -338,7 +376,7 @@ def bench(
     return Bench(
         model=first.model.name,
         data=first.data.name,
-        input=shape,
+        input=tuple(x.shape[1:]),
         batch_size=first.batch_size,
         rounds=rounds,
         threads=torch.get_num_threads(),

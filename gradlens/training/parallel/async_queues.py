@@ -20,6 +20,7 @@ from gradlens.gradients.replay_buffer import Buffer, Stored
 from gradlens.gradients.rows import Measurement, compute_method_quantities
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.p2p import Inbox, Outbox
+from gradlens.tasks.registry import TASKS
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 from gradlens.training.parallel.stage import UP, LayerStage
@@ -40,7 +41,7 @@ def check_queues(config: Config, method: Method, images: int) -> None:
         raise InputError(f"--stale: {config.method} never waits for a message, and its queues are always stale: leave it out")
     if why := method.locking_reason():
         raise InputError(f"--parallel layers: {config.method}: {why}")
-    if (rest := images % config.batch_size) > 1:
+    if not TASKS[config.task].one_batch and (rest := images % config.batch_size) > 1:
         raise InputError(
             f"{config.method} on ranks reads batches in any order, so that all must be of one size: {images} images by"
             f" --batch-size {config.batch_size} leave {rest}; --limit can be a multiple of it"
@@ -98,6 +99,7 @@ class AsyncQueues(LayerStage):
                 self.receiver_thread = threading.Thread(target=self._receive, args=(self.below, step), daemon=True, name="queue")
                 self.receiver_thread.start()
             stored = self._read()
+            self.batches.provide_context(step)
             x, y = stored.h, stored.y
             self.staleness = self.newest - stored.written
         outcome = training_step(self.network, self.optimizer, x, y, record, self.config.precision == "bf16", blocks=self)

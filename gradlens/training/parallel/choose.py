@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import count
 
+from gradlens.gradients.block_pass import reads_blocks
 from gradlens.gradients.method import Method
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.step_context import step_context
+from gradlens.tasks.registry import DEFAULT
+from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 from gradlens.training.parallel.async_queues import AsyncQueues, check_queues
 from gradlens.training.parallel.block_costs import block_costs
@@ -20,18 +24,25 @@ from gradlens.training.step import Stage, WholeNetwork
 _numbers = count(1)  # of trainings over layers in this process; all ranks begin them in one order; tag 0 is torch's own
 
 
-def check_layer_parallel(config: Config, method: Method, images: int) -> None:
-    """Refuse ``--parallel layers`` with a rule or settings that cannot be split over ranks.
+def check_layer_parallel(config: Config, network: ModelAndMethod, images: int) -> None:
+    """Refuse ``--parallel layers`` with a network, a rule or settings that cannot be split over ranks.
 
     Args:
         config: the settings.
-        method: the rule.
-        images: that are learned from.
+        network: with its rule.
+        images: number of examples that are learned from.
 
     Raises:
         InputError: what keeps the blocks from it.
 
     """
+    model, method = network
+    if reader := next((name for name, block in zip(network.block_names(), model, strict=True) if reads_blocks(block)), None):
+        raise InputError(f"--parallel layers: {reader} reads an earlier output, which only the next rank is sent; set another model")
+    if method.pipelined and config.task != DEFAULT:
+        raise InputError(f"--parallel layers: microbatches of --task {config.task} need not have equally many items: choose another method")
+    if method.terms:
+        raise InputError(f"--parallel layers: the objective of --task {config.task} has terms at several blocks: set --parallel data")
     if method.pipelined:
         _check_pipeline(config, images)
     elif "replay_buffer" in method.depends_on:
@@ -76,7 +87,8 @@ def measure_costs(state: TrainState) -> list[float]:
     def measure() -> list[float] | None:
         if not ranks.is_main:
             return None
-        return [cost.seconds for cost in block_costs(state.network, state.config, *state.batches.batch(0))]
+        with step_context():
+            return [cost.seconds for cost in block_costs(state.network, state.config, *state.batches.batch(0))]
 
     costs: list[float] = ranks.broadcast_object(ranks.fail_together(measure))
     return costs
@@ -98,7 +110,7 @@ def make_stage(state: TrainState, costs: Sequence[float] | None = None) -> Stage
         return WholeNetwork(config, network, state.optimizer, state.batches, state.probe)
     if config.parallel.mode != "layers":
         return DataParallel(config, network, state.optimizer, state.batches, state.probe)
-    check_layer_parallel(config, network.method, len(state.batches.images))
+    check_layer_parallel(config, network, len(state.batches.examples))
     trained = (costs or [1.0] * len(network.model))[: network.method.output_block + 1]
     ranges = split_over(network.method, trained, ranks.num_ranks, network.block_names(), config.parallel.split)
     require_separable(network.model, ranges)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.gradients.backward import Received
-from gradlens.gradients.block_pass import Grad, Pass, chain, pull_back_chain
+from gradlens.gradients.block_pass import Grad, Pass, chain, outputs, pull_back_chain
 from gradlens.gradients.method import Method, Signal, Step, Update
 from gradlens.gradients.rows import Measurement, step_rows
 from gradlens.gradients.true_gradient import Truth, preserve_buffers_and_rng
@@ -116,6 +116,7 @@ class LayerParallel(LayerStage):
             x, y, number = self.below.take(images)
             control = int(number)
             x.requires_grad_()
+            batches.provide_context(step)
             if step + 1 < batches.total and not control & STOP:
                 self.below.expect(batches.size(step + 1))
         self.control, self.fresh = control, True
@@ -163,8 +164,8 @@ class LayerParallel(LayerStage):
     def _send_through(self, begun: PendingBatch) -> None:
         """Run the blocks for the next ranks; their own gradients are computed when the error arrives."""
         h = begun.x
-        for block in self.blocks:
-            h = block(h)
+        for out in outputs(self.blocks, h):
+            h = out
         assert self.above is not None
         self.above.send(self.batches.size(begun.step), [h, begun.y, torch.tensor([self.control])])
 
@@ -249,7 +250,7 @@ class LayerParallel(LayerStage):
             assert signal.delta is not None
             assert signal.loss is not None
             delta, loss = signal.delta, signal.loss
-        grads = pull_back_chain(passes, delta, further=self.truth_down is not None)
+        grads = pull_back_chain(passes, {passes[-1].k: delta}, further=self.truth_down is not None)
         if self.truth_down is not None:
             self.truth_down.send(images, list(grads[0].below))
         where = "same passes" if not self.late_error else "each rank's own passes of the batch"

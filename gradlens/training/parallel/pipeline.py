@@ -62,7 +62,7 @@ class Pipeline(LayerStage):
         stop, device = interrupted(), self.batches.device
         x, y = self.batches.batch(step)
         self.optimizer.zero_grad(set_to_none=True)
-        loss, hits, answered, images = *(torch.zeros((), device=device) for _ in range(3)), 0
+        loss, hits, answered, items = *(torch.zeros((), device=device) for _ in range(3)), 0
         schedule = self._schedule(len(y))
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             if self.ranks.rank == 0:
@@ -72,10 +72,10 @@ class Pipeline(LayerStage):
             else:
                 losses: list[Tensor] = []
                 z = schedule.step(target=y, losses=losses)
-                loss, images = torch.stack([value.detach() for value in losses]).mean(), len(y)
-                hits, answered = (z.argmax(1) == y).sum(), (y >= 0).sum()
+                loss, items = torch.stack([value.detach() for value in losses]).mean(), self.method.items.count(y)
+                hits, answered = self.method.items.hits(z, y)
         self.optimizer.step()
-        return Outcome(loss, hits, images, answered, []), *self.ranks.any_stop_or_save(stop, save)
+        return Outcome(loss, hits, items, answered, []), *self.ranks.any_stop_or_save(stop, save)
 
     def bytes_sent(self) -> int:
         """Return 0: torch's engine sends, which is not counted."""

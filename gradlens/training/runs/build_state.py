@@ -6,10 +6,10 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradlens.data.split import Data
-from gradlens.data.transforms import input_of
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from gradlens.runtime.sync_batchnorm import synchronise
+from gradlens.tasks.registry import TASKS
 from gradlens.training.batches import Batches
 from gradlens.training.build import ModelAndMethod, build_model_and_method, to_be_restored
 from gradlens.training.config import Config
@@ -54,7 +54,7 @@ def build_on_rank(
         synchronise(*network)
     optimizer = make_optimizer(config, network)
     learned_from = data.everything if method.unlabelled else data.train
-    batches = Batches(config, learned_from.to(device), method, input_of(config.data.normalize, data, device), ranks)
+    batches = Batches(config, learned_from.to(device), method, TASKS[config.task].to_input(config, data, device), ranks)
     some_unknown = method.classifies and data.unlabelled is not None  # accuracy is of images with a label
     probe = OnlineProbe(network.block_names(), len(data.classes)) if config.record.online_probe else None
     return TrainState(
@@ -66,7 +66,7 @@ def build_on_rank(
         batches=batches,
         test=data.test.to(device),
         test_name=data.test_name,
-        labelled=data.train.to(device) if some_unknown else batches.images,
+        labelled=data.train.to(device) if some_unknown else batches.examples,
         ranks=ranks,
         probe=probe,
     )
@@ -83,13 +83,13 @@ def require_fit(config: Config, network: ModelAndMethod, data: Data, num_ranks: 
     if refusal := no_updates(config.epochs, config.steps) or network.method.validate_epochs(config.epochs):
         raise InputError(refusal)
     normalises = any(isinstance(m, _BatchNorm) for part in network for m in part.modules())
-    if config.batch_size == 1 and normalises:
+    if config.batch_size == 1 and normalises and not TASKS[config.task].one_batch:
         raise InputError("--batch-size 1: this network normalises over the batch, and one image has no batch statistics: set 2 or more")
     images = len(data.everything if network.method.unlabelled else data.train)
     if config.parallel.mode == "data":
         _require_divisible(config, images, normalises)
     if config.parallel.mode == "layers":
-        check_layer_parallel(config, network.method, images)
+        check_layer_parallel(config, network, images)
     if config.parallel.ranks != num_ranks:
         here = f"{num_ranks} process{'es' * (num_ranks > 1)}"
         raise InputError(

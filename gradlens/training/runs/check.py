@@ -6,6 +6,7 @@ from gradlens.data.split import Data
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.terminal import notice
 from gradlens.runtime.torchrun_environment import restarts
+from gradlens.tasks.registry import TASKS
 from gradlens.training import tensorboard
 from gradlens.training.build import check_model_and_method, to_be_restored
 from gradlens.training.config import Config
@@ -46,11 +47,11 @@ def with_smaller_batch(config: Config, context: RunContext, quiet: bool = False)
 
     """
     images = images_learned_from(config, load_data(config, context))
-    if config.batch_size <= images:
+    if config.batch_size <= images or TASKS[config.task].one_batch:
         return config
     if not quiet:
         who = f"{config.method} has" if config.rule.unlabelled else "there are"
-        notice(f"{who} {images} images to learn from: --batch-size {images} in place of {config.batch_size}")
+        notice(f"{who} {images} {TASKS[config.task].example}s to learn from: --batch-size {images} in place of {config.batch_size}")
     return config.replace(batch_size=images)
 
 
@@ -67,10 +68,12 @@ def checked_data(config: Config, context: RunContext) -> Data:
     rule = config.rule
     if len(data.classes) < 2 and rule.classifies:
         raise InputError(f"{config.data.name} has one class only ({', '.join(data.classes)}): {config.method} needs two or more")
-    images = images_learned_from(config, data)
+    images, task = images_learned_from(config, data), TASKS[config.task]
+    if task.one_batch:
+        return data
     if config.batch_size > images:
         kind = "training" if config.data.labels is None or rule.unlabelled else f"labelled (--labels {config.data.labels:g})"
-        raise InputError(f"--batch-size {config.batch_size} is larger than the {images} {kind} images there are")
+        raise InputError(f"--batch-size {config.batch_size} is larger than the {images} {kind} {task.example}s there are")
     if config.batch_size < rule.least_batch:
         raise InputError(
             f"--batch-size {config.batch_size}: {config.method} compares the images of a batch and needs {rule.least_batch} or more"

@@ -15,6 +15,7 @@ from gradlens.runtime.csv_tables import csv_line, read_table
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import forked
+from gradlens.runtime.step_context import step_context
 from gradlens.runtime.text_files import encode
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.context import RunContext
@@ -72,7 +73,7 @@ def _measure(state: TrainState, file: Path, quantities: tuple[str, ...], sparse:
     saved = load_checkpoint(file)
     state.network.load(saved, str(file))
     (model, method), names, step = state.network, state.network.block_names(), int(saved["step"])
-    with forked():  # the draws are those of the training step
+    with forked(), step_context():  # the draws are those of the training step
         begin_step(method, state.config.seed, step // state.batches.per_epoch + 1, step)
         x, y = state.batches.batch(step)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=state.config.precision == "bf16"):

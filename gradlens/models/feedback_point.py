@@ -1,0 +1,55 @@
+"""Mark a place inside a block at which a rule may replace the gradient by its feedback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Feedback = Callable[[Tensor], Tensor | None]
+
+
+class _Replaced(torch.autograd.Function):
+    """The identity; its backward pass returns the feedback, or the gradient itself where there is none."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, feedback: Feedback) -> Tensor:
+        ctx.feedback = feedback
+        return h.view_as(h)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        given = ctx.feedback(g)
+        return g if given is None else given, None
+
+
+class FeedbackPoint(nn.Module):
+    """The identity on [N, *, features], for a network to put where a rule may give feedback inside a block.
+
+    Without a rule that uses it, it is nothing at all; with one it is an identity in the graph, whose backward pass gives the feedback while
+    the rule is active. So the true gradient is computed on the same graph, which is not cut here.
+
+    Args:
+        features: size of the last dimension.
+
+    """
+
+    feedback: Feedback | None = None  # gradient -> what replaces it, None: nothing does; set by a rule while the block runs
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return h [N, *, features]."""
+        if self.feedback is None:
+            return h
+        out: Tensor = _Replaced.apply(h, self.feedback)  # type: ignore[no-untyped-call]
+        return out
+
+
+def feedback_points(block: nn.Module) -> dict[str, FeedbackPoint]:
+    """Return the feedback points inside a block by their path within it, in the order of its modules."""
+    return {path: m for path, m in block.named_modules() if isinstance(m, FeedbackPoint)}

@@ -1,0 +1,1 @@
+"""Tasks: what an example, a target, an item and a score are."""

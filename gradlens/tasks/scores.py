@@ -1,0 +1,8 @@
+"""Name the scores of tasks and their direction. Needs no torch, so that tables find the best epoch fast."""
+
+from __future__ import annotations
+
+HIGHER_IS_BETTER: dict[str, bool] = {  # the name in metrics.csv -> whether a higher value is better
+    "accuracy": True,
+    "perplexity": False,
+}

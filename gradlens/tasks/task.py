@@ -1,0 +1,229 @@
+"""Define the interface of a task: what an example, a target, an item and a score are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from gradlens.data.files import DataFiles
+from gradlens.data.split import Data, Split
+from gradlens.gradients.items import Items
+from gradlens.gradients.losses import LOSSES, Loss
+from gradlens.runtime.step_context import Context
+
+if TYPE_CHECKING:
+    import torch
+
+    from gradlens.training.config import Config
+
+
+class Batch(NamedTuple):
+    """What a step works on.
+
+    Attributes:
+        x: [N, *] input of any dtype (tokens are whole numbers). A floating-point one may still be turned by :meth:`Task.to_input`.
+        y: [N, *] targets. Of classes a target of -1 is none: it is no item, has no loss and counts in no score.
+        context: name -> tensor that every block may read in its ``forward`` through ``runtime.step_context.current_context()``, and that
+            passes no gradient. It does not change in a step; with rules that store batches (``replay_buffer``) it must not change between
+            steps either.
+
+    """
+
+    x: Tensor
+    y: Tensor
+    context: Context = {}  # noqa: RUF012 - never written to
+
+
+class TaskOptions(BaseModel, frozen=True, extra="forbid"):
+    """Options of a task without options; a task with options subclasses this."""
+
+
+class Task(Items, ABC):
+    """A task. It has no state: one instance in ``TASKS`` serves every run; what depends on a run comes as an argument.
+
+    It defines :meth:`load` and :meth:`batch`; what its items are (:class:`gradlens.gradients.items.Items`: ``per_item``, :meth:`count`,
+    :meth:`hits`, :meth:`permutation`, :meth:`halves`) where a row is not an item; and its score where that is not the accuracy.
+
+    Attributes:
+        summary: one line of ``gradlens list tasks``.
+        item: name of an item, which the loss is the mean over ("image", "token", "labelled node").
+        example: name of an example, a row of the training data ("image", "sequence", "node").
+        reads: kind of input. A network fits if it reads the same kind (``models.zoo.INPUTS``; one that says nothing reads "images").
+            Every rule fits that does not say it is one of images (``Method.images_only``), and every rule fits the image task.
+        losses: name -> loss (z [N, *, C], y [N, *]) -> scalar: the sum over items divided by ``runtime.batch_items.global_items(y)``.
+            ``--loss`` names one, by default the first.
+        score_name: of the score, a key of ``tasks.scores.HIGHER_IS_BETTER``, which has its direction.
+        defaults: flat name of a setting -> the task's own default ("model", "data", "batch_size"); a rule's own go before.
+        settings: flat names of the data settings (``DataSettings``) that it reads, beside ``data``; others are refused if they are set.
+        Options: a pydantic model of the task's own options; ``--set NAME.OPTION=VALUE`` sets one, NAME the task's; ``config.task_options``.
+        one_batch: True: an epoch is one batch of all examples, and ``--batch-size`` does not apply (a graph).
+        not_data_parallel: why a batch cannot be divided over ranks, a clause; "": it can.
+
+    """
+
+    summary: ClassVar[str]
+    item: ClassVar[str]
+    example: ClassVar[str]
+    reads: ClassVar[str]
+    losses: ClassVar[Mapping[str, Loss]] = {"ce": LOSSES["ce"]}
+    score_name: ClassVar[str] = "accuracy"
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    settings: ClassVar[frozenset[str]] = frozenset()
+    Options: ClassVar[type[BaseModel]] = TaskOptions
+    one_batch: ClassVar[bool] = False
+    not_data_parallel: ClassVar[str] = ""
+
+    # ------------------------------------------------------------------------------------------------ what every task defines
+
+    @abstractmethod
+    def load(self, config: Config, files: DataFiles) -> Data:
+        """Load the examples.
+
+        Args:
+            config: of the run; ``config.data.name`` is what ``--data`` names, ``config.task_options`` the task's options, resolved.
+            files: where data sets lie (``files.data_dir``, None: the default folder) and how they are read.
+
+        Returns:
+            training and test examples (each a :class:`gradlens.data.split.Split`: x and y with a row an example, of any type, on the
+            CPU), and the classes: the network's output has as many features. ``Data.shape`` is the shape of an example's x without the
+            first dimension; a network is built from it. A loaded set should be kept (``lru_cache``): several runs of a command load it.
+
+        Raises:
+            InputError: one sentence: what is wrong with the data, what was found, what to set.
+
+        """
+
+    def data_sets(self) -> Mapping[str, str]:
+        """Return the data that are named, not read from a path.
+
+        Returns:
+            name -> one line of ``gradlens list data``; by default none.
+
+        """
+        return {}
+
+    def shape_and_classes(self, config: Config) -> tuple[tuple[int, ...], int] | None:
+        """Return the shape of an example and the number of classes without loading anything.
+
+        Args:
+            config: of the run.
+
+        Returns:
+            by default None: the data must be loaded for it.
+
+        """
+        return None
+
+    @abstractmethod
+    def batch(self, examples: Split, step: int, config: Config) -> Batch:
+        """Make a batch of chosen examples; on several ranks of this rank's part of them.
+
+        Args:
+            examples: the chosen ones, on the device; with ``one_batch`` all, in their order.
+            step: number of the update, which keys random draws (``rng.generator(config.seed, purpose, step)``); negative in evaluation,
+                where nothing is drawn.
+            config: of the run.
+
+        Returns:
+            x and y, and the context. The items of y are counted right after (:meth:`count`), and summed over ranks, once.
+
+        """
+
+    @abstractmethod
+    def blank(self, shape: Sequence[int]) -> Batch:
+        """Make the smallest input that the network takes, on which shapes are found.
+
+        Args:
+            shape: ``Data.shape``.
+
+        Returns:
+            a batch of one or a few rows, zeros, with a context if there is one.
+
+        """
+
+    # ----------------------------------------------------------------------------------------------------------- input, loss
+
+    def to_input(self, config: Config, data: Data, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """Return the last step from a batch's x to the network's input, which is handed to rules (``Method.make_inputs``).
+
+        Args:
+            config: of the run.
+            data: as they were loaded.
+            device: that of the batches.
+
+        Returns:
+            by default the identity.
+
+        """
+        return _identity
+
+    def terms(self, blocks: Sequence[nn.Module]) -> Mapping[int, Loss]:
+        """Return the terms of the objective at blocks before the output block, whose own term is the loss.
+
+        Args:
+            blocks: the network's blocks, first to last.
+
+        Returns:
+            block -> (z [N, *out] its output, y [N, *]) -> scalar, a sum over items divided by ``global_items(y)``; by default none. The
+            objective, and the loss that is recorded, is the sum of all terms.
+
+        """
+        return {}
+
+    # ------------------------------------------------------------------------------------------------------------------ score
+
+    def collect(self, z: Tensor, y: Tensor) -> Tensor:
+        """Keep of a batch what the score needs; called in evaluation, without gradients.
+
+        Args:
+            z: [N, *, C] the network's output.
+            y: [N, *] targets.
+
+        Returns:
+            [R, F] float64: rows that are concatenated over all batches and ranks, in the order of the examples; R may differ between
+            batches (a row of sums is enough for a mean, a row per item for a rank statistic). By default hits and classified items.
+
+        """
+        hits, answered = self.hits(z, y)
+        return _row(hits, answered)
+
+    def score(self, collected: Tensor) -> float:
+        """Compute the score of all that was collected.
+
+        Args:
+            collected: [R, F] float64 on the CPU.
+
+        Returns:
+            the score; by default the accuracy, NaN without classified items.
+
+        """
+        hits, answered = collected.sum(0).tolist()
+        return hits / answered if answered else float("nan")
+
+    def running_score(self, loss: float, accuracy: float) -> float:
+        """Return the score of the training examples over an epoch, in train mode, from what is summed up on the way.
+
+        Args:
+            loss: mean over the epoch's items.
+            accuracy: share of correct predictions, NaN without any.
+
+        Returns:
+            by default the accuracy; NaN for a score that these do not determine.
+
+        """
+        return accuracy
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+def _row(*sums: Tensor) -> Tensor:
+    """Return scalars as one row [1, F] in float64."""
+    import torch
+
+    return torch.stack([s.double() for s in sums])[None]
