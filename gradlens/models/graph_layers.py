@@ -1,11 +1,12 @@
 """Layers on graphs in plain torch: graph convolution (GCN), Chebyshev filters, GraphSAGE with the mean, graph attention (GAT).
 
-A layer reads one row per node, [N, in], and the graph's :class:`Adjacency`, which carries no gradient. Every weight matrix belongs to an
-``nn.Linear``, so that it has rows in every table and feedback rules can replace it.
+A layer reads one row per node, [N, in], and takes the edges from the step's context, which carries no gradient. Every weight matrix
+belongs to an ``nn.Linear``, so that it has rows in every table and feedback rules can replace it.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -13,6 +14,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.step_context import current_context
 
 
 class WeightedEdges(NamedTuple):
@@ -81,13 +86,42 @@ class Adjacency:
         return WeightedEdges(self.source, self.target, self.degree.clamp(min=1).reciprocal()[self.target])
 
 
+EDGES = "edges"  # name of the edges [2, E] in a step's context: (source, target), each edge in both directions
+
+_adjacencies = WeakTensorKeyDictionary()
+
+
+def current_adjacency(nodes: int) -> Adjacency:
+    """Return the graph of the step's context; its weights are computed once for each tensor of edges.
+
+    Raises:
+        InputError: there is none.
+
+    """
+    edges = current_context().get(EDGES)
+    if edges is None:
+        raise InputError("a graph layer ran on data without edges: graph networks need --task graphs")
+    found: Adjacency | None = _adjacencies.get(edges)  # type: ignore[no-untyped-call]
+    if found is None or found.nodes != nodes:
+        found = _adjacencies[edges] = Adjacency(edges[0].clone(), edges[1].clone(), nodes)  # no views, which would keep the key alive
+    return found
+
+
 def _glorot(*weights: Tensor) -> None:
     for w in weights:
         nn.init.xavier_uniform_(w)
 
 
-class GraphLayer(nn.Module):
-    """A layer that reads the graph: (x [N, in], graph) -> [N, out]. Weights are initialised by Glorot's rule, biases by 0."""
+class GraphLayer(nn.Module, ABC):
+    """A layer on the graph of the step's context: x [N, in] -> [N, out]. Weights are initialised by Glorot's rule, biases by 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the layer on the current graph."""
+        return self.on_graph(x, current_adjacency(len(x)))
+
+    @abstractmethod
+    def on_graph(self, x: Tensor, graph: Adjacency) -> Tensor:
+        """Compute the layer's output [N, out] from rows [N, in] of the nodes of a graph."""
 
 
 class GraphConv(GraphLayer):
@@ -99,7 +133,7 @@ class GraphConv(GraphLayer):
         _glorot(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, x: Tensor, graph: Adjacency) -> Tensor:
+    def on_graph(self, x: Tensor, graph: Adjacency) -> Tensor:
         """Multiply by W before the sum over neighbours: it has fewer columns."""
         return graph.normalized @ F.linear(x, self.linear.weight) + self.linear.bias
 
@@ -114,7 +148,7 @@ class ChebConv(GraphLayer):
         _glorot(self.own.weight, self.neighbours.weight)
         nn.init.zeros_(self.own.bias)
 
-    def forward(self, x: Tensor, graph: Adjacency) -> Tensor:
+    def on_graph(self, x: Tensor, graph: Adjacency) -> Tensor:
         """Add both terms."""
         h: Tensor = self.own(x)
         return h + graph.laplacian @ self.neighbours(x)
@@ -130,7 +164,7 @@ class SAGEConv(GraphLayer):
         _glorot(self.own.weight, self.neighbours.weight)
         nn.init.zeros_(self.own.bias)
 
-    def forward(self, x: Tensor, graph: Adjacency) -> Tensor:
+    def on_graph(self, x: Tensor, graph: Adjacency) -> Tensor:
         """Add a node's own row and the mean of its neighbours'."""
         h: Tensor = self.own(x)
         return h + graph.mean @ self.neighbours(x)
@@ -170,7 +204,7 @@ class GATConv(GraphLayer):
         total = weights.new_zeros(graph.nodes, self.heads).index_add(0, target, weights)
         return WeightedEdges(source, target, weights / total.index_select(0, target))
 
-    def forward(self, x: Tensor, graph: Adjacency) -> Tensor:
+    def on_graph(self, x: Tensor, graph: Adjacency) -> Tensor:
         """Sum over neighbours with the attention's weights, some of them dropped in training."""
         h = F.linear(x, self.linear.weight).view(len(x), self.heads, -1)
         edges = self.attention(h, graph)

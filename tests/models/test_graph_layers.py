@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from gradlens.models.graph_layers import Adjacency, ChebConv, GATConv, GraphConv, SAGEConv
+from gradlens.models.graph_layers import EDGES, Adjacency, ChebConv, GATConv, GraphConv, SAGEConv, current_adjacency
+from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator, seeded
+from gradlens.runtime.step_context import step_context
 
 N, F_IN, OUT = 9, 5, 4
 LAYERS = {
@@ -55,12 +57,12 @@ def scaled(a):
 def test_convolutions_are_the_dense_products(x):
     a, graph, one = dense_graph(), adjacency(dense_graph()), torch.eye(N, dtype=torch.float64)
     gcn, cheb, sage = made("gcn"), made("cheb"), made("sage")
-    torch.testing.assert_close(gcn(x, graph), scaled(a + one) @ x @ gcn.linear.weight.T + gcn.linear.bias, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gcn.on_graph(x, graph), scaled(a + one) @ x @ gcn.linear.weight.T + gcn.linear.bias, rtol=1e-12, atol=1e-12)
     filtered = x @ cheb.own.weight.T - scaled(a) @ x @ cheb.neighbours.weight.T + cheb.own.bias
-    torch.testing.assert_close(cheb(x, graph), filtered, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(cheb.on_graph(x, graph), filtered, rtol=1e-12, atol=1e-12)
     means = torch.stack([x[a[i] > 0].mean(0) if a[i].any() else torch.zeros(F_IN, dtype=torch.float64) for i in range(N)])
     aggregated = x @ sage.own.weight.T + means @ sage.neighbours.weight.T + sage.own.bias
-    torch.testing.assert_close(sage(x, graph), aggregated, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(sage.on_graph(x, graph), aggregated, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("heads", [1, 3])
@@ -77,12 +79,12 @@ def test_attention_is_a_softmax_over_neighbours_and_the_node_itself(x, heads):
             scores = [layer.attention_target[k] @ h[i, k] + layer.attention_source[k] @ h[j, k] for j in near]
             alpha = torch.stack([s if s > 0 else 0.2 * s for s in scores]).softmax(0)
             out[i, k] = sum(w * h[j, k] for w, j in zip(alpha, near, strict=True))
-    torch.testing.assert_close(layer(x, adjacency(a)), out.flatten(1) + layer.linear.bias, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(layer.on_graph(x, adjacency(a)), out.flatten(1) + layer.linear.bias, rtol=1e-12, atol=1e-12)
 
 
 def test_attention_of_large_scores_is_finite(x):
     layer = made("gat")
-    out = layer(1e6 * x, adjacency(dense_graph()))
+    out = layer.on_graph(1e6 * x, adjacency(dense_graph()))
     out.sum().backward()
     assert out.isfinite().all()
     assert all(p.grad.isfinite().all() for p in layer.parameters())
@@ -91,8 +93,8 @@ def test_attention_of_large_scores_is_finite(x):
 @pytest.mark.parametrize("name", LAYERS)
 def test_renumbered_nodes_give_renumbered_rows_and_the_same_gradients(x, name):
     layer, graph = made(name), adjacency(dense_graph())
-    g = torch.randn(N, *layer(x, graph).shape[1:], dtype=torch.float64, generator=generator(0, "slope"))
-    plain, turned = layer(x, graph), layer(x[ORDER], graph.permuted(ORDER))
+    g = torch.randn(N, *layer.on_graph(x, graph).shape[1:], dtype=torch.float64, generator=generator(0, "slope"))
+    plain, turned = layer.on_graph(x, graph), layer.on_graph(x[ORDER], graph.permuted(ORDER))
     torch.testing.assert_close(turned, plain[ORDER], rtol=1e-12, atol=1e-12)
     params = list(layer.parameters())
     before, after = torch.autograd.grad(plain, params, g), torch.autograd.grad(turned, params, g[ORDER])
@@ -106,9 +108,23 @@ def test_gradients_are_those_of_finite_differences(x, name):
     names = [name for name, _ in layer.named_parameters()]
 
     def run(x, *values):
-        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x, graph))
+        with step_context({EDGES: torch.stack([graph.source, graph.target])}):
+            return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
 
     assert torch.autograd.gradcheck(run, (x.requires_grad_(), *layer.parameters()))
+
+
+def test_layers_run_on_the_graph_of_the_context_whose_weights_are_computed_once(x):
+    layer, graph = made("gcn"), adjacency(dense_graph())
+    edges = torch.stack([graph.source, graph.target])
+    with step_context({EDGES: edges}):
+        assert torch.equal(layer(x), layer.on_graph(x, graph))
+        assert current_adjacency(N) is current_adjacency(N)
+        assert current_adjacency(N) is not current_adjacency(N + 1)
+    with step_context({EDGES: edges[:, :0]}):  # no edges: every node by itself
+        torch.testing.assert_close(layer(x), layer.linear(x))
+    with pytest.raises(InputError, match="a graph layer ran on data without edges: graph networks need --task graphs"):
+        layer(x)
 
 
 def copied(theirs, pairs):
@@ -156,4 +172,4 @@ def test_layers_are_those_of_torch_geometric(x):
         ),
     ]
     for ours, theirs in twins:
-        torch.testing.assert_close(ours(x, graph), theirs(x, edges), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(ours.on_graph(x, graph), theirs(x, edges), rtol=1e-10, atol=1e-10)
