@@ -7,34 +7,34 @@ from gradlens.cli.flags import Flag
 METHODS = ('bp', 'dgl', 'dni', 'cdni', 'fa', 'dfa', 'greedy', 'chunked', 'overlap', 'loco', 'dgl-async', 'kp', 'usf', 'brsf', 'frsf', 'predsim', 'infopro', 'dni-unlocked', 'shallow', 'simclr', 'simclr-local', 'cpc', 'cpc-local', 'infomax', 'context-encoder', 'context-encoder-local', 'distil')
 OPTIONS = {'bp': ('lr',), 'dgl': ('head', 'layers', 'width', 'pooled', 'lr'), 'dni': ('target', 'zero_bias', 'synth_warmup', 'bp_lambda', 'width', 'linear', 'at', 'lr'), 'cdni': ('target', 'zero_bias', 'synth_warmup', 'bp_lambda', 'width', 'linear', 'at', 'lr'), 'fa': ('init', 'scale', 'lr'), 'dfa': ('shared', 'scale', 'skip', 'points', 'lr'), 'greedy': ('stage_epochs', 'hidden', 'ensemble', 'lr'), 'chunked': ('head', 'layers', 'width', 'pooled', 'chunks', 'lr'), 'overlap': ('head', 'layers', 'width', 'pooled', 'window', 'stride', 'lr'), 'loco': ('crop', 'min_area', 'flip', 'jitter', 'grey', 'blur', 'temperature', 'layers', 'out', 'side', 'convolutions', 'modules', 'lr'), 'dgl-async': ('head', 'layers', 'width', 'pooled', 'buffer', 'reuse', 'order', 'slowed', 'slowdown', 'warmup', 'lr'), 'kp': ('init', 'scale', 'lr'), 'usf': ('init', 'scale', 'lr'), 'brsf': ('init', 'scale', 'lr'), 'frsf': ('init', 'scale', 'lr'), 'predsim': ('beta', 'dim', 'lr'), 'infopro': ('head', 'layers', 'width', 'pooled', 'lambda1_first', 'lambda1_last', 'lambda2_first', 'lambda2_last', 'chunks', 'lr'), 'dni-unlocked': ('target', 'zero_bias', 'synth_warmup', 'bp_lambda', 'width', 'linear', 'at', 'input_width', 'context', 'lr'), 'shallow': ('lr',), 'simclr': ('crop', 'min_area', 'flip', 'jitter', 'grey', 'blur', 'temperature', 'layers', 'out', 'side', 'convolutions', 'lr'), 'simclr-local': ('crop', 'min_area', 'flip', 'jitter', 'grey', 'blur', 'temperature', 'layers', 'out', 'side', 'convolutions', 'modules', 'lr'), 'cpc': ('patch', 'stride', 'crop', 'flip', 'grey', 'negatives', 'steps', 'skip', 'layers', 'lr'), 'cpc-local': ('patch', 'stride', 'crop', 'flip', 'grey', 'negatives', 'steps', 'skip', 'layers', 'modules', 'lr'), 'infomax': ('patch', 'stride', 'crop', 'flip', 'grey', 'negatives', 'steps', 'skip', 'modules', 'lr'), 'context-encoder': ('corrupt', 'size', 'cells', 'noise', 'overlap', 'lambda_rec', 'lambda_adv', 'discriminator_lr', 'discriminator_width', 'lr'), 'context-encoder-local': ('corrupt', 'size', 'cells', 'noise', 'overlap', 'lambda_rec', 'lambda_adv', 'discriminator_lr', 'discriminator_width', 'modules', 'lr'), 'distil': ('temperature', 'alpha', 'lr')}
 OTHER_NAMES = {'backprop': 'bp', 'backpropagation': 'bp', 'end-to-end': 'bp', 'e2e': 'bp', 'decoupled greedy learning': 'dgl', 'decoupled greedy': 'dgl', 'greedy local': 'dgl', 'synthetic gradients': 'dni', 'decoupled neural interfaces': 'dni', 'decoupled neural interface': 'dni', 'conditional dni': 'cdni', 'conditional synthetic gradients': 'cdni', 'feedback alignment': 'fa', 'random feedback': 'fa', 'direct feedback alignment': 'dfa', 'direct feedback': 'dfa', 'layerwise': 'greedy', 'sequential': 'greedy', 'greedy layerwise': 'greedy', 'sequential greedy': 'greedy', 'chunks': 'chunked', 'overlapping': 'overlap', 'overlapping local updates': 'overlap', 'local contrastive': 'loco', 'async dgl': 'dgl-async', 'asynchronous dgl': 'dgl-async', 'asynchronous decoupled greedy learning': 'dgl-async', 'kolen-pollack': 'kp', 'sign symmetry': 'usf', 'uniform sign feedback': 'usf', 'sign-symmetric feedback': 'usf', 'batchwise random sign feedback': 'brsf', 'batchwise random magnitude sign feedback': 'brsf', 'fixed random sign feedback': 'frsf', 'fixed random magnitude sign feedback': 'frsf', 'local error signals': 'predsim', 'local errors': 'predsim', 'local loss': 'predsim', 'predictive similarity': 'predsim', 'information propagation': 'infopro', 'informative local propagation': 'infopro', 'unlocked dni': 'dni-unlocked', 'synthetic inputs': 'dni-unlocked', 'frozen': 'shallow', 'random features': 'shallow', 'contrastive': 'simclr', 'contrastive learning': 'simclr', 'local simclr': 'simclr-local', 'greedy simclr': 'simclr-local', 'contrastive predictive coding': 'cpc', 'local cpc': 'cpc-local', 'greedy cpc': 'cpc-local', 'greedy infomax': 'infomax', 'gim': 'infomax', 'inpainting': 'context-encoder', 'inpaint': 'context-encoder', 'local context encoder': 'context-encoder-local', 'distillation': 'distil', 'knowledge distillation': 'distil', 'distill': 'distil', 'kd': 'distil'}
-MODELS = ('basic-cnn', 'vgg11', 'vgg13', 'vgg16', 'vgg19', 'resnet18', 'resnet20', 'resnet32', 'resnet50', 'resnet152', 'resnet-gim', 'dcgan', 'mlp', 'linear')
+MODELS = ('basic-cnn', 'vgg11', 'vgg13', 'vgg16', 'vgg19', 'resnet18', 'resnet20', 'resnet32', 'resnet50', 'resnet152', 'resnet-gim', 'dcgan', 'mlp', 'linear', 'gcn', 'cheb', 'sage', 'gat')
 DATASETS = ('digits', 'hierarchical', 'sequences', 'cifar10', 'cifar100', 'mnist', 'fashion-mnist', 'svhn', 'stl10')
 QUANTITIES = ('cosine', 'angle', 'norm_ratio', 'sign_agreement', 'norm', 'true_norm', 'zeros', 'true_zeros', 'projection', 'relative_error', 'null_cosine', 'corrected_cosine', 'across_halves', 'noise_ceiling', 'rule_ceiling', 'predicted_change', 'measured_change', 'descent_ratio', 'feedback_transpose', 'feedback_pseudoinverse', 'feedback_jacobian', 'synth_loss', 'synth_explained_variance', 'stage', 'staleness', 'input_error', 'input_explained_variance', 'information_bound', 'reconstruction', 'discriminator_loss', 'real', 'fake')
-IN_CONFIG = ('method', 'options', 'task', 'task_options', 'data', 'limit', 'limit_test', 'labels', 'label_noise', 'validation', 'augment', 'normalize', 'model', 'width', 'depth', 'stem', 'activation', 'attention', 'cut', 'loss', 'epochs', 'steps', 'batch_size', 'optimizer', 'lr', 'momentum', 'nesterov', 'beta1', 'weight_decay', 'lr_schedule', 'warmup', 'seed', 'precision', 'compile', 'record_every', 'diagnose_every', 'keep_checkpoints', 'evaluate_train', 'online_probe', 'init_from', 'keep_head', 'teacher', 'ranks', 'parallel', 'sync_batchnorm', 'record_ranks', 'split', 'stale', 'schedule', 'microbatches', 'own')
+IN_CONFIG = ('method', 'options', 'task', 'task_options', 'data', 'limit', 'limit_test', 'labels', 'label_noise', 'validation', 'augment', 'normalize', 'model', 'width', 'depth', 'stem', 'activation', 'attention', 'heads', 'dropout', 'attention_dropout', 'cut', 'loss', 'epochs', 'steps', 'batch_size', 'optimizer', 'lr', 'momentum', 'nesterov', 'beta1', 'weight_decay', 'decay_blocks', 'lr_schedule', 'warmup', 'seed', 'precision', 'compile', 'record_every', 'diagnose_every', 'keep_checkpoints', 'evaluate_train', 'online_probe', 'init_from', 'keep_head', 'teacher', 'ranks', 'parallel', 'sync_batchnorm', 'record_ranks', 'split', 'stale', 'schedule', 'microbatches', 'own')
 DEFAULT_RULES = {'compare-gradients': ('bp', 'dgl', 'dni', 'cdni'), 'bench': ('bp', 'dgl', 'dni', 'cdni'), 'timeline': ('bp', 'dgl', 'dgl-async', 'dni', 'dni-unlocked', 'dfa'), 'memorize': ('bp', 'dgl')}
 RULES_READ = {'inpaint': ('context-encoder', 'context-encoder-local')}
 
 DIGESTS = {  # of the files that say so; where one has changed since, a name is not refused before torch is imported
     'methods/__init__.py': '240a8b5d0786',
-    'models/zoo.py': 'b031cc00ffcf',
+    'models/zoo.py': '094bece894f7',
     'data/datasets.py': '1d7f2796096e',
-    'tasks/__init__.py': '081329b6b8b7',
-    'tasks/task.py': '58ddbb3d7e97',
+    'tasks/__init__.py': '047c4b1d5e71',
+    'tasks/task.py': 'b4b8c4c164bb',
     'tasks/images.py': '240b0f037edb',
     'methods/__init__.py': '240a8b5d0786',
-    'models/zoo.py': 'b031cc00ffcf',
+    'models/zoo.py': '094bece894f7',
     'gradients/alignment.py': '2b84b662ba12',
     'gradients/diagnostics.py': 'c2c30707a8e1',
-    'training/config.py': '137d6c7a4a9d',
-    'training/setting_groups.py': '8c3d9a9ca253',
-    'models/spec.py': '539c9bb16b6f',
+    'training/config.py': '3715d970c363',
+    'training/setting_groups.py': '24244666df98',
+    'models/spec.py': '5e08c85972d2',
     'gradients/losses.py': 'cff5bcf5b62c',
     'data/transforms.py': '1dd63b98e326',
-    'tasks/__init__.py': '081329b6b8b7',
+    'tasks/__init__.py': '047c4b1d5e71',
 }
 
 SETTINGS = (
-    Flag('task', str, 'what is learned: images (default images)', 'Training', choices=('images',)),
+    Flag('task', str, 'what is learned: images, graphs (default images)', 'Training', choices=('images', 'graphs')),
     Flag('data', str, 'digits, hierarchical, sequences, cifar10, cifar100, mnist, fashion-mnist, svhn, stl10, an image folder, an .npz file, or FILE.py:build (default digits)', 'Data', choices=('digits', 'hierarchical', 'sequences', 'cifar10', 'cifar100', 'mnist', 'fashion-mnist', 'svhn', 'stl10'), synonyms=('dataset', 'data-set')),
     Flag('limit', int, 'train on N images, a seeded choice (default all)', 'Data', synonyms=('num-train', 'train-size', 'subset')),
     Flag('limit-test', int, 'test on N of the test images, a seeded choice (default all)', 'Data', synonyms=('num-test', 'test-size')),
@@ -43,12 +43,15 @@ SETTINGS = (
     Flag('validation', float, 'hold out this share of the training images and test on it (default 0)', 'Data', synonyms=('val', 'val-split', 'holdout')),
     Flag('augment', bool, 'random flips, and crops after padding with 4 pixels (default off)', 'Data', paired=True, synonyms=('augmentation', 'data-augmentation', 'aug')),
     Flag('normalize', str, 'pixels: pm1, gaussian, none (pm1: to -1..+1) (default pm1)', 'Data', choices=('pm1', 'gaussian', 'none'), synonyms=('norm', 'normalization', 'normalise')),
-    Flag('model', str, 'basic-cnn, vgg11, vgg13, vgg16, vgg19, resnet18, resnet20, resnet32, resnet50, resnet152, resnet-gim, dcgan, mlp, linear, torchvision:NAME, or FILE.py:build (default basic-cnn)', 'Model', choices=('basic-cnn', 'vgg11', 'vgg13', 'vgg16', 'vgg19', 'resnet18', 'resnet20', 'resnet32', 'resnet50', 'resnet152', 'resnet-gim', 'dcgan', 'mlp', 'linear'), synonyms=('arch', 'architecture', 'network', 'net', 'backbone')),
-    Flag('width', int, 'channels of basic-cnn (128); first ones of vgg, dcgan (64), resnet (64, 20/32: 16); units of mlp (256), linear (20)', 'Model', synonyms=('channels', 'hidden', 'hidden-size', 'hidden-dim')),
-    Flag('depth', int, 'blocks of basic-cnn (3), mlp (3) or linear (1)', 'Model', synonyms=('layers', 'num-layers')),
+    Flag('model', str, 'basic-cnn, vgg11, vgg13, vgg16, vgg19, resnet18, resnet20, resnet32, resnet50, resnet152, resnet-gim, dcgan, mlp, linear, gcn, cheb, sage, gat, torchvision:NAME, or FILE.py:build (default basic-cnn)', 'Model', choices=('basic-cnn', 'vgg11', 'vgg13', 'vgg16', 'vgg19', 'resnet18', 'resnet20', 'resnet32', 'resnet50', 'resnet152', 'resnet-gim', 'dcgan', 'mlp', 'linear', 'gcn', 'cheb', 'sage', 'gat'), synonyms=('arch', 'architecture', 'network', 'net', 'backbone')),
+    Flag('width', int, 'channels of basic-cnn (128); first ones of vgg, dcgan (64), resnet (64, 20/32: 16); units of mlp (256), linear (20); features of gcn, cheb, sage (16), of each head of gat (8)', 'Model', synonyms=('channels', 'hidden', 'hidden-size', 'hidden-dim')),
+    Flag('depth', int, 'blocks of basic-cnn (3), mlp (3), linear (1), or gcn, cheb, sage, gat (1)', 'Model', synonyms=('layers', 'num-layers')),
     Flag('stem', int, 'kernel of the first convolution: 3, 5, 7 (default basic-cnn and resnet-gim 5, others 3)', 'Model', choices=('3', '5', '7'), synonyms=('kernel-size',)),
     Flag('activation', str, 'relu, leaky-relu, elu, gelu, silu, tanh, sigmoid (default relu)', 'Model', choices=('relu', 'leaky-relu', 'elu', 'gelu', 'silu', 'tanh', 'sigmoid'), synonyms=('act', 'nonlinearity')),
     Flag('attention', str, 'channel attention of resnet18, 20, 32, 50, 152: none, se, sk (default none)', 'Model', choices=('none', 'se', 'sk')),
+    Flag('heads', int, 'attention heads of gat (8)', 'Model', synonyms=('num-heads', 'n-head')),
+    Flag('dropout', float, 'dropout of graph networks (default 0)', 'Model', synonyms=('drop',)),
+    Flag('attention-dropout', str, "dropout of gat's attention coefficients, one number or one for each layer, as 0.6,0 (default 0)", 'Model'),
     Flag('cut', str, 'where blocks end: after-pool, before-pool (default after-pool)', 'Model', choices=('after-pool', 'before-pool')),
     Flag('loss', str, 'ce, mse, bce (default ce)', 'Training', choices=('ce', 'mse', 'bce'), synonyms=('criterion', 'objective')),
     Flag('epochs', int, 'passes over the training images; 0 is the untrained control (default 12)', 'Course of training', synonyms=('num-epochs', 'max-epochs', 'n-epochs', 'epoch')),
@@ -60,6 +63,7 @@ SETTINGS = (
     Flag('nesterov', bool, 'Nesterov momentum for sgd and sgdw (default off)', 'Training', paired=True),
     Flag('beta1', float, "decay of adam's and adamw's mean gradient (default 0.9)", 'Training', synonyms=('betas', 'beta')),
     Flag('weight-decay', float, 'L2 penalty; with adamw and sgdw decoupled decay; with lars of weights only (default 0)', 'Training', synonyms=('wd', 'decay', 'l2')),
+    Flag('decay-blocks', int, 'weight decay of the first N blocks only (default all)', 'Training'),
     Flag('lr-schedule', str, 'constant, cosine, step (step: x0.1 at 1/2 and 3/4) (default constant)', 'Course of training', choices=('constant', 'cosine', 'step'), synonyms=('scheduler', 'lr-scheduler', 'lr-decay')),
     Flag('warmup', int, 'updates of linear learning-rate warm-up (default 0)', 'Course of training', synonyms=('warmup-steps', 'lr-warmup')),
     Flag('seed', int, 'seed of all random numbers (default 0)', 'Training', synonyms=('random-seed', 'manual-seed')),

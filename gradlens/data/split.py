@@ -91,6 +91,7 @@ class Data:
     test: Split  # the held-out part of the training images with a validation share
     classes: tuple[str, ...]  # of which the network's output says how likely each is: of images their names, of text its symbols
     test_name: str = "test"  # "validation" in that case
+    selection: Split | None = None  # validation examples beside the test ones: the best epoch is chosen on them
     unlabelled: Tensor | None = None  # [M, C, H, W] uint8: training images with an unknown or hidden label
     passed_over: Mapping[str, int] = field(default_factory=dict)  # kind of skipped file in a folder -> number
     known_fingerprint: str = ""  # if it was computed before
@@ -123,7 +124,8 @@ class Data:
     def _computed_fingerprint(self) -> str:
         digest = hashlib.sha256()
         extra = [] if self.unlabelled is None else [self.unlabelled]
-        of_all = [t for split in (self.train, self.test) for t in (split.x, split.y, *split.context.values())]
+        splits = [self.train, self.test, *([] if self.selection is None else [self.selection])]
+        of_all = [t for split in splits for t in (split.x, split.y, *split.context.values())]
         for tensor in (*of_all, *extra):
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]

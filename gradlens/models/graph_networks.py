@@ -22,7 +22,7 @@ def _refuse_images_options(spec: ModelSpec, name: str) -> None:
         raise InputError(f"--stem sets the first convolution's kernel and {name} has no kernel")
 
 
-def convolutional(layer: Callable[[int, int], GraphLayer], name: str) -> Callable[[ModelSpec], nn.Sequential]:
+def convolutional(layer: Callable[[int, int], GraphLayer], name: str, what: str) -> Callable[[ModelSpec], nn.Sequential]:
     """Return the builder of a network whose layers all are of one kind; blocks are layer(``width`` = 16)–activation–dropout."""
 
     def build(spec: ModelSpec) -> nn.Sequential:
@@ -36,19 +36,20 @@ def convolutional(layer: Callable[[int, int], GraphLayer], name: str) -> Callabl
             size = spec.width or 16
         return numbered(blocks, nn.Sequential(OrderedDict(out=layer(size, spec.classes))))
 
-    build.__doc__ = f"""Build {name}: ``depth`` (1) blocks of layer(``width`` = 16)–activation–dropout, then the same layer to the classes."""
+    build.__doc__ = f"``depth`` (1) blocks of {what}(``width`` = 16)–activation–dropout, then such a layer to the classes."
     return build
 
 
 def gat(spec: ModelSpec) -> nn.Sequential:
-    """``depth`` (1) blocks of dropout–graph attention (8 heads of ``width`` = 8 features, ``heads`` sets another number)–ELU, one head on top.
+    """``depth`` (1) blocks of dropout–graph attention–ELU (8 ``heads`` of ``width`` = 8 features), then dropout and one head.
 
-    The output block begins with the hidden layer's dropout. ``relu``, the default activation, is ELU here. ``attention_dropout`` is that of
-    the attention coefficients, one number for all layers or one each.
+    ``relu``, the default activation, is ELU here. ``attention_dropout`` is that of the attention coefficients, one number for all layers
+    or one each.
     """
     _refuse_images_options(spec, "gat")
     heads, width, depth = spec.heads or HEADS, spec.width or 8, spec.depth or 1
-    rates = spec.attention_dropout * (depth + 1) if len(spec.attention_dropout) == 1 else spec.attention_dropout
+    given = spec.attention_dropout or (0.0,)
+    rates = given * (depth + 1) if len(given) == 1 else given
     if len(rates) != depth + 1:
         raise InputError(f"--attention-dropout has {len(rates)} numbers; gat has {depth + 1} layers: give one number, or one for each")
     (size,), blocks = spec.shape, list[nn.Module]()
@@ -61,8 +62,8 @@ def gat(spec: ModelSpec) -> nn.Sequential:
 
 
 GRAPH_NETWORKS: dict[str, Callable[[ModelSpec], nn.Sequential]] = {
-    "gcn": convolutional(GraphConv, "gcn"),
-    "cheb": convolutional(ChebConv, "cheb"),
-    "sage": convolutional(SAGEConv, "sage"),
+    "gcn": convolutional(GraphConv, "gcn", "graph convolution"),
+    "cheb": convolutional(ChebConv, "cheb", "Chebyshev filter of two terms"),
+    "sage": convolutional(SAGEConv, "sage", "GraphSAGE with the mean"),
     "gat": gat,
 }

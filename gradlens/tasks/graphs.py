@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradlens.data.datasets import DATA_DIR
 from gradlens.data.files import DataFiles
-from gradlens.data.graphs import load_graph
+from gradlens.data.graphs import GRAPHS, load_graph
 from gradlens.data.split import Data, Split
 from gradlens.gradients.items import Half
 from gradlens.models.graph_layers import EDGES
@@ -22,6 +22,17 @@ from gradlens.tasks.task import Batch, Task
 if TYPE_CHECKING:
     from gradlens.training.config import Config
 
+USUAL: Mapping[str, Any] = {"model": "gcn", "data": "blocks", "epochs": 250}
+# Launay et al. 2020 (arXiv 2006.12878), their code: backprop's settings, which the rules they did not try get too, and dfa's
+CONVOLUTION: Mapping[str, Any] = {"dropout": 0.5, "lr": 0.01, "weight_decay": 5e-4, "decay_blocks": 1}
+ATTENTION: Mapping[str, Any] = {"dropout": 0.6, "attention_dropout": [0.6], "lr": 0.005, "weight_decay": 5e-4}
+OF_NETWORK: Mapping[str, Mapping[str, Any]] = {"gcn": CONVOLUTION, "cheb": CONVOLUTION, "sage": CONVOLUTION, "gat": ATTENTION}
+OF_DFA: Mapping[str, Mapping[str, Any]] = {
+    "gcn": {"dropout": 0.1, "weight_decay": 1e-4},
+    "cheb": {"dropout": 0.0, "weight_decay": 1e-4},
+    "sage": {"dropout": 0.1, "weight_decay": 1e-4},
+    "gat": {"dropout": 0.1, "attention_dropout": [0.6, 0.0], "weight_decay": 1e-4},
+}
 NONE = -1  # the target of a node that has no label, or is in another part
 
 
@@ -34,8 +45,25 @@ class Graphs(Task):
     summary = "classify the nodes of a graph"
     item, example = "labelled node", "node"
     reads = "nodes"
+    defaults = USUAL
     one_batch = True
     not_data_parallel = "a graph is one batch, and every node reads its neighbours"
+
+    def defaults_for(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the settings of the network's paper, for dfa its own; another optimiser takes none of them."""
+        model = str(given.get("model", USUAL["model"]))
+        if given.get("optimizer", "adam") != "adam" or model not in OF_NETWORK:
+            return USUAL
+        return {**USUAL, **OF_NETWORK[model], **(OF_DFA[model] if given.get("method") == "dfa" else {})}
+
+    def data_sets(self) -> Mapping[str, str]:
+        """Return the named graphs."""
+        return {name: graph.sentence for name, graph in GRAPHS.items()}
+
+    def shape_and_classes(self, config: Config) -> tuple[tuple[int, ...], int] | None:
+        """Return the number of features and of classes of a named graph."""
+        known = GRAPHS.get(config.data.name)
+        return None if known is None else ((known.features,), known.classes)
 
     def load(self, config: Config, files: DataFiles) -> Data:
         """Load a graph by name, an ``.npz`` file, or a data set of torch_geometric; the last ones loaded are kept."""

@@ -104,7 +104,7 @@ class Config(Settings, frozen=True):
         require_known(flat, EVERYTHING)
         rule = rule_of(str(flat.get("method", BASELINE)), flat.get("own", {}))
         task = TASKS.get(str(flat.get("task", DEFAULT)))
-        flat = {**(task.defaults if task else {}), **flat}
+        flat = {**(task.defaults_for(flat) if task else {}), **flat}
         own = rule.defaults if rule else {}
         theirs = own.get("optimizer", OptimizerSettings.model_fields["name"].default)
         if flat.get("optimizer", theirs) == theirs:  # a bundle: another optimiser takes none of it
