@@ -43,22 +43,21 @@ def convolutional(layer: Callable[[int, int], GraphLayer], name: str, what: str)
 def gat(spec: ModelSpec) -> nn.Sequential:
     """``depth`` (1) blocks of dropout–graph attention–ELU (8 ``heads`` of ``width`` = 8 features), then dropout and one head.
 
-    ``relu``, the default activation, is ELU here. ``attention_dropout`` is that of the attention coefficients, one number for all layers
-    or one each.
+    ``relu``, the default activation, is ELU here. ``attention_dropout`` is that of the attention coefficients, one number for all layers,
+    or the hidden layers' and the output layer's.
     """
     _refuse_images_options(spec, "gat")
     heads, width, depth = spec.heads or HEADS, spec.width or 8, spec.depth or 1
     given = spec.attention_dropout or (0.0,)
-    rates = given * (depth + 1) if len(given) == 1 else given
-    if len(rates) != depth + 1:
-        raise InputError(f"--attention-dropout has {len(rates)} numbers; gat has {depth + 1} layers: give one number, or one for each")
+    if len(given) > 2:
+        raise InputError(f"--attention-dropout has {len(given)} numbers: give one, or one of the hidden layers and one of the output layer")
     (size,), blocks = spec.shape, list[nn.Module]()
-    for rate in rates[:-1]:
-        conv = GATConv(size, width, heads, rate)
+    for _ in range(depth):
+        conv = GATConv(size, width, heads, given[0])
         act = nn.ELU() if spec.activation == "relu" else spec.act()
         blocks.append(nn.Sequential(OrderedDict(drop=nn.Dropout(spec.dropout), conv=conv, act=act)))
         size = heads * width
-    return numbered(blocks, nn.Sequential(OrderedDict(drop=nn.Dropout(spec.dropout), out=GATConv(size, spec.classes, 1, rates[-1]))))
+    return numbered(blocks, nn.Sequential(OrderedDict(drop=nn.Dropout(spec.dropout), out=GATConv(size, spec.classes, 1, given[-1]))))
 
 
 GRAPH_NETWORKS: dict[str, Callable[[ModelSpec], nn.Sequential]] = {

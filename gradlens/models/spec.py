@@ -34,7 +34,7 @@ class ModelSpec:
         attention: one of ``ATTENTIONS``.
         heads: attention heads of gat.
         dropout: of graph networks.
-        attention_dropout: of gat's attention coefficients, one number for all layers or one for each; empty: 0.
+        attention_dropout: of gat's attention coefficients, of all layers, or of the hidden ones and the output layer; empty: 0.
 
     """
 

@@ -86,7 +86,7 @@ class ModelSettings(Settings, frozen=True):
     heads: int | None = setting(None, "attention heads of gat (8)", ge=1, since="0.3.0", synonyms=("num-heads", "n-head"))
     dropout: float = setting(0.0, "dropout of graph networks", ge=0, lt=1, since="0.3.0", synonyms=("drop",))
     attention_dropout: list[float] | None = setting(
-        None, "dropout of gat's attention coefficients, one number or one for each layer, as 0.6,0 (default 0)", since="0.3.0"
+        None, "dropout of gat's attention coefficients; two numbers, as 0.6,0: hidden layers, output layer (default 0)", since="0.3.0"
     )
     cut: str = setting("after-pool", "where blocks end: {choices}", choices=("after-pool", "before-pool"))
 
