@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from analyses.training.cost import announce_cost
 from analyses.training.study import environment
 from gradlens.runtime.text_files import read_json, write_text
 
@@ -89,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         print(f"error: --device {args.device}: torch finds no CUDA device here", file=sys.stderr)
         return 2
+    announce_cost(args.minutes, "of the device, at most; what is done already is not done again")
     end = time.monotonic() + 60 * args.minutes
     (args.figures / "bench").mkdir(parents=True, exist_ok=True)
     if args.figures.resolve() != (ROOT / "figures").resolve():  # what is done already is not done again

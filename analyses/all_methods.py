@@ -10,14 +10,19 @@ defaults (target=sum, zero_bias=true), not the published ones, which analyses.le
 
 One primary test a sentence, paired by seed (TESTS); the smallest visible effect of each is printed beside its verdict:
 
-- "Training loss: back-prop, then chunked, overlapping, greedy": of the three steps of this order the middle one, overlap's loss at least
-  chunked's. It is the one that this network puts in doubt: chunked has the chunks block1-block2 and block3-top, so its second block
-  gets no gradient of the global loss, as overlap's does. The outer steps are further tests.
+- "Training loss: back-prop, then chunked, overlapping, greedy": all three steps of this order (dgl stands for greedy). This network puts
+  the middle one in doubt: chunked has the chunks block1-block2 and block3-top, so its second block gets no gradient of the global loss,
+  as overlap's does.
 - "Overlapping helps": final accuracy of overlap above dgl's. "Local optimisation works": greedy above untrained blocks (shallow).
 - Synthetic gradients "work" (dni above shallow), "quite worse than backprop" (5 points or more), are nearer the truth if they see
   the label (cosine of cdni's blocks above dni's). What complete unlocking comes to is tested by analyses.dni_unlocked.
 - "Far better with the weights' signs": the mean of usf, brsf and frsf at least 10 points above fa.
-- dfa learns (above shallow) and is "slightly worse than backprop": no further than 5 points from it, the sign in a further test.
+- dfa learns (above shallow) and is "slightly worse than backprop": below it, and by at most 5 points (Nøkland's convolutional network has
+  4.4); both must hold. If differences vary by 1.4 points, as three seeds did, ten seeds see 2.4 points from a bound: a gap of up to 2.6
+  is found slight, one from 7.4 on is not. Three points from the bound take 8 seeds, one point 39.
+
+The order of losses and "slightly worse" have had their present form, of several parts, since 2026-12-01, before the ten-seed runs were
+read; of three seeds at a constant rate they were known. Until then the middle step, and the size alone, stood for their sentences.
 
 Each rule has its own learning rate, so a training loss speaks of rule and rate together. Cosines, noise-corrected cosines and nulls are
 measured at the final weights of three seeds on the eight batches that would follow; where the batches' halves agree too little to tell,
@@ -29,7 +34,6 @@ dgl-async's training loss is on stored batches. What a step of each rule costs i
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -38,8 +42,12 @@ from statistics import fmean
 from typing import Any
 
 from analyses.figures.rule_figures import draw
+from analyses.training.cost import announce_cost
+from analyses.training.stored import data_of, stored
 from analyses.training.study import arguments, data_name, listed, minutes_of, publish, run_context_of, trained
-from analyses.verdicts.decision import Test, by_seed, report
+from analyses.verdicts.decision import Test, all_of, by_seed, details
+from analyses.verdicts.wording import report
+from gradlens.analysis.activations import checkpoint_digest
 from gradlens.cli.progress import Display
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.diagnostics import SPARSE, sparse_rows
@@ -49,10 +57,9 @@ from gradlens.methods import METHODS
 from gradlens.reporting.aggregate import layer_points, scores, without_noise
 from gradlens.reporting.statistics import interval
 from gradlens.runtime.rng import seeded
-from gradlens.runtime.text_files import read_json, write_text
 from gradlens.training.comparison import ChosenRate
 from gradlens.training.config import Config, make_config
-from gradlens.training.run_directory import Run, plain
+from gradlens.training.run_directory import Run
 from gradlens.training.runs.lr_search import rates_beyond, search_lr
 from gradlens.training.runs.train_run import prepare
 
@@ -103,12 +110,16 @@ Means = dict[tuple[str, str], float]  # (layer, quantity) -> mean over batches
 
 
 def at_the_end(run: Run, args: Any) -> Means:
-    """What :func:`measured` finds, which is kept beside the run."""
+    """What :func:`measured` finds, which is kept beside the run; a file without key is read where it is younger than the weights."""
     file = run.path / "at_the_end.json"
-    if not file.exists():
-        rows = [[layer, quantity, value] for (layer, quantity), value in measured(run, args).items()]
-        write_text(file, json.dumps(plain(rows)) + "\n")
-    return {(layer, quantity): math.nan if value is None else value for layer, quantity, value in read_json(file)}
+    key = {"weights": checkpoint_digest(run), "batches": BATCHES, "quantities": ["cosine", *SPARSE], **data_of(run)}
+    found = stored(
+        file,
+        key,
+        lambda: {"rows": [[*name, value] for name, value in measured(run, args).items()]},
+        without_key=lambda _: file.stat().st_mtime >= (run.path / "checkpoint.pt").stat().st_mtime,
+    )
+    return {(layer, quantity): math.nan if value is None else value for layer, quantity, value in found["rows"]}
 
 
 def measured(run: Run, args: Any) -> Means:
@@ -182,13 +193,25 @@ UNITS = {LOSS: "nats", FINAL: "points", BEST: "points", COSINE: "of cosine"}
 SIGNED = ("usf", "brsf", "frsf")
 FAR, QUITE, SLIGHTLY = 10.0, 5.0, 5.0  # points: what "far better", "quite worse" and "slightly worse" are taken to mean
 TESTS: tuple[Test, ...] = (
-    above("loss-chunked-overlap", "overlap", "chunked", LOSS, primary_of="loss-order"),
+    all_of(
+        "loss-in-order",
+        f"{LOSS}: back-prop, chunked, overlap, dgl, from the least on",
+        above("loss-bp-chunked", "chunked", "bp", LOSS),
+        above("loss-chunked-overlap", "overlap", "chunked", LOSS),
+        above("loss-overlap-dgl", "dgl", "overlap", LOSS),
+        primary_of="loss-order",
+        seen=3,
+    ),
     above("overlap-above-dgl", "overlap", "dgl", primary_of="overlap-helps"),
+    *details("overlap-helps", above("overlap-nearer-than-dgl", "overlap", "dgl", COSINE)),
     above("greedy-above-shallow", "greedy", "shallow", primary_of="local-works"),
+    *details("local-works", above("dgl-above-shallow", "dgl", "shallow")),
+    *details("early-gradients", above("dgl-below-bp-cosine", "bp", "dgl", COSINE, at_least=0.1)),
+    *details("dgl-parallel", above("async-near-dgl", "dgl-async", "dgl", at_least=-1.0)),
     above("dni-above-shallow", "dni", "shallow", primary_of="dni-works"),
     above("bp-above-dni", "bp", "dni", at_least=QUITE, primary_of="dni-worse"),
     above("cdni-nearer-than-dni", "cdni", "dni", COSINE, primary_of="cdni-closer"),
-    above("unlocked-above-shallow", "dni-unlocked", "shallow"),
+    *details("forward-unlocked-learns", above("unlocked-above-shallow", "dni-unlocked", "shallow")),
     Test(
         "signs-above-fa",
         f"{FINAL}: mean of usf, brsf and frsf − fa",
@@ -198,17 +221,17 @@ TESTS: tuple[Test, ...] = (
         at_least=FAR,
         primary_of="sign-symmetry",
     ),
+    *details("sign-symmetry", *(above(f"{rule}-above-fa", rule, "fa", at_least=FAR) for rule in SIGNED)),
+    *details("sign-symmetry", above("fa-above-shallow", "fa", "shallow")),
     above("dfa-above-shallow", "dfa", "shallow", primary_of="dfa-works"),
-    Test("dfa-near-bp", f"{FINAL}: dfa − bp", FINAL, {"dfa": 1, "bp": -1}, "points", within=SLIGHTLY, primary_of="dfa-slightly-worse"),
-    above("bp-above-dfa", "bp", "dfa"),
-    above("loss-bp-chunked", "chunked", "bp", LOSS),
-    above("loss-overlap-dgl", "dgl", "overlap", LOSS),
-    *(above(f"{rule}-above-fa", rule, "fa", at_least=FAR) for rule in SIGNED),
-    above("dgl-above-shallow", "dgl", "shallow"),
-    above("fa-above-shallow", "fa", "shallow"),
-    above("async-near-dgl", "dgl-async", "dgl", at_least=-1.0),
-    above("overlap-nearer-than-dgl", "overlap", "dgl", COSINE),
-    above("dgl-below-bp-cosine", "bp", "dgl", COSINE, at_least=0.1),
+    all_of(
+        "dfa-slightly-below-bp",
+        f"{FINAL}: dfa is below bp, but slightly",
+        above("bp-above-dfa", "bp", "dfa"),
+        above("dfa-near-bp", "dfa", "bp", at_least=-SLIGHTLY),
+        primary_of="dfa-slightly-worse",
+        seen=3,
+    ),
 )
 
 
@@ -230,7 +253,7 @@ def main() -> None:
     """Choose learning rates, train or read all runs, test the sentences, write figures/all_methods."""
     args = arguments(__doc__ or "", methods=True, numbers={"seeds": SEEDS})
     names = args.methods or [name for name, rule in METHODS.items() if rule.classifies and not rule.has_teacher]
-    print("about 85 minutes of one core where no run is there yet; seed after seed, so that what is there can be compared", flush=True)
+    announce_cost(85, "seed after seed, so that what is there can be compared")
     with Display(quiet=False) as display:
         rates = {name: chosen_lr(name, args, display) for name in names}
     for name, rate in rates.items():

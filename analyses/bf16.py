@@ -13,6 +13,7 @@ import json
 import torch
 from torch import Tensor
 
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, environment
 from gradlens.data.datasets import load
 from gradlens.gradients.alignment import cosine
@@ -42,6 +43,7 @@ def gradients(state: TrainState, step: int, bf16: bool) -> dict[str, Tensor]:
 def main() -> None:
     """Print and write figures/bf16/results.json: layer -> cosine, untrained and trained."""
     args = arguments(__doc__ or "", run=True)
+    announce_cost(1, "for each of the two networks")
     data = load(args.data)
     found = {}
     for kind in ("untrained", *(["trained"] if args.run else [])):

@@ -15,21 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from analyses.training.study import HERE
-from analyses.verdicts.decision import (
-    REFUTED,
-    SUPPORTED,
-    UNDECIDED,
-    Decided,
-    decide,
-    effect_in_words,
-    in_words,
-    measured,
-    notes_in_words,
-    p_in_words,
-)
-from analyses.verdicts.sentences import MINUTES, SENTENCES, STUDIES, Sentence, tests_of
-from gradlens.reporting.statistics import benjamini_hochberg
-from gradlens.runtime.text_files import read_json, write_text
+from analyses.verdicts.bounds import benjamini_hochberg
+from analyses.verdicts.decision import REFUTED, SUPPORTED, UNDECIDED, Decided
+from analyses.verdicts.sentences import SENTENCES, STUDIES, Sentence, tests_of
+from analyses.verdicts.stored import decided, results_of
+from analyses.verdicts.wording import effect_in_words, in_words, notes_in_words, p_in_words, part_in_words, repeated
+from gradlens.runtime.text_files import write_text
 
 UNTESTED = "not tested"
 TESTS_WRITTEN = "2026-12-01"  # values stored before this day were known when the tests were written
@@ -42,18 +33,16 @@ class Evidence(NamedTuple):
     found: Decided
     script: str
     study: str  # folder under figures/
-    known: bool  # its values were stored before the tests were written
+    known: bool  # its values were stored before the test was written, or took its present form
     rate: float = math.nan  # false discovery rate over the page, of a primary test
 
 
 def evidence(figures: Path) -> list[Evidence]:
     """Every test whose study has saved its values, decided; the primary ones with their rate over the page."""
     found = []
-    for study, script in STUDIES.items():
-        file = figures / study / "results.json"
-        results = read_json(file) if file.exists() else {}  # without values where its script has not been run since it saves them
-        known = str(results.get("written", "")) < TESTS_WRITTEN
-        found += [Evidence(decided, script, study, known) for decided in decide(measured(tests_of(study), results), results)]
+    for study, (script, _, _) in STUDIES.items():
+        old = str(results_of(study, figures).get("written", "")) < TESTS_WRITTEN
+        found += [Evidence(one, script, study, old or one.seeds <= one.test.seen) for one in decided(study, figures)]
     rates = benjamini_hochberg([e.found.p if e.found.test.primary_of else math.nan for e in found])
     return [e._replace(rate=rate) for e, rate in zip(found, rates, strict=True)]
 
@@ -67,14 +56,17 @@ not make stand apart, at the end.
 
 **How a verdict is made.** Each sentence has one *primary test*, named in its script: a mean over seeds, most often a difference of runs
 paired by seed, against a bound. *Supported*: the mean is on the wanted side of the bound, with p ≤ 0.05 after Holm's correction over the
-primary tests of its study. *Not supported*: the same on the other side. *Undecided*: neither. The folded lines say what each test would
-have seen in 80 of 100 repetitions, and how many seeds would decide it. Intervals hold 95 %, uncorrected; where a study has eight seeds or
-more and its differences vary alike (Brown and Forsythe's test), they share one spread. Values that are the same with every seed have
-no interval but a sign test. *FDR* is the rate of Benjamini and Hochberg over all primary tests of the page. One seed decides nothing.
+primary tests of its script. *Not supported*: the same on the other side. *Undecided*: neither. A sentence that says several things has a
+test of several parts: supported if all are (p is the largest of theirs), not supported if one fails (its p times their number); the table
+shows the part that decides. A theorem about every run is tested on every run, without p: one exception refutes it. The folded
+lines give what each test would have seen in 80 of 100 repetitions, and how many seeds would decide it at which cost. Intervals hold 95 %,
+uncorrected; where a study has eight seeds or more and its differences vary alike (Brown and Forsythe's test), they share one spread.
+Values that are the same with every seed have no interval but a sign test. *FDR* is the rate of Benjamini and Hochberg over all primary
+tests of the page. One seed decides nothing. What is repeated are seeds, or what the column names: rounds of one measurement, trials.
 
-**†**: the values were stored before the test was written, so its bound may have been chosen after a look at them; a run with new seeds
-would be the better evidence. Those values are also of the size that their `results.json` names (most often three seeds
-at a constant learning rate), not of the script's present settings. All others hold for the size in the first lines of
+**†**: the values were stored before the test was written, or took its present form, so it may have been chosen after a look at them; a run
+with new seeds would be the better evidence. Values from before December 2026 are also of the size that their `results.json` names (most
+often three seeds at a constant learning rate), not of the script's present settings. All others hold for the size in the first lines of
 `analyses/SCRIPT.py`, most often small networks on subsets of CIFAR-10 (JPEG copy).
 """
 
@@ -104,42 +96,41 @@ def _section(title: str, sentences: Sequence[Sentence], found: Sequence[Evidence
     if not sentences:
         return
     yield from ("", f"## {title}") if title else ()
-    yield from ("", "| sentence | verdict | effect | seeds | p (Holm) | FDR | script |", "|---|---|---|---|---|---|---|")
+    yield from ("", "| sentence | verdict | effect | repeated | p (Holm) | FDR | script |", "|---|---|---|---|---|---|---|")
     yield from (_line(sentence, primary.get(sentence.key)) for sentence in sentences)
-    scripts = dict.fromkeys((e.study, e.script) for s in sentences if (e := primary.get(s.key)))
+    keys = [s.key for s in sentences]
     tests = [e for s in sentences if (e := primary.get(s.key))]
-    tests += [e for e in found if not e.found.test.primary_of and (e.study, e.script) in scripts and _belongs(e, sentences, primary)]
+    tests += [e for key in keys for e in found if e.found.test.about == key]
     if tests:
         yield from ("", '<details markdown="1">', f"<summary>{len(tests)} test{'s' * (len(tests) > 1)}</summary>", "")
-        yield from map(_test, tests)
+        for evidence_ in tests:
+            yield from _test(evidence_)
         yield from ("", "</details>")
-
-
-def _belongs(further: Evidence, sentences: Sequence[Sentence], primary: Mapping[str, Evidence]) -> bool:
-    """Whether a further test is folded here: below the first sentence, in the page's order, that its study tests."""
-    order = [s.key for group in SENTENCES.values() for s in group]
-    first = next(key for key in order if key in primary and primary[key].study == further.study)
-    return first in {s.key for s in sentences}
 
 
 def _line(sentence: Sentence, evidence_: Evidence | None) -> str:
     if evidence_ is None:
         study = next((study for study in STUDIES if any(test.primary_of == sentence.key for test in tests_of(study))), "")
-        cost = f": {MINUTES[study]} minutes of one core" if study in MINUTES else ""
+        cost = f": {STUDIES[study].minutes} minutes of one core" if study else ""
         why = sentence.untested or f"not run since its test was written{cost}"
-        return f"| {sentence.text} | {UNTESTED} | {why} | | | | {f'`{STUDIES[study]}`' if study else ''} |"
+        return f"| {sentence.text} | {UNTESTED} | {why} | | | | {f'`{STUDIES[study].script}`' if study else ''} |"
     found = evidence_.found
     verdict = f"{found.verdict} †" if evidence_.known else found.verdict
-    cells = (verdict, effect_in_words(found), found.seeds, p_in_words(found.p_holm), p_in_words(evidence_.rate), f"`{evidence_.script}`")
-    return f"| {sentence.text} | {' | '.join(map(str, cells))} |"
+    ps = (p_in_words(found.p_holm), p_in_words(evidence_.rate))
+    return f"| {' | '.join((sentence.text, verdict, effect_in_words(found), repeated(found), *ps, f'`{evidence_.script}`'))} |"
 
 
-def _test(evidence_: Evidence) -> str:
+def _test(evidence_: Evidence) -> Iterator[str]:
+    """A test, and below it its parts."""
     found = evidence_.found
     kind = "primary" if found.test.primary_of else "further"
+    yield f"- {kind}, {found.verdict}: {found.test.says}: {in_words(found)}{_notes(found)} (`{evidence_.script}`)"
+    yield from (f"    - part, {part.verdict}: {part.test.says}: {part_in_words(part)}{_notes(part)}" for part in found.parts)
+
+
+def _notes(found: Decided) -> str:
     more = notes_in_words(found)
-    more = f". {more[0].upper()}{more[1:]}" if more else ""
-    return f"- {kind}, {found.verdict}: {found.test.says}: {in_words(found)}{more} (`{evidence_.script}`)"
+    return f". {more[0].upper()}{more[1:]}" if more else ""
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from analyses.training.cost import announce_cost
+
 FOLDER = Path(__file__).parents[1] / "figures" / "command_costs"
 COMPARISON = "comparisons/costs"
 COMMANDS = (  # in the order in which a user would come to them; later ones read what earlier ones made
@@ -73,6 +75,7 @@ def measured(command: str, folder: Path) -> CommandCost:
 
 def main() -> None:
     """Run all commands, print and write the table, with the versions beside it."""
+    announce_cost(5)
     rows = []
     with tempfile.TemporaryDirectory() as name:
         for command in COMMANDS:

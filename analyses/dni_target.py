@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, publish, trained
 from gradlens.reporting.aggregate import final_values, scores
 from gradlens.reporting.statistics import interval
@@ -48,6 +49,7 @@ def summary(runs: list[Run]) -> dict[str, dict[str, Any]]:
 def main() -> None:
     """Train or read 24 small runs, print the comparison, write figures/dni_target."""
     args = arguments(__doc__ or "", data="digits")
+    announce_cost(2)
     shared: dict[str, Any] = {"data": args.data, "width": 32, "epochs": 15, "lr": 3e-4, "record_every": 5}
     variants = product(("dni", "cdni"), ("sum", "mean"), (True, False), range(SEEDS))
     configs = [make_config(method=m, options={"target": t, "zero_bias": z}, seed=s, **shared) for m, t, z, s in variants]

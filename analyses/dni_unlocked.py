@@ -21,16 +21,19 @@ With labels, and on BasicCNN, nothing is tested: these two comparisons have not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from analyses.figures.synthetic_gradient_figures import accuracy_figure, arm_rows
+from analyses.figures.drawing import title_where
+from analyses.figures.synthetic_gradient_figures import ArmRow, accuracy_figure, arm_rows
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, publish
 from analyses.training.tuned_arms import Arm, Bench, Tuned, accuracy_values, cpu_minutes
-from analyses.verdicts.decision import Test, report
+from analyses.verdicts.decision import Test, details
+from analyses.verdicts.wording import report
 from gradlens.gradients.block_pass import Grad, Pass
 from gradlens.gradients.method import Signal
 from gradlens.methods.synthetic_gradients.dni import regression_gradients
@@ -45,7 +48,6 @@ CNN: dict[str, Any] = {"model": "basic-cnn", "width": 8}
 VARIANT = f"{Path(__file__).resolve()}:TrainedAtSyntheticInput"
 REAL, SYNTHETIC = "unlocked, trained at the real output", "unlocked, trained at the synthetic input"
 UNTRAINED, LABELS = "untrained blocks", ", with labels"
-TITLE = "Completely unlocked DNI stays below blocks that are not trained at all"
 
 
 class TrainedAtSyntheticInput(DNIUnlocked):
@@ -94,15 +96,24 @@ def _differ(name: str, a: str, b: str, at_least: float, primary_of: str = "") ->
 
 TESTS: tuple[Test, ...] = (
     _differ("unlocked-learns", REAL, UNTRAINED, 0, "forward-unlocked-learns"),
-    _differ("unlocked-near-dni", REAL, "dni", -2),
-    _differ("where-trained", REAL, SYNTHETIC, 0),
+    *details("forward-unlocked-learns", _differ("unlocked-near-dni", REAL, "dni", -2), _differ("where-trained", REAL, SYNTHETIC, 0)),
 )
+
+
+def unlocked_title(rows: Sequence[ArmRow]) -> str:
+    """What the accuracies say of rules without labels, on the MLP."""
+    mean = {r.arm: r.mean for r in rows if r.comparison == "MLP"}
+    return title_where(
+        max(mean[REAL], mean[SYNTHETIC]) < mean[UNTRAINED],
+        "Completely unlocked DNI stays below blocks that are not trained at all",
+        "Test accuracy of completely unlocked DNI",
+    )
 
 
 def main() -> None:
     """Train the arms, write figures/dni_unlocked."""
     args = arguments(__doc__ or "", data="digits", numbers={"comparisons": len(COMPARISONS)})
-    print("about 16 core-minutes: MLP 5, with labels 4, CNN 7", flush=True)
+    announce_cost(16, "MLP 5, with labels 4, CNN 7")
     found = trained(Bench({**SHARED, "data": args.data}, args.out / "dni_unlocked"), args.comparisons)
     results = {
         "settings": {"shared": SHARED, "mlp": MLP, "cnn": CNN, "seeds": SEEDS},
@@ -115,7 +126,7 @@ def main() -> None:
     order = [arm.name for arm in (*arms(False), *arms(True))]
     shown = list(dict.fromkeys(r.comparison for r in rows))
     note = f"digits, batches of 64, 400 updates of Adam, each arm at its own rate; mean and 95 % interval of {SEEDS} seeds"
-    save_figure(accuracy_figure(rows, shown, order, TITLE, note), rows, args.figures / "dni_unlocked", "accuracy")
+    save_figure(accuracy_figure(rows, shown, order, unlocked_title(rows), note), rows, args.figures / "dni_unlocked", "accuracy")
     report(TESTS, results)
     publish("dni_unlocked", [], args, results, figures=False)
 

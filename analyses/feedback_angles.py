@@ -36,8 +36,10 @@ import numpy as np
 
 from analyses.figures.feedback_figures import PAPERS_WINDOW, AnglePoint, RacePoint, Reading, angle_figure, race_figure
 from analyses.theory.linear_demonstration import Array, Nets, Rule, angle, examples, least_shallow, nse, online, stack, times
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, environment
-from analyses.verdicts.decision import Test, report
+from analyses.verdicts.decision import Test
+from analyses.verdicts.wording import report
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import save_figure
 from gradlens.runtime.text_files import write_text
@@ -91,11 +93,14 @@ TESTS = (
         "fa-pseudo-small", f"angle to pseudo-backprop at the end, w = {SCALES[0]:g}", "angle to pseudo-backprop", {f"w={SCALES[0]:g}": 1},
         "degrees", within=3, primary_of="angle-to-pseudo-backprop",
     ),
-    Test("fa-as-fast", "examples to an error of 1 %: bp − fa", "examples to 1 %", {"bp": 1, "fa": -1}, "examples", at_least=0),
+    Test(
+        "fa-as-fast", "examples to an error of 1 %: bp − fa", "examples to 1 %", {"bp": 1, "fa": -1}, "examples", at_least=0,
+        about="learns-to-learn",
+    ),
     *(
         Test(
             f"fa-figure-{name.replace(' ', '-')}", f"{name}: distance to another network − distance to the reference study's figure",
-            "nearness of the figure", {name: 1}, "degrees", at_least=-1,
+            "nearness of the figure", {name: 1}, "degrees", at_least=-1, about="angle-to-backprop",
         )
         for name in SETTINGS
     ),
@@ -291,7 +296,7 @@ def main() -> None:
     """Simulate, compare with the figure, test, draw, write figures/feedback_angles."""
     args = arguments(__doc__ or "")
     folder = args.figures / "feedback_angles"
-    print("about two minutes of one core", flush=True)
+    announce_cost(2)
     began = time.process_time()
     points, found, values = raced()
     seen = {
@@ -314,7 +319,7 @@ def main() -> None:
         "scan": {"seeds": SCAN_SEEDS, "rms": scan()},
         "values": {**values, **angle_values(seen)},
         "not_done": "node perturbation, the paper's fourth rule in the race",
-        "seconds": round(time.process_time() - began, 1),
+        "cpu_minutes": round((time.process_time() - began) / 60, 2),
         **environment(),
     }  # fmt: skip
     results["versions"]["numpy"] = np.__version__

@@ -21,9 +21,11 @@ from typing import Any
 from analyses.figures.drawing import Cell
 from analyses.figures.ssl_figures import lines_figure
 from analyses.self_supervised import RULES
+from analyses.training.cost import announce_cost
 from analyses.training.probing import final_accuracy
 from analyses.training.study import arguments, data_name, minutes_of, publish, trained
-from analyses.verdicts.decision import Test, report
+from analyses.verdicts.decision import Test
+from analyses.verdicts.wording import report
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config
@@ -54,7 +56,8 @@ def labels(share: float) -> str:
 def _test(share: float, start: str, rival: str, primary_of: str = "") -> Test:
     said = f"final test accuracy at {labels(share)}: from {start} − {rival}"
     contrast = {start: 1.0, rival: -1.0}
-    return Test(f"from-{start}-{share:g}", said, labels(share), contrast, "points", at_least=0.0, primary_of=primary_of)
+    about = "" if primary_of else "saves-labels"
+    return Test(f"from-{start}-{share:g}", said, labels(share), contrast, "points", at_least=0.0, primary_of=primary_of, about=about)
 
 
 TESTS: tuple[Test, ...] = (
@@ -89,7 +92,7 @@ def fine_tuning(data: str, seed: int, begun: dict[str, Run]) -> dict[tuple[str, 
 def main() -> None:
     """Pretrain, fine-tune, judge, write figures/finetuning."""
     args = arguments(__doc__ or "")
-    print(f"about {MINUTES * SEEDS} core-minutes")
+    announce_cost(MINUTES * SEEDS)
     values: dict[str, dict[str, list[float]]] = {labels(share): {} for share in FRACTIONS}
     tuned: dict[str, list[Run]] = {}
     runs: list[Run] = []

@@ -28,8 +28,11 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from analyses.figures.drawing import title_where
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, minutes_of, publish, trained
-from analyses.verdicts.decision import Test, report
+from analyses.verdicts.decision import Test, details
+from analyses.verdicts.wording import report
 from gradlens.reporting.aggregate import final_values
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import LOOK, head, save_figure, styles
@@ -167,10 +170,21 @@ def figure(rows: Sequence[Point], data: str, window: int) -> Figure:
     over = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
     head(
         drawing,
-        "With local losses the last layers come near the global gradient, the first stay far from it",
+        similarity_title(rows),
         f"dgl, five conv layers · {data} · {over} over {window} iterations, 95 % t-interval",
     )
     return drawing
+
+
+def similarity_title(rows: Sequence[Point]) -> str:
+    """What the cosines say where the lines end: the last two layers above 0.75, the first two below 0.6."""
+    ends = {p.layer: p.mean for p in sorted(rows, key=lambda p: p.iteration)}
+    first, last = [ends.get(layer, 1.0) for layer in (1, 2)], [ends.get(layer, 0.0) for layer in (4, 5)]
+    return title_where(
+        max(first) < 0.6 and min(last) > 0.75,
+        "With local losses the last layers come near the global gradient, the first stay far from it",
+        "Cosine of local gradients with the global one, layer by layer",
+    )
 
 
 SHIFTS = {1: 6, 2: -6}  # points by which names near each other are moved
@@ -188,9 +202,12 @@ def away(name: str, says: str, layers: Sequence[int], primary_of: str = "") -> T
 
 TESTS = (
     away("early-layers-away", "mean of layers 1 to 3", (1, 2, 3), "early-gradients"),
-    *(away(f"layer-{layer}-away", f"layer {layer}", (layer,)) for layer in (1, 2, 3, 4)),
-    Test("layer-1-further", f"{AWAY}, layer 1 − layer 4", AWAY, {"layer 1": 1, "layer 4": -1}, "", at_least=0),
-    Test("layer-5-exact", f"{AWAY}, layer 5, the last", AWAY, {"layer 5": 1}, "", within=1e-6),
+    *details(
+        "early-gradients",
+        *(away(f"layer-{layer}-away", f"layer {layer}", (layer,)) for layer in (1, 2, 3, 4)),
+        Test("layer-1-further", f"{AWAY}, layer 1 − layer 4", AWAY, {"layer 1": 1, "layer 4": -1}, "", at_least=0),
+        Test("layer-5-exact", f"{AWAY}, layer 5, the last", AWAY, {"layer 5": 1}, "", within=1e-6),
+    ),
 )
 
 
@@ -203,7 +220,7 @@ def values_of(runs: Sequence[Run], window: int = WINDOW) -> dict[str, dict[str, 
 def main() -> None:
     """Train or read the runs, test the sentence, print ours beside the reference study's points, write figures/gradient_similarity."""
     args = arguments(__doc__ or "", numbers={"steps": 4_000, "seeds": 3, "record-every": 10, "tested": 5})
-    print("about 26 minutes of one core for the figure's runs and ten for those of the tests, where none is there yet", flush=True)
+    announce_cost(36, "26 for the figure's runs, ten for those of the tests")
     file = args.figures / "gradient_similarity" / "results.json"
     results = dict(read_json(file)) if file.exists() else {}
     if args.tested:

@@ -22,8 +22,10 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, listed, minutes_of, probe_accuracy, probed, publish, trained
-from analyses.verdicts.decision import Test, by_seed, report
+from analyses.verdicts.decision import Test, by_seed, details
+from analyses.verdicts.wording import report
 from gradlens.analysis.of_runs.options import FULL_PROBE
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import LOOK, head, save_figure
@@ -50,9 +52,12 @@ def more(name: str, metric: str, upper: Mapping[str, float], primary_of: str = "
 
 TESTS = (
     more("deeper-heads", NETWORK, {"2": 0.5, "3": 0.5, "1": -1}, "deeper-auxiliary"),
-    more("heads-2-1", NETWORK, {"2": 1, "1": -1}),
-    more("heads-3-2", NETWORK, {"3": 1, "2": -1}),
-    *(more(f"heads-{block}", metric, {"2": 0.5, "3": 0.5, "1": -1}) for metric, block in PROBES.items()),
+    *details(
+        "deeper-auxiliary",
+        more("heads-2-1", NETWORK, {"2": 1, "1": -1}),
+        more("heads-3-2", NETWORK, {"3": 1, "2": -1}),
+        *(more(f"heads-{block}", metric, {"2": 0.5, "3": 0.5, "1": -1}) for metric, block in PROBES.items()),
+    ),
 )
 
 
@@ -111,7 +116,7 @@ def drawing(points: Sequence[Point], data: str) -> Figure:
 def main() -> None:
     """Train or read the runs, probe their blocks, test the sentence, write figures/greedy_heads."""
     args = arguments(__doc__ or "", numbers={"seeds": SEEDS})
-    print("about 12 minutes of one core where no run is there yet", flush=True)
+    announce_cost(1.2 * args.seeds)
     configs = [
         make_config(method="greedy", options={"hidden": h, "stage_epochs": STAGE_EPOCHS}, data=args.data, seed=s, **SHARED)
         for s in range(args.seeds)

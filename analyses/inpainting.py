@@ -24,9 +24,11 @@ from typing import Any
 
 from analyses.figures.drawing import Cell
 from analyses.figures.ssl_figures import rows_figure
+from analyses.training.cost import announce_cost
 from analyses.training.probing import PIXELS, probe_accuracies
 from analyses.training.study import arguments, data_name, minutes_of, publish, run_context_of, trained
-from analyses.verdicts.decision import Test, report
+from analyses.verdicts.decision import Test, details
+from analyses.verdicts.wording import report
 from gradlens.analysis import inpainting
 from gradlens.analysis.of_runs.inpainting import InpaintedImages, InpaintingOptions
 from gradlens.reporting import inpainting as reporting_inpainting
@@ -60,10 +62,15 @@ def _above(name: str, mine: dict[str, float], theirs: str, primary_of: str = "")
 
 TESTS: tuple[Test, ...] = (
     _above("inpainting-above-autoencoder", dict.fromkeys(INPAINTERS, 0.5), "none", "inpainting-features"),
-    *(_above(f"inpainting-{task}-above-{theirs}", {task: 1.0}, theirs) for task in INPAINTERS for theirs in ("noise", UNTRAINED)),
-    *(
-        Test(f"inpainting-{task}-error", f"{ERRORS}, {TASKS[task]}: below the mean patch's", ERRORS, {task: 1.0}, "% less", at_least=0.0)
-        for task in INPAINTERS
+    *details(
+        "inpainting-features",
+        *(_above(f"inpainting-{task}-above-{theirs}", {task: 1.0}, theirs) for task in INPAINTERS for theirs in ("noise", UNTRAINED)),
+        *(
+            Test(
+                f"inpainting-{task}-error", f"{ERRORS}, {TASKS[task]}: below the mean patch's", ERRORS, {task: 1.0}, "% less", at_least=0.0
+            )
+            for task in INPAINTERS
+        ),
     ),
 )
 
@@ -115,7 +122,7 @@ def cells_of(values: Values) -> list[Cell]:
 def main() -> None:
     """Train or read 21 runs, probe them and let them fill in, judge, write figures/inpainting."""
     args = arguments(__doc__ or "", numbers={"epochs": 8, "limit": 5_000, "seeds": 5})
-    print(f"about {MINUTES * (len(TASKS) * args.seeds + 1):.0f} core-minutes where no run is there yet")
+    announce_cost(MINUTES * (len(TASKS) * args.seeds + 1))
     *runs, adversarial = trained(configs(args), args)
     *filled, last = InpaintedImages().analyse([*runs, adversarial], run_context_of(args), InpaintingOptions(images=6))
     names = [*TASKS.values(), ADVERSARIAL]

@@ -16,19 +16,23 @@ decide it: five seeds of each rule, 16 core-hours at this size, minutes on an ac
 from __future__ import annotations
 
 import json
+import math
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from analyses.figures.curve_drawing import READING
-from analyses.figures.redrawn import Curve, Panels, draw_curves, draw_panels, with_unit
+from analyses.figures.drawing import title_where
+from analyses.figures.redrawn import Curve, Panels, draw_curves, draw_panels, ends_of, with_unit
 from analyses.full_size.readings import EPOCHS as READ_AT
 from analyses.full_size.readings import READINGS
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, publish, shipped, test_accuracy, trained
-from analyses.verdicts.decision import Test, report
-from gradlens.reporting.aggregate import CurvePoint
+from analyses.verdicts.decision import Test
+from analyses.verdicts.wording import report
+from gradlens.reporting.aggregate import CurvePoint, LayerPoint
 from gradlens.runtime.text_files import read_json, write_text
 
 DOCUMENTS = {"bp": (54.53, 70.80), "dgl": (52.25, 70.97), "dni": (41.60, None), "cdni": (41.16, None)}  # epoch 1, epoch 6
@@ -39,12 +43,15 @@ AWAY, LARGEST = "test accuracy, ours - the reference study's", "largest distance
 TESTS: tuple[Test, ...] = (
     Test("iteration1-largest", LARGEST, LARGEST, {"all": 1}, "points", within=4, primary_of="iteration1-accuracies"),
     *(
-        Test(f"iteration1-{m}-{when.replace(' ', '-')}", f"{m}, {when}: {AWAY}", AWAY, {f"{m}, {when}": 1}, "points", within=WITHIN[when])
+        Test(
+            f"iteration1-{m}-{when.replace(' ', '-')}", f"{m}, {when}: {AWAY}", AWAY, {f"{m}, {when}": 1}, "points", within=WITHIN[when],
+            about="iteration1-accuracies",
+        )
         for m, theirs in DOCUMENTS.items()
         for when, value in zip(WITHIN, theirs, strict=True)
         if value is not None
     ),
-)
+)  # fmt: skip
 
 
 def values(results: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
@@ -69,27 +76,100 @@ def readings() -> list[CurvePoint]:
     return rows
 
 
+def started(rows: Sequence[CurvePoint]) -> str:
+    """What the accuracies after one epoch say beside the reference study's."""
+    first = {r.label: r.mean for r in rows if r.epoch == 1}
+    near = all(abs(first[rule] - theirs) <= WITHIN["epoch 1"] for rule, (theirs, _) in DOCUMENTS.items())
+    return title_where(near, "Test accuracy starts as in the reference study", "Test accuracy beside the reference study's")
+
+
+def losses(rows: Sequence[CurvePoint]) -> list[tuple[float, float]]:
+    """Losses of bp and dgl, epoch by epoch."""
+    by = {(r.label, r.epoch): r.mean for r in rows}
+    return [(by["bp", epoch], by["dgl", epoch]) for label, epoch in sorted(by) if label == "bp"]
+
+
+def fell(rows: Sequence[CurvePoint]) -> str:
+    """What the test losses of bp and dgl say: never more than a tenth of a nat apart, and lower at the end."""
+    pairs = losses(rows)
+    alike = max(abs(bp - dgl) for bp, dgl in pairs) <= 0.1 and max(pairs[-1]) < min(pairs[0])
+    return title_where(alike, "Test loss of bp and dgl falls alike", "Test loss")
+
+
+def stayed_above(rows: Sequence[CurvePoint]) -> str:
+    """What the training losses of bp and dgl say."""
+    return title_where(all(dgl > bp for bp, dgl in losses(rows)), "dgl's training loss lies above bp's throughout", "Training loss")
+
+
 CURVES = (
-    Curve("test", "accuracy", lambda ends: f"Test accuracy starts as in the reference study; last epoch: {with_unit(ends, ' %')}"),
-    Curve("test", "loss", lambda ends: f"Test loss of bp and dgl falls alike; last epoch, in nats: {with_unit(ends, '', 2)}"),
-    Curve("train", "accuracy", lambda ends: f"Training accuracy, last epoch: {with_unit(ends, ' %')}"),
-    Curve("train", "loss", lambda ends: f"dgl's training loss lies above bp's throughout; last epoch, in nats: {with_unit(ends, '', 2)}"),
+    Curve("test", "accuracy", lambda rows: f"{started(rows)}; last epoch: {with_unit(ends_of(rows), ' %')}"),
+    Curve("test", "loss", lambda rows: f"{fell(rows)}; last epoch, in nats: {with_unit(ends_of(rows), '', 2)}"),
+    Curve("train", "accuracy", lambda rows: f"Training accuracy, last epoch: {with_unit(ends_of(rows), ' %')}"),
+    Curve("train", "loss", lambda rows: f"{stayed_above(rows)}; last epoch, in nats: {with_unit(ends_of(rows), '', 2)}"),
 )
 BLOCKS = ("block1.conv", "block2.conv", "block3.conv")
+SYNTHETIC = ("dni", "cdni")
+
+
+def lines_of(rows: Sequence[LayerPoint]) -> dict[tuple[str, str], list[float]]:
+    """Rule and layer -> what was recorded, in the order of steps."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in sorted(rows, key=lambda row: row.step):
+        if math.isfinite(row.mean):
+            found.setdefault((row.label, row.layer), []).append(row.mean)
+    return found
+
+
+def pointing(rows: Sequence[LayerPoint]) -> str:
+    """What the cosines of the last recorded step say: dgl's lower two between 0.2 and 0.9, those of dni and cdni within 0.1 of 0."""
+    lines = lines_of(rows)
+    partly = all(0.2 < lines["dgl", block][-1] < 0.9 for block in BLOCKS[:2])
+    randomly = all(abs(lines[rule, block][-1]) < 0.1 for rule in SYNTHETIC for block in BLOCKS)
+    return title_where(
+        partly and randomly,
+        "dgl's lower blocks point partly along the true gradient, the blocks of dni and cdni at random",
+        "Cosine of each block's gradient with the true one",
+    )
+
+
+def too_long(rows: Sequence[LayerPoint]) -> str:
+    """What the norm ratios of dni and cdni say at the first and the last recorded step."""
+    mine = [values for (rule, layer), values in lines_of(rows).items() if rule in SYNTHETIC and layer in BLOCKS]
+    first, last = [values[0] for values in mine], [values[-1] for values in mine]
+    return title_where(
+        min(first) > 2 and all(b < a for a, b in zip(first, last, strict=True)),
+        f"The gradients of dni and cdni start {min(first):,.0f} to {max(first):,.0f} times too long and shrink as training goes on",
+        "Length of each block's gradient over that of the true one",
+    )
+
+
+def explained(rows: Sequence[LayerPoint]) -> str:
+    """What the explained variances say: all below 0, and lowest in block3 at every recorded step."""
+    lines = lines_of(rows)
+    negative = all(value < 0 for values in lines.values() for value in values)
+    by_step = [values for rule in SYNTHETIC for values in zip(*(lines[rule, f"block{k}"] for k in (1, 2, 3)), strict=True)]
+    lowest = all(min(values) == values[-1] for values in by_step)
+    return title_where(
+        negative and lowest,
+        "The synthesisers explain less than nothing of the true gradient's variance, at worst in block3",
+        "Share of the true gradient's variance that the synthesisers explain",
+    )
+
+
 PANELS = (
     Panels(
         "cosine_over_training", "cosine with the true gradient",
-        "dgl's lower blocks point partly along the true gradient, the blocks of dni and cdni at random (top: 1 under every rule)",
+        lambda rows: f"{pointing(rows)} (top: 1 under every rule)",
         quantity="cosine", layers=BLOCKS,
     ),
     Panels(
         "norm_ratio_over_training", "length ÷ that of the true\ngradient (log scale)",
-        "The gradients of dni and cdni start thousands of times too long and shrink as training goes on (top: 1 under every rule)",
+        lambda rows: f"{too_long(rows)} (top: 1 under every rule)",
         "log", 1, "norm_ratio", BLOCKS,
     ),
     Panels(
         "explained_variance_over_training", "share of the gradient's\nvariance explained (symlog)",
-        "The synthesisers explain less than nothing of the true gradient's variance (1: all, 0: as much as a constant), at worst in block3",
+        lambda rows: f"{explained(rows)} (1: all, 0: as much as a constant)",
         "symlog",
     ),
 )  # fmt: skip
@@ -128,6 +208,7 @@ def main() -> None:
     """Train or read the four runs, decide the tests, write figures/iteration1."""
     args = arguments(__doc__ or "", redraw=True)
     if not args.redraw:
+        announce_cost(196)
         compared(args)
     redraw(args.figures / "iteration1")
 

@@ -19,7 +19,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from analyses.figures.redrawn import Curve, draw_curves, with_unit
+from analyses.figures.redrawn import Curve, draw_curves, ends_of, with_unit
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, publish, shipped, test_accuracy, trained
 from gradlens.runtime.text_files import read_json
 
@@ -27,13 +28,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "basic-cnn": {"epochs": 6, "record_every": 16},
     "vgg16": {"epochs": 2, "record_every": 8},
 }
+ALL = 50_000  # images
+MINUTES = {"basic-cnn": 19.0, "vgg16": 44.0}  # of an epoch of all images, bp and dgl together
 
 
 CURVES = (
-    Curve("test", "accuracy", lambda ends: f"Test accuracy, last epoch: {with_unit(ends, ' %')}"),
-    Curve("test", "loss", lambda ends: f"Test loss, last epoch, in nats: {with_unit(ends, '', 2)}"),
-    Curve("train", "accuracy", lambda ends: f"Training accuracy, last epoch: {with_unit(ends, ' %')}"),
-    Curve("train", "loss", lambda ends: f"Training loss, last epoch, in nats: {with_unit(ends, '', 2)}"),
+    Curve("test", "accuracy", lambda rows: f"Test accuracy, last epoch: {with_unit(ends_of(rows), ' %')}"),
+    Curve("test", "loss", lambda rows: f"Test loss, last epoch, in nats: {with_unit(ends_of(rows), '', 2)}"),
+    Curve("train", "accuracy", lambda rows: f"Training accuracy, last epoch: {with_unit(ends_of(rows), ' %')}"),
+    Curve("train", "loss", lambda rows: f"Training loss, last epoch, in nats: {with_unit(ends_of(rows), '', 2)}"),
 )
 
 
@@ -49,6 +52,7 @@ def main() -> None:
     args = arguments(__doc__ or "", what=sorted(SETTINGS), redraw=True)
     if not args.redraw:
         changes = {**SETTINGS[args.what], "limit": args.limit, "precision": args.precision}
+        announce_cost(MINUTES[args.what] * changes["epochs"] * (args.limit or ALL) / ALL, "in fp32; less in bf16")
         configs = [shipped(f"iteration2-{args.what}-{m}", data=args.data, **changes) for m in ("bp", "dgl")]
         runs = trained(configs, args)
         table = {run.config.method: test_accuracy(run) for run in runs}

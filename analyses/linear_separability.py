@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +25,11 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from analyses.all_methods import SEEDS, SHARED, chosen_lr, configs_of, seed_after_seed
-from analyses.figures.drawing import spread
+from analyses.figures.drawing import spread, title_where
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, minutes_of, probe_accuracy, probed, publish, trained
-from analyses.verdicts.decision import Test, report
+from analyses.verdicts.decision import Test, details
+from analyses.verdicts.wording import report
 from gradlens.analysis.of_runs.options import FULL_PROBE
 from gradlens.cli.progress import Display
 from gradlens.reporting.statistics import Interval, interval
@@ -60,12 +63,19 @@ def probes(name: str, says: str, contrast: dict[str, float], primary_of: str = "
 
 TESTS = (
     probes("greedy-rises", "greedy's block3 − its block1", risen("greedy"), "separability-rises"),
-    probes("dgl-rises", "dgl's block3 − its block1", risen("dgl")),
-    *(probes(f"{r}-rises-more", f"{r}'s rise from block1 to block3 − bp's", {**risen(r), **risen("bp", -1)}) for r in LAYERWISE),
-    *(probes(f"{r}-{b}-bp", f"{r}'s {b} − bp's", {group(r, b): 1, group("bp", b): -1}) for r in LAYERWISE for b in (BLOCKS[0], BLOCKS[-1])),
-    *(
-        probes(f"{r}-untrained", f"{r}'s block1 − the untrained one", {group(r, BLOCKS[0]): 1, group(UNTRAINED, BLOCKS[0]): -1})
-        for r in (*LAYERWISE, "bp")
+    *details(
+        "separability-rises",
+        probes("dgl-rises", "dgl's block3 − its block1", risen("dgl")),
+        *(probes(f"{r}-rises-more", f"{r}'s rise from block1 to block3 − bp's", {**risen(r), **risen("bp", -1)}) for r in LAYERWISE),
+        *(
+            probes(f"{r}-{b}-bp", f"{r}'s {b} − bp's", {group(r, b): 1, group("bp", b): -1})
+            for r in LAYERWISE
+            for b in (BLOCKS[0], BLOCKS[-1])
+        ),
+        *(
+            probes(f"{r}-untrained", f"{r}'s block1 − the untrained one", {group(r, BLOCKS[0]): 1, group(UNTRAINED, BLOCKS[0]): -1})
+            for r in (*LAYERWISE, "bp")
+        ),
     ),
 )
 
@@ -116,19 +126,26 @@ def drawing(points: Sequence[Point], data: str, width: int) -> Figure:
     ax.set(ylabel="test accuracy of a linear probe (%)")
     head(
         figure,
-        TITLE,
+        rising_title(points),
         f"{data}, 6,000 images · BasicCNN, width {width} · mean of {max(p.seeds for p in points)} seeds, 95 % t-intervals",
     )
     return figure
 
 
-TITLE = "With layerwise training a linear probe reads more from every further block, as with backprop"
+def rising_title(points: Sequence[Point]) -> str:
+    """What the means say: a probe reads more from every further block of the trained rules."""
+    mean = {(p.rule, p.block): p.mean for p in points}
+    return title_where(
+        all(mean[rule, lower] < mean[rule, upper] for rule in ("bp", *LAYERWISE) for lower, upper in pairwise(BLOCKS)),
+        "With layerwise training a linear probe reads more from every further block, as with backprop",
+        "What a linear probe reads from each block",
+    )
 
 
 def main() -> None:
     """Train or read the runs, probe them, test the sentence, write figures/linear_separability."""
     args = arguments(__doc__ or "", numbers={"seeds": SEEDS})
-    print("about 15 minutes of one core beside the runs of all_methods", flush=True)
+    announce_cost(15, "beside the runs of all_methods")
     with Display(quiet=False) as display:
         rates = {name: chosen_lr(name, args, display) for name in RULES}
     configs = {name: configs_of(name, rate, args) for name, rate in rates.items()}

@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from analyses.training.cost import announce_cost
 from analyses.training.study import environment
 from gradlens.runtime.csv_tables import write_csv
 from gradlens.runtime.progress import no_progress
@@ -35,6 +36,7 @@ class MethodCost(NamedTuple):
 
 def main() -> None:
     """Measure all rules and write the table, with the machine and the versions beside it."""
+    announce_cost(5)
     context = set_up_process({"threads": 1})
     found = cards(context.device, no_progress)
     FOLDER.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analyses.all_methods import EPOCHS, SHARED
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, publish, run_context_of, trained
 from gradlens.analysis.activations import FORWARD_BATCH, collect_activations, frozen_eval_mode, load_snapshots
 from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
@@ -129,6 +130,7 @@ def cost(run: Any, args: Any) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, write figures/probe_speed/results.json."""
     args = arguments(__doc__ or "")
+    announce_cost(2, "beside the first run of all_methods")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
     (run,) = trained([make_config(method="bp", data=args.data, epochs=EPOCHS, lr=1e-3, seed=0, **SHARED)], args)

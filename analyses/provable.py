@@ -40,8 +40,10 @@ from rich.table import Table
 from torch import Tensor
 
 from analyses.figures.provable_figures import LearnerPoint, grids_of, hierarchical_digits, layerwise_sweep
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, publish
-from analyses.verdicts.decision import Test, report
+from analyses.verdicts.decision import Test, details
+from analyses.verdicts.wording import report
 from gradlens.analysis.theory.layerwise_clustering import LayerwisePlan, layerwise_purities, learn_layerwise, purity
 from gradlens.cli.progress import Display
 from gradlens.data.datasets import load
@@ -212,23 +214,29 @@ TESTS: tuple[Test, ...] = (
         "provable-cifar-near-bp", "CIFAR-10, 3,000 images: test accuracy, layerwise − bp", "CIFAR-10: test accuracy",
         {"layerwise": 1, "bp": -1}, "points", at_least=-5, primary_of="provable-cifar",
     ),
-    Test(
-        "provable-purity", "digits without noise and distractors: the lowest purity of the three levels", "digits: lowest purity",
-        {f"layerwise{CLEAN}": 1}, "%", at_least=99,
-    ),
-    Test(
-        "provable-all-right", "digits without noise and distractors: test accuracy", "digits: test accuracy", {f"layerwise{CLEAN}": 1}, "%",
-        at_least=99,
-    ),
-    *(_above("digits: test accuracy", HERE, name, "digits") for name in LEARNERS if name != "layerwise"),
-    *(_above("CIFAR-10: test accuracy", "", name, "CIFAR-10") for name in CIFAR_LEARNERS if name != "layerwise"),
-    *(
+    *details(
+        "provable-digits",
         Test(
-            f"noise-costs-purity-{level}", f"digits: purity of the {level}, without noise − noise {NOISES[-1]:g}",
-            f"digits: purity of the {level}",
-            {f"layerwise, {condition(0.0, DEFAULT[1])}": 1, f"layerwise, {condition(NOISES[-1], DEFAULT[1])}": -1}, "points", at_least=0,
-        )
-        for level in LEVEL_NAMES
+            "provable-purity", "digits without noise and distractors: the lowest purity of the three levels", "digits: lowest purity",
+            {f"layerwise{CLEAN}": 1}, "%", at_least=99,
+        ),
+        Test(
+            "provable-all-right", "digits without noise and distractors: test accuracy", "digits: test accuracy",
+            {f"layerwise{CLEAN}": 1}, "%", at_least=99,
+        ),
+        *(_above("digits: test accuracy", HERE, name, "digits") for name in LEARNERS if name != "layerwise"),
+        *(
+            Test(
+                f"noise-costs-purity-{level}", f"digits: purity of the {level}, without noise − noise {NOISES[-1]:g}",
+                f"digits: purity of the {level}",
+                {f"layerwise, {condition(0.0, DEFAULT[1])}": 1, f"layerwise, {condition(NOISES[-1], DEFAULT[1])}": -1}, "points",
+                at_least=0,
+            )
+            for level in LEVEL_NAMES
+        ),
+    ),
+    *details(
+        "provable-cifar", *(_above("CIFAR-10: test accuracy", "", name, "CIFAR-10") for name in CIFAR_LEARNERS if name != "layerwise")
     ),
 )  # fmt: skip
 
@@ -259,7 +267,7 @@ def table(title: str, learners: Mapping[str, Sequence[Found]]) -> Table:
 def main() -> None:
     """Draw, learn, judge, write figures/provable."""
     args = arguments(__doc__ or "", numbers={"seeds": SEEDS})
-    print(f"{args.seeds} seeds: about {2 * args.seeds} core-minutes", flush=True)
+    announce_cost(2 * args.seeds, f"{args.seeds} seeds")
     folder = args.figures / "provable"
     with Display(quiet=False) as display:
         digits, images = all_seeds(args, display.count("provable"))

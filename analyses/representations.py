@@ -23,8 +23,10 @@ from statistics import fmean
 from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED, settings_of
+from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, minutes_of, publish, run_context_of, trained
-from analyses.verdicts.decision import Test, report
+from analyses.verdicts.decision import Test, details
+from analyses.verdicts.wording import report
 from gradlens.analysis.of_runs.interface import Session
 from gradlens.analysis.of_runs.options import FULL_REPRESENTATIONS
 from gradlens.analysis.of_runs.representations import Representations
@@ -50,7 +52,8 @@ Values = dict[str, dict[str, list[float]]]  # quantity -> group -> one a seed or
 def _unlike(metric: str, rule: str, primary_of: str = "") -> Test:
     said = f"{metric}: two seeds of bp − bp and {rule}"
     contrast = {"bp and bp": 1.0, f"bp and {rule}": -1.0}
-    return Test(f"{rule}-unlike-{metric.split()[-1]}", said, metric, contrast, "of CKA", at_least=UNLIKE, primary_of=primary_of)
+    name = f"{rule}-unlike-{metric.split()[-1]}"
+    return Test(name, said, metric, contrast, "of CKA", at_least=UNLIKE, primary_of=primary_of, repeats="pair")
 
 
 def _kept(said: str, block: str, primary_of: str = "") -> Test:
@@ -62,9 +65,9 @@ def _kept(said: str, block: str, primary_of: str = "") -> Test:
 TESTS: tuple[Test, ...] = (
     _unlike(MEAN, "dni", "layers-differ"),
     _kept("I(h, y)", "block2", "early-information"),
-    *(_unlike(f"CKA, {block}", "dni") for block in BLOCKS),
-    *(_unlike(metric, "dgl") for metric in (MEAN, *(f"CKA, {block}" for block in BLOCKS))),
-    *(_kept(said, block) for said in UNITS for block in BLOCKS if (said, block) != ("I(h, y)", "block2")),
+    *details("layers-differ", *(_unlike(f"CKA, {block}", "dni") for block in BLOCKS)),
+    *details("filters-differ", *(_unlike(metric, "dgl") for metric in (MEAN, *(f"CKA, {block}" for block in BLOCKS)))),
+    *details("early-information", *(_kept(said, block) for said in UNITS for block in BLOCKS if (said, block) != ("I(h, y)", "block2"))),
 )
 
 
@@ -110,7 +113,7 @@ def alike(pairs: Sequence[Result], partners: Mapping[str, Sequence[Run]]) -> Val
 def main() -> None:
     """Train or read the runs, measure and compare their blocks, judge, write figures/representations."""
     args = arguments(__doc__ or "", numbers={"seeds": SEEDS})
-    print(f"about {2 * args.seeds} core-minutes beside the training")
+    announce_cost(2 * args.seeds, "beside the training")
     runs = trained(configs(args), args)
     place, options = run_context_of(args), FULL_REPRESENTATIONS
     analysis = Representations()

@@ -4,8 +4,8 @@ Sentences (the reference study, of Chen et al. 2020b, arXiv 2006.10029), each wi
 
 - "the fewer the labels, the more a bigger model helps": what width 32 gains over width 8 at 1 % of the labels, less its gain at 100 %.
 - "distillation with unlabelled images improves on the fine-tuned network": a student of the teacher's own width above its teacher.
-- of "a layer of the head is worth keeping" (the sentence's primary test is `analyses.simclr_ablations heads`): with the head's first
-  layer above without it, at 1 % of the labels, width 16; a further test.
+- "a layer of the head is worth keeping", which the paper says and the reference study does not: with the head's first layer above
+  without it, at 1 % of the labels, width 16 (a sentence by itself since 2026-12-01, before any such run).
 
 1. `simclr` with a three-layer head on the 50,000 images, 20 epochs in batches of 128; BasicCNN of widths 8, 16 and 32, five seeds.
 2. `bp --init-from RUN --keep-head 1 --labels P`, P = 1, 10 and 100 % (50, 500 and 5,000 a class), and at 1 % without the head.
@@ -28,9 +28,11 @@ from typing import Any
 from analyses.figures.drawing import Cell
 from analyses.figures.ssl_figures import lines_figure
 from analyses.finetuning import AXIS, FRACTIONS, labels
+from analyses.training.cost import announce_cost
 from analyses.training.probing import final_accuracy
 from analyses.training.study import arguments, data_name, minutes_of, publish, trained
-from analyses.verdicts.decision import Test, report
+from analyses.verdicts.decision import Test
+from analyses.verdicts.wording import report
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config
@@ -65,7 +67,8 @@ def _gain(share: float) -> dict[str, float]:
 def _fewer(share: float, primary_of: str = "") -> Test:
     contrast = {**_gain(FEWEST), **{group: -weight for group, weight in _gain(share).items()}}
     said = f"gain of width {WIDTHS[-1]} over width {WIDTHS[0]} at {labels(FEWEST)}, less that at {labels(share)}"
-    return Test(f"wider-at-1-than-{100 * share:g}", said, METRIC, contrast, "points", at_least=0.0, primary_of=primary_of)
+    about = "" if primary_of else "simclr2-fewer-labels"
+    return Test(f"wider-at-1-than-{100 * share:g}", said, METRIC, contrast, "points", at_least=0.0, primary_of=primary_of, about=about)
 
 
 TESTS: tuple[Test, ...] = (
@@ -77,7 +80,7 @@ TESTS: tuple[Test, ...] = (
     _fewer(0.1),
     Test(
         "head-kept", f"the head's first layer kept − thrown away, width {TEACHER}, {labels(FEWEST)}", METRIC,
-        {tuned_group(TEACHER, FEWEST): 1.0, tuned_group(TEACHER, FEWEST, 0): -1.0}, "points", at_least=0.0,
+        {tuned_group(TEACHER, FEWEST): 1.0, tuned_group(TEACHER, FEWEST, 0): -1.0}, "points", at_least=0.0, primary_of="simclr2-kept-layer",
     ),
 )  # fmt: skip
 
@@ -127,7 +130,7 @@ def cells_of(values: dict[str, list[float]]) -> list[Cell]:
 def main() -> None:
     """The three steps, their figure and tests."""
     args = arguments(__doc__ or "")
-    print(f"about {MINUTES * SEEDS} core-minutes")
+    announce_cost(MINUTES * SEEDS)
     values: dict[str, list[float]] = {}
     by_group: dict[str, list[Run]] = {}
     runs: list[Run] = []

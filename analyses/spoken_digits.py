@@ -36,9 +36,11 @@ from torch import Tensor
 
 from analyses.figures.drawing import Cell
 from analyses.figures.ssl_figures import rows_figure
+from analyses.training.cost import announce_cost
 from analyses.training.recordings import Recordings, read_recordings
 from analyses.training.study import arguments, publish, run_context_of, trained
-from analyses.verdicts.decision import Test, decide, report
+from analyses.verdicts.decision import Test, decide, details
+from analyses.verdicts.wording import report
 from gradlens.analysis.activations import FrozenModel, collect_activations, load_snapshots
 from gradlens.analysis.logistic_regression import LogisticProbe, Standard, fit_logistic_regression
 from gradlens.analysis.probe_block import HELD_OUT, choose_l2
@@ -75,10 +77,13 @@ TESTS: tuple[Test, ...] = (
         "cpc-speech-bound", "bound on mutual information, on unheard takes: after training − before", BOUND,
         {"cpc": 1.0, "before training": -1.0}, "nats", at_least=0.0, primary_of="cpc-bound",
     ),
-    _read_above("digit of a new speaker", "untrained", "cpc-speech-new-speaker"),
-    _read_above("speaker", "untrained", "cpc-speech-speaker"),
-    _read_above("digit", "spectrogram", "cpc-speech-spectrogram"),
-    _read_above("digit", "supervised", "cpc-speech-supervised"),
+    *details(
+        "cpc-speech",
+        _read_above("digit of a new speaker", "untrained", "cpc-speech-new-speaker"),
+        _read_above("speaker", "untrained", "cpc-speech-speaker"),
+        _read_above("digit", "spectrogram", "cpc-speech-spectrogram"),
+        _read_above("digit", "supervised", "cpc-speech-supervised"),
+    ),
 )  # fmt: skip
 
 
@@ -191,7 +196,7 @@ def draw(values: Mapping[str, Mapping[str, Sequence[float]]], folder: Path) -> N
 def main() -> None:
     """Read the recordings, train and probe twelve seeds, write figures/spoken_digits."""
     args: argparse.Namespace = arguments(__doc__ or "", data="recordings.tar.xz", numbers={"epochs": 24, "seeds": 12})
-    print(f"about {MINUTES * args.seeds:.0f} core-minutes")
+    announce_cost(MINUTES * args.seeds)
     try:
         recordings = read_recordings(Path(args.data))
     except InputError as error:

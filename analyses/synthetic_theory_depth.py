@@ -18,6 +18,8 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from analyses.figures.drawing import title_where
+from analyses.training.cost import announce_cost
 from analyses.training.stored import stored
 from analyses.training.study import arguments
 from analyses.training.tuned_arms import HELD_OUT, best_rate
@@ -213,7 +215,7 @@ def depth_rows(found: Sequence[Seen], alike: dict[str, list[list[float]]]) -> li
 
 
 @style.context(LOOK)
-def by_depth(rows: Sequence[DepthRow], title: str) -> Figure:
+def by_depth(rows: Sequence[DepthRow]) -> Figure:
     """Probe accuracy and likeness by layer, a line a net."""
     figure = Figure(figsize=(8.6, 3.6), layout="constrained")
     looks = dict(zip((*NETS, UNTRAINED), ((COLOURS[0], "o"), (COLOURS[5], "s"), (COLOURS[2], "^"), ("0.55", "D")), strict=True))
@@ -233,10 +235,20 @@ def by_depth(rows: Sequence[DepthRow], title: str) -> Figure:
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, handlelength=1.6)
     head(
         figure,
-        title,
+        depth_title(rows),
         f"digits, MLP of {DEPTH} layers of {WIDTH}; bands: 95 % interval of {len(SEEDS)} seeds (right: {len(SEEDS) // 2} pairs)",
     )
     return figure
+
+
+def depth_title(rows: Sequence[DepthRow]) -> str:
+    """What the probes of the last layer say: more than five points below bp, or within two of it."""
+    mean = {r.net: r.mean for r in rows if (r.quantity, r.layer) == ("probe", DEPTH)}
+    return title_where(
+        mean["bp"] - mean[EVERY] > 5 and abs(mean["bp"] - mean[f"cdni at {DEPTH // 2}"]) < 2,
+        "With a synthesiser after every layer, high layers are read worse; one in the middle costs nothing",
+        "Linear probe and likeness to backpropagation, layer by layer",
+    )
 
 
 def rdm_rows(found: Sequence[Seen]) -> list[RdmRow]:
@@ -256,7 +268,9 @@ def rdm_rows(found: Sequence[Seen]) -> list[RdmRow]:
 
 def main() -> None:
     """Train the nets that analyses.synthetic_theory reads."""
-    all_runs(arguments(__doc__ or "", data="digits").out)
+    args = arguments(__doc__ or "", data="digits")
+    announce_cost(10)
+    all_runs(args.out)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,11 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     return [placed[i] for i in range(len(heights))]
 
 
+def title_where(holds: bool, result: str, otherwise: str) -> str:
+    """A title that states a result, where the drawn values support it; else one that names what is drawn."""
+    return result if holds else otherwise
+
+
 class Cell(NamedTuple):
     """One setting's value: mean over seeds with its 95 % interval."""
 

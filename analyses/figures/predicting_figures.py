@@ -62,8 +62,8 @@ PANELS = {
 
 
 @style.context(LOOK)
-def panel_figure(rows: Sequence[Point], k: int, pairs: int, labels: int) -> Figure:
-    """The four panels of the paper's figure 1."""
+def panel_figure(rows: Sequence[Point], k: int, pairs: int, labels: int, message: str) -> Figure:
+    """The four panels of the paper's figure 1, under what they say."""
     figure = Figure(figsize=(8.0, 6.6), layout="constrained")
     for ax, (panel, (title, x)) in zip(figure.subplots(2, 2).ravel(), PANELS.items(), strict=True):
         mine = [p for p in rows if p.panel == panel]
@@ -75,15 +75,15 @@ def panel_figure(rows: Sequence[Point], k: int, pairs: int, labels: int) -> Figu
     legend(figure, [p for p in rows if p.panel in PANELS], 3)
     head(
         figure,
-        "Error grows in proportion to few classes, and about as the square of the views' dependence",
+        message,
         f"linear layer on features, {pairs:,} pairs, {labels:,} labels; mean ± 1 standard error of {rows[0].trials} trials",
     )
     return figure
 
 
 @style.context(LOOK)
-def label_figure(rows: Sequence[Point], alphas: Sequence[float], k: int, pairs: int) -> Figure:
-    """Excess risk over the number of labels, a panel an α."""
+def label_figure(rows: Sequence[Point], alphas: Sequence[float], k: int, pairs: int, message: str) -> Figure:
+    """Excess risk over the number of labels, a panel an α, under what they say."""
     shown = [f"α = {alpha:g}" for alpha in alphas]
     words = {"α = 0": "independent views", "α = 1": "the same view twice"}
     figure = Figure(figsize=(1.0 + 1.6 * len(shown), 4.0), layout="constrained")
@@ -99,7 +99,7 @@ def label_figure(rows: Sequence[Point], alphas: Sequence[float], k: int, pairs: 
     legend(figure, mine, 3)
     head(
         figure,
-        "A pretext task saves labels while the views are independent; the more dependent, the sooner it does not",
+        message,
         f"k = {k} classes, ψ from {pairs:,} pairs; α: share of X1 in X2; mean ± 1 standard error of {mine[0].trials} trials",
     )
     return figure

@@ -21,7 +21,6 @@ from gradlens.reporting.axes import label_ends, mean_line
 from gradlens.reporting.style import LOOK, save_figure, styles
 from gradlens.runtime.csv_tables import read_table
 
-Ends = Mapping[str, float]  # label -> the last value of its curve
 Y_LABELS = {"accuracy": "{} accuracy (%)", "loss": "{} loss (nats)"}
 
 
@@ -30,7 +29,7 @@ class Curve(NamedTuple):
 
     split: str  # train, test
     quantity: str  # accuracy, loss
-    message: Callable[[Ends], str]  # what it says, from where its lines end
+    message: Callable[[Sequence[CurvePoint]], str]  # what its points say
 
 
 def curve_rows(folder: Path, curve: Curve) -> list[CurvePoint]:
@@ -41,7 +40,7 @@ def curve_rows(folder: Path, curve: Curve) -> list[CurvePoint]:
     return [row._replace(mean=100 * row.mean, low=100 * row.low, high=100 * row.high) for row in rows if row.split != READING]
 
 
-def with_unit(ends: Ends, unit: str, digits: int = 1) -> str:
+def with_unit(ends: Mapping[str, float], unit: str, digits: int = 1) -> str:
     """Where curves end, in words whose parts stay in one line: ``bp 68.3 %, dgl 70.6 %``."""
     return ", ".join(f"{label} {value:.{digits}f}{unit}".replace(" ", "\u00a0") for label, value in ends.items())
 
@@ -67,7 +66,7 @@ def draw_curves(folder: Path, curves: Sequence[Curve], notes: Sequence[str], rea
         told = [*notes, "open marks: the reference study, one run each"] if beside else notes
         look = styles(dict.fromkeys(row.label for row in rows))
         y_label = Y_LABELS[curve.quantity].format("test" if curve.split == "test" else "training")
-        figure = labelled_curves([*rows, *beside], look, curve.message(ends_of(rows)), told, y_label)
+        figure = labelled_curves([*rows, *beside], look, curve.message(rows), told, y_label)
         name = f"{curve.split}_{curve.quantity}"
         save_figure(figure, read_table(folder / f"{name}.csv", CurvePoint), folder, name)
 
@@ -77,7 +76,7 @@ class Panels(NamedTuple):
 
     name: str  # of its files
     y_label: str
-    message: str
+    message: Callable[[Sequence[LayerPoint]], str]  # what its points say
     scale: Literal["linear", "log", "symlog"] = "linear"  # symlog: linear within ±1, logarithmic beyond
     mark: float = 0  # where a reference line lies
     quantity: str = ""  # of the rows; "": there is one
@@ -123,7 +122,7 @@ def panel_figure(rows: Sequence[LayerPoint], panels: Panels, notes: str) -> Figu
         grid[0].yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1))
     if panels.scale != "linear":
         grid[0].yaxis.set_major_formatter(EngFormatter(sep=""))
-    figure.suptitle("\n".join([*textwrap.wrap(panels.message, LETTERS), notes]), x=0.01, ha="left", fontsize=10)
+    figure.suptitle("\n".join([*textwrap.wrap(panels.message(rows), LETTERS), notes]), x=0.01, ha="left", fontsize=10)
     figure.draw_without_rendering()  # the labels need the final limits
     ends = {}
     for label in look:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from analyses.figures.drawing import spread
+from analyses.figures.drawing import spread, title_where
 from analyses.overview import CONTROL, FAMILIES
 from gradlens.cli.listing import family
 from gradlens.methods import METHODS
@@ -69,8 +69,22 @@ def accuracies(rows: Sequence[Placed], setting: str) -> Figure:
     ax.set_xlabel("final test accuracy on 10,000 images (%), mean and 95 % t-interval over n seeds")
     for at, (name, colour) in enumerate(sorted(shown.items())):
         ax.annotate(name, (0.27 * at, 1.01), xycoords="axes fraction", color=colour, fontsize=10, weight="bold")
-    head(figure, "Local losses keep up with backprop; random feedback and synthetic gradients do not", setting)
+    head(figure, accuracies_title(rows), setting)
     return figure
+
+
+def accuracies_title(rows: Sequence[Placed]) -> str:
+    """What the accuracies say; a rule keeps up that ends less than five points below backprop."""
+    mean = {row.method: row.mean for row in rows}
+    kept = {name: value > mean["bp"] - 5 for name, value in mean.items()} if "bp" in mean else {}
+    families = {name: family(METHODS[name]) for name in kept}
+    local, synthetic = ([kept[name] for name in kept if families[name] == kind] for kind in ("local", "synthetic gradients"))
+    random = [kept[name] for name in ("fa", "dfa") if name in kept]
+    return title_where(
+        all(local) and not any([*synthetic, *random]) and bool(local and synthetic and random),
+        "Local losses keep up with backprop; random feedback and synthetic gradients do not",
+        "Final test accuracy of each rule",
+    )
 
 
 def cosines_of(table: Sequence[Mapping[str, Any]], seeds: int) -> list[FinalValue]:
@@ -92,11 +106,21 @@ def cosine_map(rows: Sequence[FinalValue], setting: str) -> Figure:
     figure = heat_map(rows, "cosine")
     head(
         figure,
-        "Signed feedback, kp and overlap come near the true gradient in every layer",
+        cosine_title(rows),
         f"Cosine of the weight gradient with the true one, final weights, up to {max(row.seeds for row in rows)} seeds",
         setting.replace(" (greedy 15)", ""),
     )
     return figure
+
+
+def cosine_title(rows: Sequence[FinalValue]) -> str:
+    """What the cosines say; three quarters are near."""
+    nearest = {name: min((r.mean for r in rows if r.label == name), default=math.nan) for name in ("usf", "brsf", "frsf", "kp", "overlap")}
+    return title_where(
+        all(value >= 0.75 for value in nearest.values()),
+        "Signed feedback, kp and overlap come near the true gradient in every layer",
+        "How near each rule comes to the true gradient, layer by layer",
+    )
 
 
 @style.context(LOOK)
@@ -121,8 +145,19 @@ def turning(points: Sequence[LayerPoint], setting: str) -> Figure:
         said = f" {name} (n = {end.seeds})"
         axes[-1].annotate(said, (end.step, y), color=COLOURS_OF[name], va="center", fontsize=9.5, annotation_clip=False)
     axes[0].set_ylabel("angle to the weights' transpose (°)")
-    head(figure, "kp's feedback turns to the weights, fa's hardly does", f"{setting.replace(' (greedy 15)', '')} · band: 95 % t-interval")
+    head(figure, turning_title(points), f"{setting.replace(' (greedy 15)', '')} · band: 95 % t-interval")
     return figure
+
+
+def turning_title(points: Sequence[LayerPoint]) -> str:
+    """What the angles say: at the end all of kp's are below 80 degrees, and none of fa's."""
+    ends = {(p.label, p.layer): p.mean for p in sorted(points, key=lambda p: p.step)}
+    kp, fa = ([angle for (label, _), angle in ends.items() if label == name] for name in ("kp", "fa"))
+    return title_where(
+        bool(kp and fa) and max(kp) < 80 <= min(fa),
+        "kp's feedback turns to the weights, fa's hardly does",
+        "Angle between feedback and the weights' transpose",
+    )
 
 
 def draw(results: Mapping[str, Any], turned: Sequence[LayerPoint], data: str, folder: Path) -> None:

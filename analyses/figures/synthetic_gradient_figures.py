@@ -10,6 +10,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analyses.figures.drawing import title_where
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import COLOURS, LOOK, head
 
@@ -89,10 +90,24 @@ def lengths_figure(rows: Sequence[LengthRow], width: int, batch: int) -> Figure:
     axes[0].text(9, 1.15, "as long as the true one", color="0.35", fontsize=9, va="bottom")
     head(
         figure,
-        "The first synthetic gradients are N times too long; regressing N·δ from zero takes the N away",
+        lengths_title(over_n),
         f"digits, width {width} where not said; points: {rows[0].seeds} seeds, lines on the left: the formula, without a free parameter",
     )
     return figure
+
+
+def lengths_title(rows: Sequence[LengthRow]) -> str:
+    """What the lengths of the MLP's last block say over N: with a power of N near 1 they grow as it does, with one near 0 not at all."""
+    powers = []
+    for updates, variant in ((0, "as published"), (1, "N·δ, zero start")):
+        mine = sorted((r.batch, r.ratio) for r in rows if (r.model, r.below, r.updates, r.variant) == ("mlp", 0, updates, variant))
+        batches, ratios = (np.log(values) for values in zip(*mine, strict=True))
+        powers.append(float(np.polyfit(batches, ratios, 1)[0]))
+    return title_where(
+        abs(powers[0] - 1) < 0.1 and abs(powers[1]) < 0.1,
+        "The first synthetic gradients are too long in proportion to N; regressing N·δ from zero takes the N away",
+        "Length of the first synthetic gradients",
+    )
 
 
 @style.context(LOOK)

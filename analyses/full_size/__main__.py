@@ -15,6 +15,7 @@ replaces its rows once it has come as far.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from analyses.full_size.data import decoded
 from analyses.full_size.items import Item, at_width, items
 from analyses.full_size.results import commit_of
 from analyses.full_size.runner import Machine, chosen, standing, work
+from analyses.training.cost import announce_cost
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.training.context import pick_device, pick_precision
 
@@ -61,6 +63,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.list:
         _print(machine, picked)
         return 0
+    announce_cost(min(args.minutes or math.inf, sum(standing(item, machine)["minutes"] for item in picked)), f"on {device}")
     machine.data, machine.data_name = decoded(args.data, args.out)
     done, left = work(picked, machine, args.minutes)
     print(f"done: {', '.join(done) or 'none'}")

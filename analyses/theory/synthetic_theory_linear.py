@@ -12,6 +12,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from analyses.figures.drawing import title_where
 from gradlens.analysis.theory import synthetic_gradients as theory
 from gradlens.reporting.style import COLOURS, LOOK, head
 from gradlens.runtime.rng import generator, seeded
@@ -193,10 +194,20 @@ def fixed_points(rows: Sequence[Rest]) -> Figure:
         ax.text(x, y, text, color=colour, ha=side, va="center")
     head(
         figure,
-        "Where the synthesisers can be exact, training rests only at critical points of the loss",
+        rest_title(rows),
         f"linear nets without (circles) and with (squares) a hidden layer; all fixed points of {len(SEEDS)} seeds",
     )
     return figure
+
+
+def rest_title(rows: Sequence[Rest]) -> str:
+    """What the fixed points of trained synthesisers that read the label say."""
+    found = [r.true for r in rows if r.system == FULL and rests(r)]
+    return title_where(
+        bool(found) and max(found) < CRITICAL,
+        "Where the synthesisers can be exact, training rests only at critical points of the loss",
+        "True gradient at fixed points of training with synthesisers",
+    )
 
 
 @style.context(LOOK)
@@ -217,7 +228,18 @@ def convergence(rows: Sequence[LossPoint]) -> Figure:
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     head(
         figure,
-        "Linear nets reach least squares with synthesisers that read the label, and stay above it with ones that do not",
+        convergence_title(rows),
         f"squared loss, full batch of {POINTS} points; a line a seed, {len(SEEDS)} seeds",
     )
     return figure
+
+
+def convergence_title(rows: Sequence[LossPoint]) -> str:
+    """What the losses say at the end of each seed."""
+    ends = {(r.method, r.hidden, r.seed): r.above_optimum for r in sorted(rows, key=lambda r: r.update)}
+    read, blind = ([above for (method, *_), above in ends.items() if method == system] for system in (FULL, LESS))
+    return title_where(
+        bool(read and blind) and max(read) < CRITICAL <= min(blind),
+        "Linear nets reach least squares with synthesisers that read the label, and stay above it with ones that do not",
+        "Loss above least squares over updates",
+    )

@@ -70,8 +70,6 @@ def cost(stages: Sequence[Stage]) -> float:
 
 def train(args: Namespace, stages: int = len(STAGES)) -> Runs:
     """Train or read the runs of the first stages, each tested on all images before the next stage begins."""
-    runs = sum(len(stage.groups) for stage in STAGES[:stages])
-    print(f"{runs} runs, about {cost(STAGES[:stages]):.0f} core-minutes where none is there yet")
     found: Runs = {}
     for stage in STAGES[:stages]:
         made = trained([config(group, stage.seed, args.data) for group in stage.groups], args)

@@ -38,7 +38,8 @@ def kept(file: Path, key: Mapping[str, Any], without_key: Facts = always) -> Con
     """
     if not file.exists():
         return None
-    content: Content = read_json(file)
+    read = read_json(file)
+    content: Content = {"rows": read} if isinstance(read, list) else read  # a list alone: rows without key
     wanted, found = _as_json(key), content.pop(KEY, None)
     if found is None:
         if without_key(content):

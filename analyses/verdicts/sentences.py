@@ -1,7 +1,7 @@
 """The testable sentences of the reference study and of the papers that it discusses, and where the evidence for each lies.
 
 A sentence is one line of docs/results/claims.md. Its verdict is that of the one test, in a script's ``TESTS``, that names its key as
-``primary_of``. A sentence without such a test says why, and what a test would cost.
+``primary_of``; other tests name it as what they are ``about``. A sentence without such a test says why, and what a test would cost.
 """
 
 from __future__ import annotations
@@ -22,71 +22,66 @@ class Sentence(NamedTuple):
     of_field: bool = False  # said in the field, not by the reference study
 
 
-STUDIES: dict[str, str] = {  # folder of figures/ with a results.json -> the script of analyses/ whose TESTS are decided by it
-    "iteration1": "iteration1",
-    "learning_curves": "learning_curves",
-    "simclr_augmentations": "simclr_ablations",
-    "simclr_heads": "simclr_ablations",
-    "simclr_batches": "simclr_ablations",
-    "simclr2": "simclr2",
-    "self_supervised": "self_supervised",
-    "finetuning": "finetuning",
-    "spoken_digits": "spoken_digits",
-    "inpainting": "inpainting",
-    "predicting": "predicting",
-    "all_methods": "all_methods",
-    "synthetic_gradient_scale": "synthetic_gradient_scale",
-    "dni_unlocked": "dni_unlocked",
-    "synthetic_theory": "synthetic_theory",
-    "representations": "representations",
-    "provable": "provable",
-    "linear_separability": "linear_separability",
-    "greedy_heads": "greedy_heads",
-    "locking": "locking",
-    "async_slowdown": "async_slowdown",
-    "gradient_similarity": "gradient_similarity",
-    "random_labels": "random_labels",
-    "first_layer_filters": "first_layer_filters",
-    "feedback_angles": "feedback_angles",
-    "feedback_tables": "feedback_tables",
-    "certificates": "certificates",
-}
+class Study(NamedTuple):
+    """A folder of figures/ with a results.json."""
 
-MINUTES: dict[str, int] = {  # what a whole run costs, in minutes of one free core, as the script's first lines say; its parts may cost less
-    "learning_curves": 56,
-    "simclr_augmentations": 6,
-    "simclr_heads": 21,
-    "simclr_batches": 45,
-    "simclr2": 700,
-    "self_supervised": 34,
-    "finetuning": 370,
-    "spoken_digits": 19,
-    "inpainting": 26,
-    "all_methods": 85,
-    "synthetic_gradient_scale": 20,
-    "dni_unlocked": 11,
-    "synthetic_theory": 14,
-    "representations": 20,
-    "provable": 45,
-    "linear_separability": 15,
-    "greedy_heads": 12,
-    "async_slowdown": 10,
-    "gradient_similarity": 10,
-    "feedback_tables": 30,
-    "certificates": 15,
+    script: str  # of analyses/, whose TESTS are decided by it
+    minutes: int  # of one core that all its runs cost, as the script's first lines say; its parts may cost less
+    seeds: int  # that these minutes make, or what else its tests repeat
+
+
+STUDIES: dict[str, Study] = {
+    "iteration1": Study("iteration1", 196, 1),
+    "learning_curves": Study("learning_curves", 56, 10),
+    "simclr_augmentations": Study("simclr_ablations", 6, 5),
+    "simclr_heads": Study("simclr_ablations", 21, 5),
+    "simclr_batches": Study("simclr_ablations", 45, 5),
+    "simclr2": Study("simclr2", 700, 5),
+    "self_supervised": Study("self_supervised", 34, 5),
+    "finetuning": Study("finetuning", 370, 5),
+    "spoken_digits": Study("spoken_digits", 19, 12),
+    "inpainting": Study("inpainting", 26, 5),
+    "predicting": Study("predicting", 3, 30),
+    "all_methods": Study("all_methods", 85, 10),
+    "synthetic_gradient_scale": Study("synthetic_gradient_scale", 20, 10),
+    "dni_unlocked": Study("dni_unlocked", 11, 10),
+    "synthetic_theory": Study("synthetic_theory", 14, 10),
+    "representations": Study("representations", 20, 10),
+    "provable": Study("provable", 45, 10),
+    "linear_separability": Study("linear_separability", 15, 10),
+    "greedy_heads": Study("greedy_heads", 12, 10),
+    "locking": Study("locking", 15, 3),
+    "async_slowdown": Study("async_slowdown", 10, 10),
+    "gradient_similarity": Study("gradient_similarity", 10, 5),
+    "random_labels": Study("random_labels", 90, 3),
+    "first_layer_filters": Study("first_layer_filters", 31, 2),
+    "feedback_angles": Study("feedback_angles", 2, 10),
+    "feedback_tables": Study("feedback_tables", 30, 10),
+    "certificates": Study("certificates", 15, 7),
 }
 
 REFERENCE = "The reference study's own experiments"
-HEADS = "needs five heads with ten seeds at the size of `learning_curves`: 30 core-minutes"
+OTHER_HEADS = "five heads with ten seeds at the size of `learning_curves`: 30 core-minutes"
 PEAKS = (
     "the study's test curves, which no accumulator touches, show the same peaks; to make some here: 100,000 updates of five seeds and two"
     " values of Adam's epsilon, 300 core-minutes (5,400 updates had none)"
 )
+DEGRADED = "a constant rate and some hundred epochs beyond the best: as `learning_curves`, two rules, five seeds, 90 core-minutes"
+EVENTUALLY = "augmented, 60 epochs are too few; 600 of two rules with five seeds, else as `learning_curves`: 55 core-minutes"
 FORWARD = (
-    "measured is only what waits in a simulated timeline; blocks that run ahead of their inputs need several processes of `dni-unlocked`"
+    "measured are blocks with late messages (backward and update locks) and a simulated timeline; sub-graphs that run ahead of their"
+    " inputs as well need `dni-unlocked` on several processes, which it lacks; then three rounds of `analyses.locking`, 15 minutes"
 )
 VGG = "needs VGG16 on 50,000 images for 31 epochs of two rules: 6 to 10 hours of two cores, 7 minutes of a large GPU"
 
+TASK_AGNOSTIC = (
+    "one pretrained network fine-tuned on two tasks (ten classes; animals against vehicles), and its student of one of them probed on the"
+    " other: after `analyses.simclr2` (700 core-minutes) 45 more for five seeds"
+)
+IMAGENET = (
+    "needs ImageNet (1.3 million images): 90 epochs at 3,000 images a second are 11 hours of a large GPU, for bp and for each stage; on"
+    " CIFAR-10 greedy stands beside bp in `analyses.all_methods`"
+)
 SIMCLR2 = "50 labels a class after pretraining on 50,000 images: `analyses.simclr2`, 700 core-minutes for five seeds"
 HEADS = "`analyses.simclr_ablations heads`, 21 core-minutes for five seeds"
 SPEECH = "`analyses.spoken_digits`, 19 core-minutes for twelve seeds"
@@ -100,14 +95,16 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
         Sentence("dni-does-not-fit", "... but DNI did not: synthetic gradients do not use the full capacity of the model"),
         Sentence("cdni-almost-fits", "... and cDNI almost did it, but not completely"),
         Sentence("dgl-outperforms", "DGL slightly outperformed the regular model (it may regularise)"),
-        Sentence("dni-lags", "cDNI reached 73.7 %, DNI lags behind with 65.6 %; both degraded later"),
+        Sentence("dni-lags", "cDNI reached 73.7 %, DNI lags behind with 65.6 % (at their best)"),
+        Sentence("dni-degrades", "... and both degraded later", DEGRADED),
         Sentence("normalisations", "Normalising helped a little bit; no significant difference between [-1,+1] and a unit gaussian"),
         Sentence("augmentation-helps", "Data augmentation significantly improved performance, from 76–77 % to 85–86 %"),
         Sentence("augmentation-less-difference", "With augmentation there is even less difference between DGL and back-prop"),
-        Sentence("dgl-slower", "DGL's train loss decreased slower than regular training, but eventually both reached (almost) 0"),
+        Sentence("dgl-slower", "DGL's train loss decreased slower than regular training ..."),
+        Sentence("dgl-slower-at-last", "... but eventually both reached (almost) 0", EVENTUALLY),
         Sentence("vgg", "VGG16 reaches 93.2 %, DGL on it 89.5 %: the same ballpark, slightly worse", VGG),
         Sentence("higher-rate", "Increasing the learning rate helped regular back-prop and harmed DGL"),
-        Sentence("other-heads", "Different auxiliary networks may increase DGL's performance", HEADS),
+        Sentence("other-heads", "Different auxiliary networks may increase DGL's performance", OTHER_HEADS),
         Sentence("peaks", "The sudden peaks are a numerical issue of the accumulator of loss and accuracy", PEAKS),
     ),
     "A Simple Framework for Contrastive Learning of Visual Representations": (
@@ -125,7 +122,11 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
     ),
     "Big Self-Supervised Models are Strong Semi-Supervised Learners": (
         Sentence("simclr2-fewer-labels", "The fewer the labels, the more a bigger model helps", SIMCLR2),
-        Sentence("simclr2-deeper-heads", "Bigger, deeper projection heads help, and a layer of them is worth keeping", HEADS),
+        Sentence("simclr2-deeper-heads", "Bigger, deeper projection heads improve representation learning", HEADS),
+        Sentence("simclr2-kept-layer", "A layer of the projection head is worth keeping for fine-tuning", SIMCLR2, of_field=True),
+        Sentence(
+            "task-agnostic", "Pretraining uses unlabelled images in a task-agnostic way, distillation in a task-specific one", TASK_AGNOSTIC
+        ),
         Sentence("simclr2-distillation", "Distillation with unlabelled images improves on the fine-tuned network", SIMCLR2),
         Sentence(
             "saves-labels",
@@ -154,6 +155,7 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
         Sentence(
             "predicting-linear",
             "Error grows linearly with the number of classes and with the views' dependence (their figure 1)",
+            of_field=True,
         ),
     ),
     "Putting An End to End-to-End": (
@@ -166,7 +168,7 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
     ),
     "Decoupled Neural Interfaces using Synthetic Gradients": (
         Sentence("unlocking", "Backward and update locking can be removed"),
-        Sentence("forward-unlocking", "... and forward locking too", FORWARD),
+        Sentence("forward-unlocking", "... and forward locking too: sub-graphs are updated independently and asynchronously", FORWARD),
         Sentence("dni-works", "It works ..."),
         Sentence("dni-worse", "... but (quite) worse than regular back-propagation"),
         Sentence("forward-unlocked-learns", "Predicting inputs as well, completely unlocked training still learns"),
@@ -178,14 +180,19 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
         Sentence("linear-converges", "Learning dynamics: linear models, deep ones too, converge to the optimum"),
         Sentence("log-loss-underfits", "Learning dynamics: with the log-loss a linear synthesiser under-fits noise"),
         Sentence("implied-loss", "Learning dynamics: the loss it implies approaches the true one"),
-        Sentence("layers-differ", "Layers are represented differently with synthetic gradients ...", PAIRS),
-        Sentence("layers-differ-drastically", "... drastically, in a deep net"),
+        Sentence("layers-differ", "Layers are represented differently with synthetic gradients ...", PAIRS, of_field=True),
+        Sentence("layers-differ-drastically", "... drastically, in a deep net", of_field=True),
     ),
     "A Provably Correct Algorithm for Deep Learning that Actually Works": (
         Sentence("provable-digits", "Layerwise optimisation works on hierarchically generated digits"),
-        Sentence("provable-cifar", "... and ends in the same ballpark as a convolutional network on CIFAR-10 (its abstract)"),
+        Sentence(
+            "provable-cifar",
+            "Layerwise optimisation ends in the same ballpark as a convolutional network on CIFAR-10 (its abstract)",
+            of_field=True,
+        ),
     ),
     "Greedy Layerwise Learning Can Scale to ImageNet": (
+        Sentence("greedy-imagenet", "Greedy layerwise learning is competitive on ImageNet", IMAGENET),
         Sentence("local-works", "Local optimisation works"),
         Sentence("separability-rises", "Layerwise training increases linear separability of the layers' activations"),
         Sentence("deeper-auxiliary", "Auxiliary networks with more than one hidden layer work better"),
@@ -211,7 +218,10 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
     ),
     "Direct Feedback Alignment": (
         Sentence("dfa-works", "Learning is possible even when the feedback path is disconnected"),
-        Sentence("dfa-slightly-worse", "Works okay, slightly worse than back-prop"),
+        Sentence("dfa-slightly-worse", "Works okay on CIFAR, slightly worse than back-prop"),
+        Sentence(
+            "feedback-tables", "... and on digits: MLPs of one to four hidden layers learn by FA and DFA nearly as well as by back-prop"
+        ),
         Sentence("dfa-scales", "Scales to view synthesis, recommenders, graphs and transformers", "gradlens trains on images only so far"),
     ),
     "Textbooks of learning theory": (
@@ -223,5 +233,5 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
 
 def tests_of(study: str) -> Sequence[Test]:
     """The tests that a study's results decide; a script with several studies lists them by study."""
-    tests: Mapping[str, Sequence[Test]] | Sequence[Test] = importlib.import_module(f"analyses.{STUDIES[study]}").TESTS
+    tests: Mapping[str, Sequence[Test]] | Sequence[Test] = importlib.import_module(f"analyses.{STUDIES[study].script}").TESTS
     return tests[study] if isinstance(tests, Mapping) else tests

@@ -1,30 +1,25 @@
-"""Statistics of small samples: intervals, one pooled spread, tests against a bound, their correction for number, and their power.
+"""Statistics of small samples: intervals, tests of a mean, their correction for number.
 
 Tables, the page, studies and the scripts of analyses take from here how sure a number is. Values are one a seed; a *difference* is
-paired by seed. A *test* asks whether a mean is at least a bound, or no further from zero than one; its p value and the 95 % t-interval
-always agree. The t-distribution's functions come from ``scipy.special``, which takes a quarter of the time to import of ``scipy.stats``.
+paired by seed. The p value of a test and the 95 % t-interval always agree. The t-distribution's functions come from ``scipy.special``,
+which takes a quarter of the time to import of ``scipy.stats``.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import nctdtr, ndtr, stdtr, stdtrit
+from scipy.special import stdtr, stdtrit
 
 CONFIDENCE = 0.95
 LEVEL = round(1 - CONFIDENCE, 9)  # of a test
-POWER = 0.8
 RESAMPLES = 9999
-POOLED_FROM = 8  # seeds of each contrast: with fewer Brown and Forsythe's test sees no inequality (with three it never rejects)
-UNEQUAL = 0.5  # p of equal spreads below which they are not pooled; at 0.05 a rule three times as noisy is called different too often
 ROUNDING = 1e-9  # relative: values that differ by less are the same
-MOST_SEEDS = 1000  # more are not worth naming
 
 
 class Interval(NamedTuple):
@@ -119,77 +114,12 @@ def bootstrap_mean(values: Sequence[float], name: str) -> BootstrapMean:
     return BootstrapMean(float(x.mean()), float(drawn.low), float(drawn.high), len(x))
 
 
-# ----------------------------------------------------------------------------------------------------- a pooled spread
-
-
-class Contrast(NamedTuple):
-    """A sum of groups' values with weights that add up to 0, seed by seed: ``{"dgl": 1, "bp": -1}`` is a difference."""
-
-    weights: Mapping[str, float]
-    values: Sequence[float]  # one a seed, finite
-
-    @property
-    def length(self) -> float:
-        """Return √Σc²: a contrast of groups that vary alike has this times the spread of one group."""
-        return math.sqrt(math.fsum(c * c for c in self.weights.values()))
-
-
-def correlation(a: Contrast, b: Contrast) -> float:
-    """Return the correlation that two contrasts have by design, Σ a_g b_g / (|a| |b|): runs that they share make both vary together."""
-    return math.fsum(c * b.weights.get(group, 0.0) for group, c in a.weights.items()) / (a.length * b.length)
-
-
-def pooled_spread(contrasts: Sequence[Contrast]) -> Spread | None:
-    """Return the spread of one group's values that all contrasts of one quantity give together; None where they must not be pooled.
-
-    A contrast's own spread has n − 1 degrees of freedom, with three seeds hardly any. If the groups vary alike, every contrast
-    estimates the same σ: its variance is |c|² σ². The pooled σ² is the mean weighted by n − 1. Contrasts that share runs are
-    correlated, so the degrees of freedom are fewer than Σ(n − 1): matching the variance of the pooled estimate
-    (Satterthwaite 1946) gives (Σ(n_i − 1))² / Σ_ij (min(n_i, n_j) − 1) ρ_ij², with ρ from :func:`correlation`.
-
-    Whether the groups vary alike is tested (Brown and Forsythe 1974, on residuals divided by |c|); where p is below 0.5, or fewer than
-    two contrasts have a spread, there is no pooled one. Nor is there with fewer than eight seeds, of which that test can tell too
-    little: a noisy rule pooled with quiet ones would then be called different three to six times too often.
-    """
-    used = [c for c in contrasts if len(c.values) > 1 and not is_constant(c.values)]
-    if len(used) < 2 or min(len(c.values) for c in used) < POOLED_FROM:
-        return None
-    if equal_spread_p([[v / c.length for v in c.values] for c in used]) < UNEQUAL:
-        return None
-    free = [len(c.values) - 1 for c in used]
-    variance = math.fsum(f * (own_spread(c.values).sd / c.length) ** 2 for f, c in zip(free, used, strict=True)) / sum(free)
-    shared = math.fsum(min(f, g) * correlation(a, b) ** 2 for f, a in zip(free, used, strict=True) for g, b in zip(free, used, strict=True))
-    return Spread(math.sqrt(variance), sum(free) ** 2 / shared, pooled=True)
-
-
-def equal_spread_p(groups: Sequence[Sequence[float]]) -> float:
-    """Return p of Brown and Forsythe's test that some groups of values have equal variances; 1 where it cannot tell."""
-    from scipy import stats
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # two values a group: all distances from the median are the same
-        p = float(stats.levene(*groups, center="median").pvalue)
-    return p if math.isfinite(p) else 1.0
-
-
 # --------------------------------------------------------------------------------------------------------------- tests
 
 
 def p_at_least(mean: float, bound: float, spread: Spread, n: int) -> float:
     """Return the two-sided p that a mean equals a bound; below 5 % exactly where the bound lies outside the 95 % t-interval."""
     return float(2 * stdtr(spread.df, -abs(mean - bound) / (spread.sd / math.sqrt(n))))
-
-
-def p_within(mean: float, bound: float, spread: Spread, n: int) -> float:
-    """Return p of "no further from 0 than the bound", twice the smaller of the one-sided p for it and against it.
-
-    For it both ends are tested (Schuirmann 1987, two one-sided tests), so it is below 5 % exactly where the whole 95 % t-interval lies
-    within the bounds; against it, exactly where the whole interval lies beyond one of them.
-    """
-    error = spread.sd / math.sqrt(n)
-    inside = max(stdtr(spread.df, -(mean + bound) / error), stdtr(spread.df, -(bound - mean) / error))
-    outside = stdtr(spread.df, -(abs(mean) - bound) / error)
-    return float(min(1.0, 2 * min(inside, outside)))
 
 
 def p_same_side(n: int) -> float:
@@ -226,82 +156,3 @@ def holm(ps: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(order) - rank) * ps[i]))
         corrected[i] = largest
     return corrected
-
-
-def benjamini_hochberg(ps: Sequence[float]) -> list[float]:
-    """Return the false discovery rate at which each p-value would be accepted (Benjamini and Hochberg 1995); NaN stay and do not count."""
-    from scipy import stats
-
-    finite = [i for i, p in enumerate(ps) if math.isfinite(p)]
-    corrected = [math.nan] * len(ps)
-    if finite:
-        for i, p in zip(finite, stats.false_discovery_control([ps[i] for i in finite]), strict=True):
-            corrected[i] = float(p)
-    return corrected
-
-
-# --------------------------------------------------------------------------------------------------------------- power
-
-
-def power(effect: float, spread: Spread, n: int, level: float = LEVEL) -> float:
-    """Return the probability that a two-sided t-test of n values calls an effect of this size by its sign.
-
-    Args:
-        effect: true distance of the mean from the bound, not negative.
-        spread: as the test will use it.
-        n: seeds.
-        level: of the test; divide it by the number of tests for the first step of Holm's correction.
-
-    """
-    return float(1 - nctdtr(spread.df, effect * math.sqrt(n) / spread.sd, t_quantile(spread.df, 1 - level / 2)))
-
-
-def power_within(mean: float, bound: float, spread: Spread, n: int, level: float = LEVEL) -> float:
-    """Return the probability that both one-sided tests find a true mean within ± a bound (an approximation by the normal distribution).
-
-    The mean must come out at least t · error inside either end: 1 − β₁ − β₂ with the errors to either side.
-    """
-    error = spread.sd / math.sqrt(n)
-    inside = bound - t_quantile(spread.df, 1 - level / 2) * error
-    return float(max(0.0, ndtr((inside - mean) / error) - ndtr((-inside - mean) / error))) if inside > 0 else 0.0
-
-
-def visible_bound(spread: Spread, n: int, level: float = LEVEL) -> float:
-    """Return the smallest bound within which a true mean of 0 is found in 80 of 100 repetitions."""
-    from scipy.optimize import brentq
-
-    unit = spread.sd / math.sqrt(n)
-    most = 10 + 4 * t_quantile(spread.df, 1 - level / 2)
-    return float(brentq(lambda bound: power_within(0.0, bound * unit, spread, n, level) - POWER, 0.0, most)) * unit
-
-
-def seeds_within(mean: float, bound: float, sd: float, level: float = LEVEL) -> int | None:
-    """Return how many seeds find a mean within ± a bound in 80 of 100 repetitions, if it is as measured; None above a thousand."""
-    if abs(mean) >= bound:
-        return seeds_to_decide(abs(mean) - bound, sd, level)
-    enough = (n for n in range(2, MOST_SEEDS + 1) if power_within(mean, bound, Spread(sd, n - 1, pooled=False), n, level) >= POWER)
-    return next(enough, None)
-
-
-def visible_effect(spread: Spread, n: int, level: float = LEVEL) -> float:
-    """Return the smallest distance from the bound that a test with n seeds finds in 80 of 100 repetitions."""
-    from scipy.optimize import brentq
-
-    unit = spread.sd / math.sqrt(n)
-    most = 10 + 4 * t_quantile(spread.df, 1 - level / 2)
-    return float(brentq(lambda effect: power(effect * unit, spread, n, level) - POWER, 0.0, most)) * unit
-
-
-def seeds_to_decide(distance: float, sd: float, level: float = LEVEL) -> int | None:
-    """Return how many seeds a test needs to find a distance from its bound in 80 of 100 repetitions; None above a thousand.
-
-    Args:
-        distance: of the mean from the bound, as measured; the true one may be smaller.
-        sd: of one seed's value.
-        level: of the test.
-
-    """
-    if not (distance and math.isfinite(distance)):
-        return None
-    enough = (n for n in range(2, MOST_SEEDS + 1) if power(abs(distance), Spread(sd, n - 1, pooled=False), n, level) >= POWER)
-    return next(enough, None)

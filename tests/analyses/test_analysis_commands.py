@@ -5,7 +5,9 @@ come to is tested script by script.
 """
 
 import argparse
+import ast
 import importlib
+import inspect
 import re
 import shlex
 import sys
@@ -13,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from analyses.training import study
+from analyses.training import cost, study
 from gradlens.training.config import Config
 from tools.docs.gallery import groups
 
 ROOT = Path(__file__).parents[2]
 COMMAND = re.compile(r"python -m (analyses\.[^\n`)\"#]*)")
-NAMED = ("analyses.SCRIPT", "analyses.self_supervised")  # in prose, no commands
+NAMED = ("analyses.SCRIPT", "analyses.NAME", "analyses.self_supervised")  # in prose, no commands
 PLACES = {"cifar10-jpeg.tar.gz": "digits", "RUN_DIR": "runs/one"}  # what a reader puts in
 
 
@@ -89,3 +91,52 @@ def test_a_mistyped_word_is_found(words, monkeypatch, capsys):
         parsed("analyses.certificates", shlex.split(words), monkeypatch)
     assert left.value.code == 2
     assert words.split()[-1] in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------------------- costs
+
+READERS = ("claims", "overview", "saved_effects")  # of stored results: they train and measure nothing
+WORDS = {  # of scripts that need some, or would look for more than there is
+    "iteration2": ["vgg16", "--limit", "1000"],
+    "simclr_ablations": ["heads"],
+    "accelerator": ["--device", "cpu", "--minutes", "1"],
+    "full_size": ["--items", "iteration1-fast", "--width", "4", "--minutes", "1"],
+}
+
+
+def scripts():
+    """Names of all that can be called as ``python -m analyses.NAME``."""
+    files = [file.stem for file in (ROOT / "analyses").glob("*.py") if "def main" in file.read_text(encoding="utf-8")]
+    return sorted([*files, *(file.parent.name for file in (ROOT / "analyses").glob("*/__main__.py"))])
+
+
+def calls(module, function):
+    """Names that a module calls anywhere, as they are written."""
+    tree = ast.parse(inspect.getsource(module))
+    return function in {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+
+
+@pytest.mark.parametrize("name", [name for name in scripts() if name not in READERS])
+def test_a_script_prints_its_cost_before_it_starts(name, monkeypatch, tmp_path, capsys):
+    """Nothing is trained: a script whose cost comes too late would train here, so whether there is one is looked up in its text first."""
+    module = script(f"analyses.{name}")
+    assert calls(module, "announce_cost")
+
+    def announced(minutes, note=""):
+        cost.announce_cost(minutes, note)
+        raise Reached
+
+    monkeypatch.setattr(module, "announce_cost", announced)
+    monkeypatch.setattr(sys, "argv", [name, *WORDS.get(name, [])])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("analyses.full_size.runner._rate_here", lambda *_: 1e9)
+    monkeypatch.setattr("shutil.copytree", lambda *_, **__: None)
+    with pytest.raises(Reached):
+        module.main()
+    minutes = re.search(r"cost: about ([\d.e+]+) core-minutes", capsys.readouterr().out)
+    assert float(minutes[1]) > 0
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_script_that_reads_stored_results_has_no_cost(name):
+    assert not calls(script(f"analyses.{name}"), "trained")

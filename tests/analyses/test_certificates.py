@@ -6,6 +6,7 @@ import torch
 
 from analyses import certificates as study
 from analyses.figures.certificate_figures import n_star_figure, regret_figure
+from analyses.verdicts.decision import decide
 from gradlens.analysis.linear_separability import UNDECIDED, certify_separability
 
 
@@ -94,6 +95,17 @@ def test_every_test_finds_its_values():
     assert values["log2 N* of dealt labels over capacity"]["bp block1"] == pytest.approx([0, 0, 0])
     assert values["certificates that decide"]["fa"] == [100, 100, 100]
     assert values["largest share of the bound"]["bp"][0] == pytest.approx(1 / 40)
+
+
+def test_every_run_must_stay_below_its_bound():
+    (test,) = [test for test in study.TESTS if test.every]
+    values = study.values(*made())
+    (found,) = decide([test], {"values": values})
+    assert (found.verdict, found.seeds, found.held) == ("supported", 12, 12)
+    nets, online = made()
+    online["fa"] = [*online["fa"][:2], [{**row, "regret_high": 1.01 * row["bound"]} for row in made_rows(0.4)]]
+    (broken,) = decide([test], {"values": study.values(nets, online)})
+    assert (broken.verdict, broken.held, broken.effect.mean) == ("not supported", 11, pytest.approx(1.01))
 
 
 @pytest.mark.parametrize(("growth", "holds"), [(0.3, True), (0.7, False)])

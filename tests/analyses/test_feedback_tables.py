@@ -75,7 +75,7 @@ def test_cells_hold_one_number_a_seed_and_the_tests_find_them(monkeypatch, sourc
     parts = (tables.DIGITS, tables.MNIST)
     found = list(tables.cells([tables.Table(part, source, tmp_path) for part in parts], 3))
     values, minutes = tables.as_values(found)
-    for test in tables.TESTS:
+    for test in (leaf for whole in tables.TESTS for leaf in whole.leaves):
         assert all(len(values[test.metric][group]) == 3 for group in test.contrast)
     assert minutes["fa 1"] == 1
     points = tables.depth_points(found)
@@ -84,7 +84,9 @@ def test_cells_hold_one_number_a_seed_and_the_tests_find_them(monkeypatch, sourc
 
 
 def test_what_is_tested_is_what_the_docstring_says():
-    bounds = {test.name: test.at_least for test in tables.TESTS}
+    (primary,) = [test for test in tables.TESTS if test.primary_of]
+    assert [part.name for part in primary.parts] == [f"digits-{depth}-{rule}-bp" for depth in (1, 2, 4) for rule in ("fa", "dfa")]
+    bounds = {leaf.name: leaf.at_least for test in tables.TESTS for leaf in test.leaves}
     assert bounds["digits-4-dfa-bp"] == bounds["mnist-1-usf-bp"] == -0.8
     assert bounds["mnist-1-fa-shallow"] == 5
     assert bounds["digits-1-fa-shallow"] == bounds["digits-2-dfa-shallow"] == 0

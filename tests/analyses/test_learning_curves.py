@@ -13,7 +13,7 @@ from analyses.figures.curve_drawing import READING, labelled_curves
 from analyses.training.all_test_images import FullScore, full_scores
 from analyses.training.learning_curve_runs import GROUPS, STAGES, config, cost
 from analyses.training.study import run_context_of
-from analyses.verdicts.decision import decide
+from analyses.verdicts.decision import decide, measured
 from gradlens.reporting.aggregate import CurvePoint, LayerPoint
 from gradlens.reporting.style import styles
 from gradlens.runtime.csv_tables import write_csv
@@ -30,8 +30,7 @@ def test_every_run_is_planned_once_and_every_group_is_compared():
     planned = [(group, stage.seed) for stage in STAGES for group in stage.groups]
     assert len(planned) == len(set(planned)) == len({config(*each, "digits").run_name() for each in planned})
     assert {group for group, _ in planned} == set(GROUPS)
-    derived = {"both", "plain", "augmented"}
-    assert {group for test in learning_curves.TESTS for group in test.contrast} - derived == set(GROUPS)
+    assert {group for test in learning_curves.TESTS for leaf in test.leaves for group in leaf.contrast} == set(GROUPS)
     assert cost(STAGES) <= 60
 
 
@@ -78,34 +77,60 @@ def test_values_are_read_seed_by_seed(found):
     assert found[learning_curves.BEST]["bp"] == [53, 55]
     assert found[learning_curves.LOSS]["bp"] == [1.125, 0.875]
     assert found[learning_curves.GAP]["bp"] == [1.75, 1.25]
-    assert found[learning_curves.BOTH] == {"both": [100, 98]}
 
 
-def test_less_difference_with_augmentation_is_a_difference_of_distances(found):
-    assert found[learning_curves.APART] == {"plain": [1, 2], "augmented": [0.5, 0.5]}
-    decided = {d.test.name: d for d in decide(learning_curves.TESTS, {"values": found})}
-    assert decided["augmentation-less-difference"].effect.mean == 1.0  # (1 - 0.5, 2 - 0.5): nearer, whoever is above
-    assert decided["augmentation-signed"].effect.mean == 1.0  # -1/2 plain, +1/2 augmented
+def decided(found):
+    """Every test that has values, and every part, by name."""
+    whole = decide(measured(learning_curves.TESTS, {"values": found}), {"values": found})
+    return {one.test.name: one for d in whole for one in (d, *d.parts)}
+
+
+def test_less_difference_with_augmentation_is_one_of_the_means_over_seeds(found):
+    """dgl − bp is 1 and −2 plain, 0.5 and 0.5 augmented: −0.5 and 0.5 on average, so that plain points downwards."""
+    by_name = decided(found)
+    assert by_name["augmentation-shrinks"].effect.mean == pytest.approx(1.0)  # −(−0.5 − 0.5)
+    assert by_name["augmentation-not-reversed"].effect.mean == pytest.approx(0.0)  # −(−0.5 + 0.5)
+    assert by_name["augmentation-less-difference"].verdict == "undecided"
 
 
 def test_the_rate_must_help_the_one_and_harm_the_other(found):
-    assert found[learning_curves.RATE] == {"both": [1, -2]}  # bp gains 5 and 4; dgl loses 1 and gains 2
+    by_name = decided(found)
+    assert by_name["rate-helps-bp"].effect.mean == 4.5  # 5 and 4
+    assert by_name["rate-harms-dgl"].effect.mean == -0.5  # loses 1, gains 2
+    assert by_name["rate-both"].deciding.test.name == "rate-harms-dgl"
+
+
+def test_cdni_and_dni_are_compared_at_their_best(found):
+    assert decided(found)["cdni-above-dni"].effect.mean == 10.5  # of the four that were kept, all 3 above the last
+    assert decided(found)["cdni-above-dni"].test.metric == learning_curves.BEST
+
+
+def test_both_must_fit_and_cdni_almost(found):
+    by_name = decided(found)
+    assert [part.test.name for part in by_name["both-fit"].parts] == ["bp-fits", "dgl-fits"]
+    assert by_name["dgl-fits"].effect.mean == 99
+    assert [(part.test.metric, part.test.bound) for part in by_name["cdni-almost"].parts] == [
+        (learning_curves.FIT, 95),
+        (learning_curves.FIT, 0.5),
+    ]
 
 
 def test_stages_that_were_left_out_leave_tests_without_values(found):
-    decided = {d.test.name: d for d in decide(learning_curves.TESTS, {"values": found})}
-    assert decided["shallow-fits-as-dni"].seeds == 0
-    assert decided["shallow-fits-as-dni"].verdict == "undecided"
-    assert decided["dni-under-bp"].seeds == 2
+    by_name = decided(found)
+    assert "shallow-fits-as-dni" not in by_name
+    assert "normalising" not in by_name
+    assert by_name["dni-under-bp"].seeds == 2
 
 
-def test_the_pages_table_has_a_row_for_each_test_with_values(found):
-    lines = verdict_table("learning_curves", {"values": found}).splitlines()
-    assert len(lines) == 2 + sum(d.seeds > 0 for d in decide(learning_curves.TESTS, {"values": found}))
+def test_the_pages_table_has_a_row_for_each_test_and_part_with_values(found):
+    whole = decide(measured(learning_curves.TESTS, {"values": found}), {"values": found})
+    lines = verdict_table(whole).splitlines()
+    assert len(lines) == 2 + len(whole) + sum(len(d.parts) for d in whole) + 2  # the last explains the brackets
     assert not any("shallow" in line for line in lines)
-    (signed,) = (line for line in lines if "augmented minus plain" in line)
-    assert signed.split(" | ")[1].startswith("1 [")
-    assert signed.split(" | ")[2] == "2"
+    (part,) = (line for line in lines if "plain minus augmented" in line)
+    assert part.startswith("| – final test accuracy, dgl - bp")
+    assert part.split(" | ")[1].startswith("1 [")
+    assert part.split(" | ")[2] == "2 seeds"
     assert sum("**" in line for line in lines) == 9  # the primary tests but that of the normalisations
 
 
@@ -165,7 +190,7 @@ def test_values_far_below_zero_are_seen(scale):
     rows = [
         LayerPoint("dni", "block1", "rule", "synth_explained_variance", s, v, math.nan, math.nan, 1, 0) for s, v in ((0, -3e5), (16, 0.5))
     ]
-    figure = redrawn.panel_figure(rows, redrawn.Panels("any", "share", "below nothing", scale), "a note")
+    figure = redrawn.panel_figure(rows, redrawn.Panels("any", "share", lambda rows: f"{len(rows)} below nothing", scale), "a note")
     low, high = figure.axes[0].get_ylim()
     assert low < -3e5 < 0.5 < high
 
@@ -175,7 +200,7 @@ def test_a_picture_is_drawn_anew_without_changing_its_table(tmp_path):
     write_csv(tmp_path / "test_accuracy.csv", rows)
     before = (tmp_path / "test_accuracy.csv").read_bytes()
     heard = []
-    message = lambda ends: heard.append(redrawn.with_unit(ends, " %")) or "so it is"  # noqa: E731
+    message = lambda rows: heard.append(redrawn.with_unit(redrawn.ends_of(rows), " %")) or "so it is"  # noqa: E731
     redrawn.draw_curves(tmp_path, [redrawn.Curve("test", "accuracy", message)], ["a note"], curve("bp", [51], READING))
     assert (tmp_path / "test_accuracy.csv").read_bytes() == before
     assert heard == ["bp\u00a060.0\u00a0%"]

@@ -1,5 +1,6 @@
 """The shipped figures of locking follow from the shipped costs; what the script says of a real run beside its simulation."""
 
+import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -39,6 +40,25 @@ def test_the_timeline_follows_from_the_stored_costs(basic_cnn):
     again = pictured(basic_cnn, locking.MODELS["basic-cnn"], locking.ETHERNET, locking.PARTS, seconds)
     assert [row[:8] for row in again] == [row[:8] for row in stored]
     assert [row[8:] for row in again] == [pytest.approx(row[8:], rel=1e-9, abs=1e-12) for row in stored]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "held", "gains"),
+    [(3, None, [1.0, 2.0, 4.0]), (4, [[8.0, 4.0, 9.0], [4.0, 4.0, 9.0], [8.0, 2.0, 9.0], [6.0, 2.0, 9.0]], [2.0, 1.0, 4.0, 3.0])],
+    ids=["older file", "rounds stored"],
+)
+def test_gains_are_those_of_the_rounds(tmp_path, rounds, held, gains):
+    row = {"method": "dgl", "how": "layers", "gain": 2.0, "low": 1.0, "high": 4.0} | ({"rounds": held} if held else {})
+    file = tmp_path / "bench.json"
+    file.write_text(json.dumps({"model": "vgg16", "rounds": rounds, "rows": [row]}), encoding="utf-8")
+    assert locking.rounds_of(file) == {"dgl, vgg16": gains}
+
+
+def test_four_rounds_of_an_older_file_are_refused(tmp_path):
+    file = tmp_path / "bench.json"
+    file.write_text(json.dumps({"model": "vgg16", "rounds": 4, "rows": [{"method": "dgl", "how": "layers"}]}), encoding="utf-8")
+    with pytest.raises(ValueError, match="4 rounds"):
+        locking.rounds_of(file)
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(2.0, "agrees"), (1.8, "agrees"), (1.7, "differs"), (2.4, "differs")])

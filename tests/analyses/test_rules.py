@@ -1,5 +1,8 @@
 """What the analyses of rules decide, and how their values come from what a results file says of runs. Their trainings are not run here."""
 
+import json
+import math
+import os
 from argparse import Namespace
 
 import pytest
@@ -52,10 +55,29 @@ def test_slightly_worse_has_a_size_and_a_sign():
     def of(gap):
         return {all_methods.FINAL: {"bp": [50.0, 50.5, 49.8, 50.1], "dfa": [50.0 - gap, 50.4 - gap, 49.9 - gap, 50.2 - gap]}}
 
-    tests = [test for test in all_methods.TESTS if test.name in ("dfa-near-bp", "bp-above-dfa")]
-    assert verdicts(tests, of(3)) == {"dfa-near-bp": "supported", "bp-above-dfa": "supported"}
-    assert verdicts(tests, of(8)) == {"dfa-near-bp": "not supported", "bp-above-dfa": "supported"}
-    assert verdicts(tests, of(-3)) == {"dfa-near-bp": "supported", "bp-above-dfa": "not supported"}
+    tests = [test for test in all_methods.TESTS if test.name == "dfa-slightly-below-bp"]
+    for gap, verdict, parts in (
+        (3, "supported", ["supported", "supported"]),
+        (8, "not supported", ["supported", "not supported"]),
+        (-3, "not supported", ["not supported", "supported"]),
+    ):
+        (found,) = decide(tests, {"values": of(gap)})
+        assert (found.verdict, [part.verdict for part in found.parts]) == (verdict, parts)
+
+
+def test_all_steps_of_the_order_of_losses_must_hold():
+    noise = [0.0, 0.01, -0.02, 0.015, -0.01]
+
+    def of(*means):
+        rules = ("bp", "chunked", "overlap", "dgl")
+        return {
+            all_methods.LOSS: {rule: [mean + (1 + i) * n for n in noise] for i, (rule, mean) in enumerate(zip(rules, means, strict=True))}
+        }
+
+    tests = [test for test in all_methods.TESTS if test.name == "loss-in-order"]
+    assert verdicts(tests, of(1.0, 1.1, 1.2, 1.3)) == {"loss-in-order": "supported"}
+    assert verdicts(tests, of(1.0, 1.2, 1.1, 1.3)) == {"loss-in-order": "not supported"}
+    assert verdicts(tests, of(1.0, 1.1, 1.3, 1.2)) == {"loss-in-order": "not supported"}
 
 
 def test_a_grid_goes_on_beyond_the_end_at_which_the_best_rate_lies(monkeypatch, tmp_path):
@@ -72,6 +94,43 @@ def test_a_grid_goes_on_beyond_the_end_at_which_the_best_rate_lies(monkeypatch, 
     assert rate.lr == 0.03
     assert not rate.at_end
     assert asked == [all_methods.ADAM, (*all_methods.ADAM, 0.03, 0.1)]
+
+
+def test_measurements_of_a_run_s_weights_are_kept_with_what_they_depend_on(monkeypatch, tmp_path, capsys):
+    run, weights, made = Namespace(path=tmp_path), ["one"], []
+    (tmp_path / "checkpoint.pt").touch()
+    monkeypatch.setattr(all_methods, "checkpoint_digest", lambda run: weights[0])
+    monkeypatch.setattr(all_methods, "data_of", lambda run: {"data": "digits", "images": 364})
+
+    def measured(run, args):
+        made.append(weights[0])
+        return {("block1.conv", "cosine"): 0.25, ("block1.conv", "noise_ceiling"): math.nan}
+
+    monkeypatch.setattr(all_methods, "measured", measured)
+    for _ in range(2):
+        found = all_methods.at_the_end(run, None)
+        assert found.pop(("block1.conv", "cosine")) == 0.25
+        assert math.isnan(found.pop(("block1.conv", "noise_ceiling")))
+        assert not found
+    assert made == ["one"]
+    weights[0] = "two"
+    all_methods.at_the_end(run, None)
+    assert made == ["one", "two"]
+    assert "another weights" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("younger", [True, False])
+def test_measurements_without_key_are_read_where_they_are_younger_than_the_weights(monkeypatch, tmp_path, younger):
+    """Such a file is a list alone, as it was written before there were keys."""
+    for name, age in (("checkpoint.pt", 50), ("at_the_end.json", 0 if younger else 100)):
+        (tmp_path / name).write_text(json.dumps([["top.out", "cosine", 1.0], ["top.out", "noise_ceiling", None]]), encoding="utf-8")
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    monkeypatch.setattr(all_methods, "checkpoint_digest", lambda run: "weights")
+    monkeypatch.setattr(all_methods, "data_of", lambda run: {})
+    monkeypatch.setattr(all_methods, "measured", lambda run, args: {("top.out", "cosine"): 0.5})
+    found = all_methods.at_the_end(Namespace(path=tmp_path), None)
+    assert found["top.out", "cosine"] == (1.0 if younger else 0.5)
+    assert len(found) == (2 if younger else 1)
 
 
 def all_methods_context(out):

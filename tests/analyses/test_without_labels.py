@@ -26,9 +26,10 @@ ALL = (
 
 
 def test_each_test_has_a_name_of_its_own_and_each_sentence_one_primary_test():
-    tests = [test for _, some in ALL for test in some]
+    whole = [test for _, some in ALL for test in some]
+    tests = [leaf for test in whole for leaf in test.leaves]
     assert len({test.name for test in tests}) == len(tests)
-    sentences = [test.primary_of for test in tests if test.primary_of]
+    sentences = [test.primary_of for test in whole if test.primary_of]
     assert len(set(sentences)) == len(sentences)
     for test in tests:
         assert (test.at_least is None) != (test.within is None), test.name
@@ -38,7 +39,7 @@ def test_each_test_has_a_name_of_its_own_and_each_sentence_one_primary_test():
 @pytest.mark.parametrize("part", ABLATIONS)
 def test_the_groups_that_are_compared_are_trained(part):
     trained = {*ABLATIONS[part]("digits", everything=True), UNTRAINED}
-    groups = {group for test in simclr_ablations.TESTS[f"simclr_{part}"] for group in test.contrast}
+    groups = {group for test in simclr_ablations.TESTS[f"simclr_{part}"] for leaf in test.leaves for group in leaf.contrast}
     assert groups <= trained
     first = set(ABLATIONS[part]("digits"))
     assert groups <= first  # without the runs that the figure alone needs
@@ -62,8 +63,8 @@ def test_a_larger_batch_has_as_many_updates_and_a_scaled_rate():
             assert small.epochs * small.data.limit >= updates * small.batch_size
             assert large.epochs * large.data.limit >= updates * large.batch_size
             assert large.optimizer.lr == pytest.approx(small.optimizer.lr * (large.batch_size / small.batch_size) ** 0.5)
-    (more, _, *_) = simclr_ablations.TESTS["simclr_batches"]
-    assert sorted(more.contrast.values()) == [-1, -1, 1, 1]
+    (both, *_) = simclr_ablations.TESTS["simclr_batches"]
+    assert [sorted(part.contrast.values()) for part in both.parts] == 2 * [[-1, -1, 1, 1]]
 
 
 def test_local_learning_is_decided_by_all_local_rules_and_loco_by_loco():

@@ -1,158 +1,18 @@
 """The numbers of docs/results are those of the files in figures."""
 
 import re
+from collections import Counter
 
+import numpy as np
 import pytest
+from stated_numbers import ROOT, SENTENCES, TYPED, pages, prose, typed_numbers, typed_on, without_code
 
 from tools.docs import result_tables, rule_tables
-from tools.docs.result_tables import PAGES, TABLES, number, results, rows_of, with_marks, with_tables
+from tools.docs.result_tables import PAGES, SCRIPTS, TABLES, number, results, with_marks, with_tables
 from tools.docs.stored import FIGURES
 
 pytestmark = pytest.mark.skipif(not FIGURES.is_dir(), reason="figures are not in the source distribution")
 MARK = re.compile(r"<!-- table: (\S+) -->")
-
-
-def claim(folder, words, negated=False):
-    """(mean, low, high) of the saved claim that holds some words."""
-    found = [c["difference"] for c in results(folder)["claims"] if words in c["claim"]]
-    assert len(found) == 1, (folder, words)
-    mean, low, high = found[0]
-    return (-mean, -high, -low) if negated else (mean, low, high)
-
-
-def bracket(triple, digits=1, sign=False):
-    """``mean [low, high]`` as pages print it: a true minus sign, a plus on request."""
-    texts = [number(v, digits).replace("-", "−") for v in triple]
-    plus = "+" if sign and triple[0] > 0 else ""
-    return f"{plus}{texts[0]} [{texts[1]}, {texts[2]}]"
-
-
-def spread(mean, low, high, unit=" %"):
-    return f"{number(mean, 1)}{unit} ± {number((high - low) / 2, 1)}"
-
-
-def block(label, name, key="mean"):
-    row = next(r for r in results("partly_random")["blocks"] if (r["label"], r["block"], r["quantity"]) == (label, name, "corrupted_noisy"))
-    return 100 * row[key]
-
-
-def gabors(rule):
-    rows = results("first_layer_filters")["numbers"]["7x7"][rule]
-    return f"{number(100 * sum(row['gabor_share']['trained'] for row in rows) / len(rows), 0)} %"
-
-
-def recording(method):
-    rows = {r["record_every"]: r["time_ratio"] for r in results("bench/basic-cnn.json")["rows"] if r["method"] == method}
-    return f"{number(rows[16] / rows[0])} × ({method})"
-
-
-def lost_by_pipelines():
-    rows = [r for name in ("vgg16", "basic-cnn") for r in results(f"parallel/{name}.json")["rows"] if r["method"] == "bp"]
-    return "loses {} to {} % of".format(*(number(100 * (1 - r["gain"] / r["machine"]), 0) for r in rows))
-
-
-def share_of_machine():
-    row = results("parallel/vgg16.json")["rows"][0]
-    return f"reaches {number(100 * row['gain'] / row['machine'], 0)} % of the speed-up"
-
-
-def first_iteration_cosines():
-    rows = rows_of("iteration1/cosine_heat_map.csv")
-    largest = max(abs(float(r["mean"])) for r in rows if r["label"] in ("dni", "cdni") and r["layer"].startswith("block"))
-    return f"|cosine| < {number(largest + 0.0005, 3)}"
-
-
-def last_norm_ratios(rule):
-    ends = {r["layer"]: float(r["mean"]) for r in rows_of("iteration1/norm_ratio_over_training.csv") if r["label"] == rule}
-    return "{}, {} and {}".format(*(number(ends[f"block{k}.conv"], 0) for k in (1, 2, 3)))
-
-
-def too_long(epoch):
-    """How many times too long dni's gradients are, from the last block to the first."""
-    row = next(r for r in rows_of("full_size/iteration1-fast-w32/fast-dni-published-s0-4epochs-w32.csv") if r["epoch"] == str(epoch))
-    return [f"{float(row[f'norm_ratio:block{k}.conv']):,.0f}" for k in (3, 1)]
-
-
-def best_full_size_bp():
-    rows = rows_of("full_size/iteration1-fast-w32/fast-bp-s0-w32.csv")
-    return number(100 * max(float(r["test_accuracy"]) for r in rows), 1)
-
-
-def second_iteration(network, rule):
-    rows = results(f"iteration2-{network}")["test_accuracy"][rule]
-    return ", ".join(number(rows[str(epoch)], 1) for epoch in range(1, len(rows)))
-
-
-def second_losses(network):
-    losses = results(f"iteration2-{network}")["train_loss"]
-    return "{} (bp) and {} (dgl)".format(*(number(list(losses[rule].values())[-1]) for rule in ("bp", "dgl")))
-
-
-def chance_of_layer_1():
-    return bracket(results("gradient_similarity")["final_null_cosine"]["block1.conv"], 2)
-
-
-def step_cost(method, record_every=0):
-    rows = {(r["method"], r["record_every"]): r for r in results("bench/basic-cnn.json")["rows"]}
-    return tuple(number(rows[method, record_every][key]) for key in ("time_ratio", "memory_ratio"))
-
-
-def dni_with(target):
-    """Mean cosine and norm ratio of the blocks with a target of the synthesiser."""
-    row = results("dni_target")["table"][f"dni target={target} zero_bias=yes"]
-    texts = [
-        (number(mean, digits), number((high - low) / 2, digits))
-        for (mean, low, high), digits in ((row["cosine"], 2), (row["norm_ratio"], 1))
-    ]
-    return [f"{mean} ± {half}" for mean, half in texts]
-
-
-SENTENCES = {
-    "../faq": [
-        lambda: "`bp` takes {} × the time and {} × the added memory".format(*step_cost("bp")),
-        lambda: "`dgl` {} and {}".format(*step_cost("dgl")),
-        lambda: "recorded on every step {} and {}".format(*step_cost("dgl", 1)),
-        lambda: "every 16th step {} and {}".format(*step_cost("dgl", 16)),
-        lambda: "`dni` {} and {}".format(*step_cost("dni")),
-        lambda: "is {} and the norm ratio {};".format(*dni_with("sum")),
-        lambda: "{} and {} (`python -m analyses.dni_target`)".format(*dni_with("mean")),
-    ],
-    "iteration-1": [
-        first_iteration_cosines,
-        lambda: last_norm_ratios("dni"),
-        lambda: last_norm_ratios("cdni"),
-        *(lambda rule=rule: f"- {rule} {second_iteration('basic-cnn', rule)}" for rule in ("bp", "dgl")),
-        lambda: f"{second_iteration('vgg16', 'bp').replace(', ', ' and ')} % (bp)",
-        lambda: f"{second_iteration('vgg16', 'dgl').replace(', ', ' and ')} % (dgl)",
-        lambda: second_losses("vgg16"),
-    ],
-    "full-size": [
-        lambda: "{} (block 3) to {} (block 1) times longer than the true ones in the first epoch".format(*too_long(1)),
-        lambda: "{} to {} times in the fourth".format(*too_long(4)),
-        lambda: f"eight epochs ({best_full_size_bp()} %)",
-    ],
-    "blocks-and-separability": [lambda: bracket(claim("representations", "I(h, y): block2"), 3)],
-    "random-labels": [
-        lambda: spread(*(block("bp", "block3", key) for key in ("mean", "low", "high"))),
-        lambda: spread(*(block("dgl", "block3", key) for key in ("mean", "low", "high"))),
-        lambda: f"{number(block('bp', 'block1'), 1)} and {number(block('dgl', 'block1'), 1)} %",
-        lambda: f"({number(block('bp', 'block1', 'untrained'), 1)} %)",
-    ],
-    "first-layer-filters": [
-        *(lambda rule=rule: gabors(rule) for rule in ("bp", "chunked in two", "chunked in three", "overlap", "dgl")),
-    ],
-    "without-labels": [
-        lambda: bracket(claim("inpainting", "centre: squared error"), 0).replace(" [", " % ["),
-        lambda: bracket(claim("inpainting", "centre: block3 is read better than the untrained")).replace(" [", " points ["),
-    ],
-    "learning-curves": [chance_of_layer_1],
-    "feedback": [
-        lambda: f"the learning rate is {results('feedback_angles')['settings']['inferred']['lr']:g}.",
-        lambda: "({limit:,} of 60,000 training images, {epochs} epochs, all".format(**results("feedback_tables")["parts"][1]),
-        lambda: "scikit-learn's digits ({epochs} epochs,".format(**results("feedback_tables")["parts"][0]),
-    ],
-    "costs-and-parallel": [lambda: recording("bp"), lambda: recording("dgl"), lost_by_pipelines, share_of_machine],
-}
 
 
 @pytest.mark.parametrize("path", with_marks(), ids=lambda path: path.stem)
@@ -164,13 +24,6 @@ def test_tables_are_those_of_the_files(path):
 def test_every_table_stands_on_one_page():
     found = [name for path in with_marks() for name in MARK.findall(path.read_text(encoding="utf-8"))]
     assert sorted(name for name in found if name in TABLES) == sorted(TABLES)
-
-
-@pytest.mark.parametrize("page", SENTENCES)
-def test_sentences_hold_the_numbers_of_the_files(page):
-    text = " ".join((PAGES / f"{page}.md").read_text(encoding="utf-8").split())
-    missing = [expected for make in SENTENCES[page] if (expected := make()) not in text]
-    assert not missing, f"{page}.md lacks {missing}"
 
 
 def test_a_wrong_cell_is_seen(monkeypatch):
@@ -197,3 +50,76 @@ def test_readme_and_first_comparison_print_one_table():
         for text in [(root / name).read_text(encoding="utf-8")]
     ]
     assert shown[0] == shown[1]
+
+
+# ----------------------------------------------------------------------------------------------------------------- prose
+
+
+def sentences(page):
+    return [make() for make in SENTENCES.get(page, ())]
+
+
+@pytest.mark.parametrize("page", SENTENCES)
+def test_sentences_hold_the_numbers_of_the_files(page):
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    missing = [expected for expected in sentences(page) if expected not in text]
+    assert not missing, f"{page} lacks {missing}"
+
+
+@pytest.mark.parametrize("page", pages())
+def test_no_measured_number_is_typed(page):
+    """One that looks measured stands in a table, a printed block, a sentence that is made from a file, or among those explained."""
+    left = typed_numbers((ROOT / page).read_text(encoding="utf-8"), sentences(page), typed_on(page))
+    assert not left, f"{page}: add a sentence to tests/stated_numbers.py that makes {left} from a file"
+
+
+def test_typed_numbers_are_seen():
+    page = "# A page\n\nIt takes 3.7 × the time, 12 s, and ends at 84.9 %\nor 0.24 ± 0.05, 2e-6 off, 5 points, 30°, 2 GB."
+    found = typed_numbers(page + " A 95 % interval, Adam 3e-5.\n")
+    assert found == [
+        "3.7 ×",
+        "12 s",
+        "84.9 %",
+        "0.24",
+        "± 0.05",
+        "2e-6",
+        "5 points",
+        "30°",
+        "2 GB",
+    ]
+    hidden = (
+        "`--lr 0.1`, [a page](page-0.5.md), <!-- 7.5 % -->\n\n<!-- table: a -->\n| 3.5 |\n<!-- end of table -->\n\n```sh\ntrain 0.4\n```\n"
+    )
+    assert typed_numbers(hidden) == []
+    assert typed_numbers("It ends at 0.97 and 0.98.", ["ends at 0.97"]) == ["0.98"]
+    assert typed_numbers("It ends at 0.97 and 0.98.\n\n```\nfinal 0.97\n```\n") == ["0.98"]
+
+
+def test_what_may_be_typed_is_still_on_its_page():
+    for page in TYPED:
+        text = prose((ROOT / page).read_text(encoding="utf-8"))
+        assert not [words for words in typed_on(page) if without_code(words) not in text], page
+
+
+@pytest.mark.parametrize(("seeds", "wanted"), [(3, 76), (5, 84), (10, 90)])
+def test_bootstrap_intervals_of_few_seeds_are_too_short_as_the_page_says(seeds, wanted):
+    """Percentile intervals of normal values, 2,000 studies: 1,000 resamples each are enough for a point or two."""
+    draw = np.random.default_rng(0)
+    covered = 0
+    for values in draw.normal(size=(2_000, seeds)):
+        low, high = np.percentile(values[draw.integers(seeds, size=(1_000, seeds))].mean(1), (2.5, 97.5))
+        covered += low <= 0 <= high
+    assert 100 * covered / 2_000 == pytest.approx(wanted, abs=2.5)  # two and a half standard errors
+
+
+@pytest.mark.parametrize(("script", "folder", "_", "size"), SCRIPTS)
+def test_sizes_that_are_typed_are_those_of_the_files(script, folder, _, size):
+    found = results(folder)
+    settings = found.get("settings") or {}
+    settings = settings.get("adam", settings)
+    seeds = Counter(run["label"] for run in found.get("runs", [])).values()
+    if stated := re.search(r"(\d+)(?: to \d+)? seeds?", size):
+        assert not seeds or int(stated[1]) == max(seeds)
+    for name, words in (("width", r"width (\d+)"), ("epochs", r"(\d+) epochs"), ("steps", r"([\d,]+) (?:iterations|updates)")):
+        if name in settings and (stated := re.search(words, size)):
+            assert int(stated[1].replace(",", "")) == settings[name]

@@ -10,11 +10,10 @@ A page is run from top to bottom in an empty folder. Files that a page asks to b
 
 from __future__ import annotations
 
+import csv
 import glob
 import re
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,12 +21,10 @@ import torch
 from PIL import Image
 
 from gradlens.methods import METHODS
+from tools.docs.page_blocks import blocks_of, commands_of
 from tools.docs.rules import _trial
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"((?:^<!--[^\n]*-->\n)*)^( *)```(\w+)[^\n]*\n(.*?)^ *```", re.S | re.M)
-SAVED = re.compile(r"<!-- (?:file: |example: .*? as )([\w.-]+)")
-ASKED = re.compile(r"<!-- test: (.*?) -->")
 NAMED_DATA = re.compile(r"\b(cifar100|cifar10|mnist|fashion-mnist|svhn|stl10)\b")
 TRAINING = "--epochs 1 --limit 64 --limit-test 32 --batch-size 32 --quiet"
 SHORT = {  # command -> what makes it short
@@ -40,42 +37,6 @@ SHORT = {  # command -> what makes it short
     "timeline": "--width 4 --batch-size 8",
 }
 NEEDS_MORE = ("server", "trainer", "Trainer(", "RUN_DIR", "COMPARISON", "…", "runs/", "comparisons/")  # in Python: no block of its own
-
-
-@dataclass(frozen=True)
-class Block:
-    """One fenced block of a page."""
-
-    language: str
-    text: str
-    comments: str
-
-    @property
-    def file(self) -> str | None:
-        """The name that the block is saved under."""
-        found = SAVED.search(self.comments)
-        return found.group(1) if found else None
-
-    @property
-    def asked(self) -> str:
-        """What the page says to this test about the block."""
-        found = ASKED.search(self.comments)
-        return found.group(1) if found else ""
-
-
-def blocks_of(page: str) -> list[Block]:
-    """The fenced blocks of a page, in its order."""
-    return [
-        Block(language, re.sub(rf"^{indent}", "", text, flags=re.M), comments) for comments, indent, language, text in BLOCK.findall(page)
-    ]
-
-
-def commands_of(block: Block) -> Iterator[list[str]]:
-    """The words of each ``gradlens`` command of a block, without comments; lines that end in a backslash go on."""
-    for line in block.text.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
-        if words[:1] == ["gradlens"] and "[OPTIONS]" not in words and words[1:]:
-            yield words[1:]
 
 
 def shortened(words: list[str], asked: str) -> list[str]:
@@ -157,13 +118,52 @@ def test_commands_run(name, folder, program):
             assert status in wanted, f"{shlex.join(words)}\n{err}"
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, page in PAGES.items() if name != "README.md" and any(b.language == "python" for b in blocks_of(page))]
-)
-def test_python_runs(name, folder):
-    """The blocks of a page run one after the other in one namespace, but those that read runs or are saved as files."""
+def numbers(text: str) -> list[float]:
+    """All numbers of a text."""
+    return [float(found.replace("−", "-")) for found in re.findall(r"(?<![\w.])[−-]?\d+(?:\.\d+)?", text)]
+
+
+@pytest.mark.parametrize("name", WITH_PYTHON)
+def test_python_runs(name, folder, capsys):
+    """The blocks of a page run one after the other in one namespace, but those that read runs or are saved as files.
+
+    Where the block after one shows what it prints, the numbers are those, to 0.02: another version of torch may round otherwise.
+    """
     scope: dict[str, object] = {}
-    for block in blocks_of(PAGES[name]):
+    blocks = blocks_of(PAGES[name])
+    for block, after in zip(blocks, [*blocks[1:], None], strict=True):
         runs = block.language == "python" and not block.file and not block.asked.startswith("skip")
         if runs and not any(word in block.text for word in NEEDS_MORE):
+            capsys.readouterr()
             exec(compile(block.text, name, "exec"), scope)
+            if after and not after.language and "print(" in block.text:
+                assert numbers(capsys.readouterr().out) == pytest.approx(numbers(after.text), abs=0.02)
+
+
+def test_the_first_layer_s_cosine_falls_with_the_size_of_micro_batches(folder):
+    name = "docs/how-to/accumulation-bf16-clipping.md"
+    stated = re.search(r"first layer: (\S+) with (\d+) images, (\S+) with (\d+)\)", " ".join(PAGES[name].split()))
+    first, second, *_ = (block.text for block in blocks_of(PAGES[name]) if block.language == "python")
+    scope: dict[str, object] = {}
+    exec(compile(first + second.partition("whole = ")[0], name, "exec"), scope)
+    model, compare = scope["model"], scope["gradlens"].compare
+    for cosine, size in ((stated[1], stated[2]), (stated[3], stated[4])):
+        gradients = scope["accumulated"](int(size))
+        rows = compare(model, scope["cross_entropy"](model(scope["images"]), scope["labels"]), gradients)
+        found = next(row.value for row in rows if (row.layer, row.kind, row.quantity) == ("0", "weight", "cosine"))
+        assert found == pytest.approx(float(cosine), abs=0.002)
+
+
+@pytest.mark.slow
+def test_lightning_logs_what_the_page_shows(folder):
+    pytest.importorskip("lightning")
+    name = "docs/tutorials/own-loop.md"
+    code = [block.text for block in blocks_of(PAGES[name]) if block.language == "python"]
+    exec(compile(code[0] + next(text for text in code if "Trainer(" in text), name, "exec"), {})
+    shown = re.findall(r"^\| (\d+) \| (\d\.\d+) \| (\d\.\d+) \|$", PAGES[name], re.M)
+    with (folder / "logs" / "lightning_logs" / "version_0" / "metrics.csv").open() as file:
+        logged = {row["step"]: row for row in csv.DictReader(file) if row.get("cosine/activation/net.conv1")}
+    assert len(shown) == 5
+    for step, *values in shown:
+        found = [float(logged[step][f"{quantity}/activation/net.conv1"]) for quantity in ("cosine", "norm_ratio")]
+        assert found == pytest.approx([float(value) for value in values], abs=0.02)

@@ -1,5 +1,8 @@
 """What ranks gain: the numbers are of what they say they are of."""
 
+import json
+from statistics import median
+
 import pytest
 import torch
 from ranks import together
@@ -38,7 +41,10 @@ def test_every_way_of_sharing_is_measured(tmp_path):
     assert (fa.bound, fa.split, fa.megabytes_per_s, bp.megabytes_per_s) == (None, "", None, None)
     sent = 16 * 16 * 4 + 16 * 8 + 8  # activations, labels, the control word: bytes of a step
     assert dgl.megabytes_per_s * 1e6 * dgl.together == pytest.approx(sent, rel=0.5)  # of all steps over the median time of one
-    assert "dgl" in to_json(rows, {"model": "mlp"})
+    for row, stored in zip(rows, json.loads(to_json(rows, {"model": "mlp"}))["rows"], strict=True):
+        gains = [alone / together for alone, together, _ in stored["rounds"]]
+        assert (min(gains), median(gains), max(gains)) == (row.low, row.gain, row.high)
+        assert median(2 * alone / beside for alone, _, beside in stored["rounds"]) == row.machine
     assert len(ranks_table(rows, "about").rows) == 4
 
 

@@ -1,6 +1,7 @@
 """The structure of the cost table and its exact columns; never a timing."""
 
 import json
+from statistics import median
 
 import pytest
 import torch
@@ -100,6 +101,20 @@ def test_json_holds_every_row(result):
     assert read["batch_size"] == 16
     assert read["threads"] == torch.get_num_threads()
     assert [Cost(**row) for row in read["rows"]] == result.rows
+
+
+def test_medians_follow_from_the_rounds_that_are_stored(result):
+    read = json.loads(result.to_json())
+    plain = read["rows"][0]
+    for row in read["rows"]:
+        assert len(row["seconds"]) == read["rounds"]
+        assert row["time_ratio"] == median(a / b for a, b in zip(row["seconds"], plain["seconds"], strict=True))
+        assert row["images_per_s"] == 16 / median(row["seconds"])
+
+
+def test_files_of_earlier_versions_have_no_rounds(result):
+    older = [{name: value for name, value in row.items() if name != "seconds"} for row in json.loads(result.to_json())["rows"]]
+    assert [Cost(**row).seconds for row in older] == [[]] * len(result.rows)
 
 
 def test_table_and_protocol(result):

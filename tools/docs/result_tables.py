@@ -6,6 +6,7 @@ A page holds each table between ``<!-- table: NAME -->`` and ``<!-- end of table
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from tools.docs.markdown import table
 from tools.docs.rule_tables import RULE_TABLES
 from tools.docs.stored import BLOCKS, DASH, LAYERS, PAGES, bounds, half_width, number, results, rows_of
 from tools.docs.theory_tables import THEORY_TABLES
-from tools.docs.verdict_tables import tests, verdict_table
+from tools.docs.verdict_tables import tests
 
 # ------------------------------------------------------------------------------------------------------------ the tables
 
@@ -144,8 +145,16 @@ def scripts() -> str:
     """What each script trains, at what size, and the minutes that its saved results took."""
     return table(
         ["script", "what", "size of the saved results", "minutes"],
-        [[f"`{s}`", what, size, _minutes(f)] for s, f, what, size in SCRIPTS],
+        [[f"`{s}`", what, size or stored_size(f), _minutes(f)] for s, f, what, size in SCRIPTS],
     )
+
+
+def stored_size(folder: str) -> str:
+    """Network, images, epochs and seeds of a folder's runs, of a file that states them."""
+    found = results(folder)
+    seeds = sorted(set(Counter(run["label"] for run in found["runs"]).values()))
+    many = str(seeds[-1]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return "width {width}, {limit:,} images, {epochs} epochs, ".format(**found["settings"]) + f"{many} seeds"
 
 
 def _minutes(folder: str) -> str:
@@ -155,11 +164,14 @@ def _minutes(folder: str) -> str:
     if sum(runs) >= 0.1:
         beside = f", and {number(found['minutes_of_probes'], 0)} of probes" if "minutes_of_probes" in found else ""
         return number(sum(runs), 0) + beside
-    return number(found.get("cpu_minutes", found.get("seconds", math.nan) / 60), 0)
+    if "cpu_minutes" in found:
+        return number(found["cpu_minutes"], 0)
+    by_the_clock = " by the clock" if folder == "predicting" else ""  # the one older file that does not hold CPU time
+    return number(found.get("seconds", math.nan) / 60, 0) + by_the_clock
 
 
 SMALL = "width 16, 3,000 images, 8 epochs, 3 seeds"
-SCRIPTS = (  # script, folder of its results, what, size
+SCRIPTS = (  # script, folder of its results, what, size; "": as its file has it
     (
         "iteration1",
         "iteration1",
@@ -172,12 +184,12 @@ SCRIPTS = (  # script, folder of its results, what, size
         "all_methods",
         "all_methods",
         "18 rules: accuracy, cosine, noise, chance",
-        "width 32, 6,000 images, 5 epochs, 3 seeds (5 rules: 1)",
+        "",
     ),
     ("linear_separability", "linear_separability", "linear probes of every block", "the same runs, and greedy with 3 seeds"),
     ("representations", "representations", "rank, class separation, information, CKA", "the same runs of 5 rules"),
-    ("random_labels", "random_labels", "random labels: bp and dgl with three heads", "width 16, 10,000 images, 55 epochs, 3 seeds"),
-    ("random_labels", "partly_random", "a fifth of the labels random, by block", "width 16, 4,000 images, 20 epochs, 3 seeds"),
+    ("random_labels", "random_labels", "random labels: bp and dgl with three heads", ""),
+    ("random_labels", "partly_random", "a fifth of the labels random, by block", ""),
     (
         "first_layer_filters",
         "first_layer_filters",
@@ -203,12 +215,12 @@ SCRIPTS = (  # script, folder of its results, what, size
     ("simclr_ablations heads", "simclr_heads", "depth of the projection head", SMALL),
     ("simclr_ablations batches", "simclr_batches", "batch size and number of steps", SMALL),
     ("inpainting", "inpainting", "context encoders beside autoencoders", "width 16, 5,000 images, 8 epochs, 3 seeds"),
-    ("async_slowdown", "async_slowdown", "accuracy against the slowdown of one block", "width 16, 5,000 images, 3 epochs, 3 seeds"),
+    ("async_slowdown", "async_slowdown", "accuracy against the slowdown of one block", ""),
     (
         "greedy_heads",
         "greedy_heads",
-        "greedy heads of 1, 2, 3 hidden layers",
-        "width 16, 5,000 images, stages of 3, 3 and 6 epochs, 6 seeds of 10 so far",
+        "greedy heads of 1, 2, 3 hidden layers, in stages",
+        "",
     ),
     ("feedback_angles", "feedback_angles", "the linear demonstration of feedback alignment", "as in the paper, 10 networks a scale"),
     ("feedback_tables", "feedback_tables", "five rules on tanh MLPs by depth", "digits; 8,000 images of MNIST, 10 seeds"),
@@ -224,7 +236,7 @@ PURPOSES = (  # of the FAQ: what one wants, rules, what to know beside their acc
     ("to train blocks in parallel, or with less memory, without waiting for those above", ("dgl", "overlap", "chunked"), ""),
     ("no transposed weights, as in models of the brain", ("usf", "frsf", "brsf", "kp"), "the first three know the weights' signs"),
     ("… and not even their signs", ("fa", "dfa"), ""),
-    ("error signals that are predicted", ("cdni", "dni"), "3.7 × the multiply-adds of `bp`"),
+    ("error signals that are predicted", ("cdni", "dni"), "{flop_ratio:.1f} × the multiply-adds of `bp`"),
     ("a control", ("shallow",), "its blocks stay untrained"),
 )
 
@@ -232,8 +244,14 @@ PURPOSES = (  # of the FAQ: what one wants, rules, what to know beside their acc
 def which_rule() -> str:
     """Final accuracy of the rules that serve a purpose."""
     final = {row["method"]: row["final"] for row in results("all_methods")["table"]}
+    cost = {row["method"]: {"flop_ratio": float(row["flop_ratio"])} for row in rows_of("method_costs/cards.csv")}
     lines = [
-        [want, ", ".join(f"`{rule}`" for rule in rules), ", ".join(half_width(final[rule], 1, 100) for rule in rules), note]
+        [
+            want,
+            ", ".join(f"`{rule}`" for rule in rules),
+            ", ".join(half_width(final[rule], 1, 100) for rule in rules),
+            note.format(**cost[rules[0]]),
+        ]
         for want, rules, note in PURPOSES
     ]
     lines.append(["to learn without labels", "`simclr`, `loco`, `cpc`, `infomax`", "see [Without labels](results/without-labels.md)", ""])
@@ -248,7 +266,7 @@ def command_costs() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "iteration1-spread": iteration1_spread, "learning-curves": lambda: verdict_table("learning_curves", results("learning_curves")),
+    "iteration1-spread": iteration1_spread, "learning-curves": partial(tests, "learning_curves"),
     "iteration1": iteration1, "iteration1-cosines": iteration1_cosines, "iteration1-epochs": iteration1_epochs,
     **{f"tests-{study}": partial(tests, study) for study in ("self_supervised", "inpainting")},
     "without-labels": without_labels, "dni-target": dni_target, "step-costs": step_costs,

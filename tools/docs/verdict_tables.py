@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
-from analyses.verdicts.decision import decide, effect_in_words, measured, p_in_words
-from analyses.verdicts.sentences import tests_of
+from analyses.verdicts.decision import Decided
+from analyses.verdicts.stored import decided
+from analyses.verdicts.wording import effect_in_words, p_in_words, repeated
 from tools.docs.markdown import table
-from tools.docs.stored import results
+from tools.docs.stored import FIGURES, results
 
 
-def verdict_table(study: str, saved: Mapping[str, Any]) -> str:
-    """Every test of a study that has values: what is compared, the effect, seeds, corrected p, verdict; the primary tests in bold.
-
-    Args:
-        study: folder of its results under ``figures``.
-        saved: its results.json.
-
-    """
+def verdict_table(found: Sequence[Decided]) -> str:
+    """Tests of a study: what is compared, effect, repetitions, corrected p, verdict; primary tests in bold, parts below the whole."""
     lines = []
-    for found in decide(measured(tests_of(study), saved), saved):
-        if found.seeds:
-            verdict = f"**{found.verdict}**" if found.test.primary_of else found.verdict
-            lines.append([found.test.says, effect_in_words(found), found.seeds, p_in_words(found.p_holm), verdict])
-    return table(["compared", "effect", "seeds", "p (Holm)", "verdict"], lines)
+    for one in found:
+        if one.seeds:
+            verdict = f"**{one.verdict}**" if one.test.primary_of else one.verdict
+            effect = f"all of {len(one.parts)}:" if one.parts else effect_in_words(one)
+            lines.append([one.test.says, effect, repeated(one), p_in_words(one.p_holm), verdict])
+            lines += [
+                [f"– {part.test.says}", effect_in_words(part), repeated(part), f"({p_in_words(part.p_holm)})", f"({part.verdict})"]
+                for part in one.parts
+            ]
+    note = "\nIn brackets: each part by itself; all of them must hold ([how a verdict is made](claims.md)).\n"
+    return table(["compared", "effect", "repeated", "p (Holm)", "verdict"], lines) + note * any(one.parts for one in found)
 
 
 def tests(study: str) -> str:
     """What a study's tests come to, where its script has been run since it saves one value a seed."""
-    found = results(study)
-    if not {"values", "effects"} & set(found):
+    if not {"values", "effects"} & set(results(study)):
         return "*Not decided yet: the saved results are older than the tests.*\n"
-    return verdict_table(study, found)
+    return verdict_table(decided(study, FIGURES))

@@ -28,6 +28,14 @@ SECONDS = 4.0  # that one measurement lasts at least
 FILLING = 2  # steps before the clock starts
 
 
+class Round(NamedTuple):
+    """Seconds of a step in one round."""
+
+    alone: float  # in one process
+    together: float  # on all ranks
+    beside: float  # on the slowest of as many processes side by side
+
+
 class Gain(NamedTuple):
     """Speed-up of a rule on several ranks."""
 
@@ -44,6 +52,7 @@ class Gain(NamedTuple):
     machine: float  # the same for as many processes side by side that share nothing: ranks × alone / side by side
     bound: float | None  # total / largest stage, by the costs of the blocks: what ranks that never wait would gain; None for data
     megabytes_per_s: float | None  # sent from rank to rank; None where torch's engine sends
+    rounds: tuple[Round, ...] = ()  # in their order; in a file a list each; older files: none
 
 
 def generated(shape: tuple[int, ...], classes: int, images: int, seed: int) -> Data:
@@ -82,14 +91,6 @@ class _Steps:
         """Finish what is under way."""
         if isinstance(self.state.stage, LayerStage):
             self.state.stage.finish_pending()
-
-
-class _Round(NamedTuple):
-    """Seconds of a step in one round."""
-
-    alone: float  # in one process
-    together: float  # on all ranks
-    beside: float  # on the slowest of as many processes side by side
 
 
 def _seconds(ranks: ProcessGroup, work: _Steps | None, steps: int, by: int) -> float:
@@ -131,7 +132,7 @@ def _measure(
         second = _seconds(ranks, shared, steps, by=ranks.num_ranks - 1)
         sent += _bytes_sent(state) - so_far
         beside = max(ranks.all_gather_object(_seconds(ranks, alone, steps, by=ranks.rank)))
-        found.append(_Round(first / steps, second / steps, beside / steps))
+        found.append(Round(first / steps, second / steps, beside / steps))
     return _gain(state, found, sum(ranks.all_gather_object(sent)) / (steps + FILLING) / rounds, costs)
 
 
@@ -140,7 +141,7 @@ def _bytes_sent(state: TrainState) -> int:
     return state.stage.bytes_sent() if isinstance(state.stage, LayerStage) else 0
 
 
-def _gain(state: TrainState, rounds: Sequence[_Round], sent: float, costs: Sequence[float] | None) -> Gain:
+def _gain(state: TrainState, rounds: Sequence[Round], sent: float, costs: Sequence[float] | None) -> Gain:
     """Summarise the rounds; ``sent`` is in bytes a step, of all ranks, ``costs`` in seconds, of each block."""
     config, ranks, stage = state.config, state.ranks, state.stage
     ratios = [r.alone / r.together for r in rounds]
@@ -152,7 +153,7 @@ def _gain(state: TrainState, rounds: Sequence[_Round], sent: float, costs: Seque
         bound = sum(costs) / max(sum(costs[k] for k in blocks) for blocks in stage.ranges)
     rate = sent / together / 1e6 if sent else None
     kind, threads, gain = _kind(config, state.network.method), torch.get_num_threads(), (median(ratios), min(ratios), max(ratios))
-    return Gain(config.method, kind, ranks.num_ranks, threads, split, alone, together, *gain, machine, bound, rate)
+    return Gain(config.method, kind, ranks.num_ranks, threads, split, alone, together, *gain, machine, bound, rate, tuple(rounds))
 
 
 def bench_ranks(

@@ -56,6 +56,7 @@ class Cost:
     flop_ratio: float
     rate_share: float  # multiply-adds a second / those of bp (of plain, where bp is not measured), unrecorded, first precision
     task_share: float | None = None  # of a step's time for making views, patches or masks of the images; None: the rule makes none
+    seconds: list[float] = field(default_factory=list)  # of a step in each round, in their order; files of older versions: none
 
 
 @dataclass(frozen=True)
@@ -285,6 +286,7 @@ def _row(candidate: _Candidate, record_every: int, step: _Step, plain: _Step, pa
         flop_ratio=step.multiply_adds / plain.multiply_adds,
         rate_share=step.multiply_adds / pace.multiply_adds * _median_ratio(pace.seconds, step.seconds),
         task_share=_median_ratio(task.seconds, step.seconds) if task else None,
+        seconds=list(step.seconds),
     )
 
 
