@@ -87,4 +87,5 @@ def _outside(numbers: Tensor, nodes: int) -> list[int]:
 def _once(edges: Tensor) -> Tensor:
     """Return each undirected edge once, the lower node first, without self-loops, [2, E]."""
     ordered = edges.sort(1).values
-    return ordered[ordered[:, 0] != ordered[:, 1]].unique(dim=0).T.contiguous()
+    once: Tensor = torch.unique(ordered[ordered[:, 0] != ordered[:, 1]], dim=0)  # type: ignore[no-untyped-call]
+    return once.T.contiguous()

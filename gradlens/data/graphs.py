@@ -20,9 +20,9 @@ from gradlens.runtime.rng import generator
 def _shared_out(labels: Tensor, each: tuple[int, int], name: str) -> dict[str, Tensor]:
     """Choose nodes of every class for training and validation, the same at every call; the others are for test."""
     parts: list[list[Tensor]] = [[], [], []]
-    for c in labels.unique():
+    for c in range(int(labels.max()) + 1):
         mine = (labels == c).nonzero()[:, 0]
-        mine = mine[torch.randperm(len(mine), generator=generator(0, name, int(c)))]
+        mine = mine[torch.randperm(len(mine), generator=generator(0, name, c))]
         for part, some in zip(parts, mine.tensor_split([each[0], sum(each)]), strict=True):
             part.append(some)
     return {part: torch.cat(some).sort().values for part, some in zip(PARTS, parts, strict=True)}

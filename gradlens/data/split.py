@@ -91,11 +91,11 @@ class Data:
     test: Split  # the held-out part of the training images with a validation share
     classes: tuple[str, ...]  # of which the network's output says how likely each is: of images their names, of text its symbols
     test_name: str = "test"  # "validation" in that case
-    selection: Split | None = None  # validation examples beside the test ones: the best epoch is chosen on them
     unlabelled: Tensor | None = None  # [M, C, H, W] uint8: training images with an unknown or hidden label
     passed_over: Mapping[str, int] = field(default_factory=dict)  # kind of skipped file in a folder -> number
     known_fingerprint: str = ""  # if it was computed before
     origin: Origin | None = None
+    selection: Split | None = None  # validation examples beside the test ones: the best epoch is chosen on them
 
     @cached_property
     def everything(self) -> Split:

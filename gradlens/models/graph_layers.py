@@ -135,7 +135,8 @@ class GraphConv(GraphLayer):
 
     def on_graph(self, x: Tensor, graph: Adjacency) -> Tensor:
         """Multiply by W before the sum over neighbours: it has fewer columns."""
-        return graph.normalized @ F.linear(x, self.linear.weight) + self.linear.bias
+        out: Tensor = graph.normalized @ F.linear(x, self.linear.weight) + self.linear.bias
+        return out
 
 
 class ChebConv(GraphLayer):
@@ -208,4 +209,5 @@ class GATConv(GraphLayer):
         """Sum over neighbours with the attention's weights, some of them dropped in training."""
         h = F.linear(x, self.linear.weight).view(len(x), self.heads, -1)
         edges = self.attention(h, graph)
-        return (edges._replace(weight=self.drop(edges.weight)) @ h).flatten(1) + self.linear.bias
+        out: Tensor = (edges._replace(weight=self.drop(edges.weight)) @ h).flatten(1) + self.linear.bias
+        return out
