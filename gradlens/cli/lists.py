@@ -68,6 +68,8 @@ ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
         ('fashion-mnist', '28x28 grey clothes, 10 classes, 60,000 + 10,000 (torchvision)'),
         ('svhn', '32x32 colour house numbers, 10 classes, 73,257 + 26,032 (torchvision)'),
         ('stl10', '96x96 colour, 10 classes, 5,000 + 8,000, and 100,000 without a label (torchvision)'),
+        ('blocks', '--task graphs: a generated block model, 400 nodes, 4 classes, 40 nodes for training'),
+        ('karate', "--task graphs: Zachary's karate club, 34 members, 2 clubs, 4 members for training (networkx)"),
         ('PATH', 'a folder with train/<class>/ and test/<class>/, images of one size, or an .npz file of arrays'),
         ('FILE.py:build', 'your own: a function that gives images and labels (docs/extending/network-and-data.md)'),
     ),

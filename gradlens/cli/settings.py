@@ -26,7 +26,7 @@ DIGESTS = {  # of the files that say so; where one has changed since, a name is 
     'gradients/alignment.py': '2b84b662ba12',
     'gradients/diagnostics.py': 'c2c30707a8e1',
     'training/config.py': '3715d970c363',
-    'training/setting_groups.py': '4b86f33eb14b',
+    'training/setting_groups.py': 'b52d8068fe38',
     'models/spec.py': '941f42cce794',
     'gradients/losses.py': 'cff5bcf5b62c',
     'data/transforms.py': '1dd63b98e326',

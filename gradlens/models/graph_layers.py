@@ -151,8 +151,8 @@ class ChebConv(GraphLayer):
 
     def on_graph(self, x: Tensor, graph: Adjacency) -> Tensor:
         """Add both terms."""
-        h: Tensor = self.own(x)
-        return h + graph.laplacian @ self.neighbours(x)
+        out: Tensor = self.own(x) + graph.laplacian @ self.neighbours(x)
+        return out
 
 
 class SAGEConv(GraphLayer):
@@ -167,8 +167,8 @@ class SAGEConv(GraphLayer):
 
     def on_graph(self, x: Tensor, graph: Adjacency) -> Tensor:
         """Add a node's own row and the mean of its neighbours'."""
-        h: Tensor = self.own(x)
-        return h + graph.mean @ self.neighbours(x)
+        out: Tensor = self.own(x) + graph.mean @ self.neighbours(x)
+        return out
 
 
 class GATConv(GraphLayer):

@@ -83,10 +83,10 @@ class ModelSettings(Settings, frozen=True):
     )
     activation: str = setting("relu", "{choices}", choices=ACTIVATIONS, synonyms=("act", "nonlinearity"))
     attention: str = setting("none", "channel attention of resnet18, 20, 32, 50, 152: {choices}", choices=ATTENTIONS)
-    heads: int | None = setting(None, "attention heads of gat (8)", ge=1, since="0.3.0", synonyms=("num-heads", "n-head"))
-    dropout: float = setting(0.0, "dropout of graph networks", ge=0, lt=1, since="0.3.0", synonyms=("drop",))
+    heads: int | None = setting(None, "attention heads of gat (8)", ge=1, since="0.2.0", synonyms=("num-heads", "n-head"))
+    dropout: float = setting(0.0, "dropout of graph networks", ge=0, lt=1, since="0.2.0", synonyms=("drop",))
     attention_dropout: list[float] | None = setting(
-        None, "dropout of gat's attention coefficients; two numbers, as 0.6,0: hidden layers, output layer (default 0)", since="0.3.0"
+        None, "dropout of gat's attention coefficients; two numbers, as 0.6,0: hidden layers, output layer (default 0)", since="0.2.0"
     )
     cut: str = setting("after-pool", "where blocks end: {choices}", choices=("after-pool", "before-pool"))
 
@@ -114,7 +114,7 @@ class OptimizerSettings(Settings, frozen=True):
         allow_inf_nan=False,
         synonyms=("wd", "decay", "l2"),
     )
-    decay_blocks: int | None = setting(None, "weight decay of the first N blocks only (default all)", ge=1, since="0.3.0")
+    decay_blocks: int | None = setting(None, "weight decay of the first N blocks only (default all)", ge=1, since="0.2.0")
     lr_schedule: str = setting(
         "constant",
         "{choices} (step: x0.1 at 1/2 and 3/4)",

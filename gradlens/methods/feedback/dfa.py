@@ -42,7 +42,7 @@ class DFAOptions(BaseModel, frozen=True, extra="forbid"):
     feedback: Literal["own", "propagated"] = Field(
         "own",
         description="on graphs, what a node gets: its own error, or those up to k edges away too, with k the number of later blocks",
-        json_schema_extra={"since": "0.3.0"},
+        json_schema_extra={"since": "0.2.0"},
     )
 
 
