@@ -17,7 +17,7 @@ was known (``REPLICATION`` below, and open circles in the figure):
 Beside these each mean is compared with the replication's: within 2.5 combined standard errors or not. The replication froze nothing: its
 shallow networks keep dropout below the output layer, where ours are in eval mode.
 
-Costs about 100 minutes of one core, which is said again before it starts, and four more for the t-SNE maps of Cora's hidden layer
+Costs about 40 minutes of one core, which is said again before it starts, and four more for the t-SNE maps of Cora's hidden layer
 (perplexity 20, learning rate 100, 5,000 iterations, seed 0).
 
     python -m analyses.dfa_graphs --data FOLDER     # holds cora/cora.npz and citeseer/citeseer.npz; interrupted, it goes on
@@ -60,7 +60,7 @@ CELLS = (("cora", "gcn"), ("cora", "cheb"), ("cora", "gat"), ("citeseer", "gcn")
 RULES = ("bp", "dfa", "dfa propagated", "shallow")
 OPTIONS: Mapping[str, Mapping[str, Any]] = {"dfa propagated": {"feedback": "propagated"}}
 RECORDED: Mapping[str, Any] = {"record_every": 25, "diagnose_every": 0}
-CPU_SECONDS = {("cora", "gcn"): 9, ("cora", "cheb"): 13, ("cora", "gat"): 45, ("citeseer", "gcn"): 22, ("citeseer", "cheb"): 36}  # of a run
+CPU_SECONDS = {("cora", "gcn"): 6, ("cora", "cheb"): 10, ("cora", "gat"): 23, ("citeseer", "gcn"): 12, ("citeseer", "cheb"): 22}  # of a run
 MAPPED = ("bp", "dfa", "shallow")  # rules whose hidden layer is mapped
 MAP_MINUTES = 4
 NEAR = 3.0  # points behind bp that "nearly" allows
