@@ -37,6 +37,7 @@ import numpy as np
 import torch
 
 from analyses.figures.graph_figures import AccuracyPoint, MapPoint, accuracy_figure, map_figure
+from analyses.training.cost import announce_cost
 from analyses.training.stored import stored
 from analyses.training.study import arguments, environment
 from analyses.verdicts.decision import Test, all_of, details
@@ -289,7 +290,7 @@ def cost(seeds: int) -> float:
 def main() -> None:
     """Train all runs, test, draw, write figures/dfa_graphs."""
     args = arguments(__doc__ or "", data=".", numbers={"seeds": 10})
-    print(f"about {cost(args.seeds):.0f} minutes of one core, where nothing is stored yet", flush=True)
+    announce_cost(cost(args.seeds))
     graphs = Graphs(Path(args.data), args.out, args.seeds)
     found = []
     for cell in graphs.cells():

@@ -25,7 +25,7 @@ DIGESTS = {  # of the files that say so; where one has changed since, a name is 
     'models/zoo.py': '094bece894f7',
     'gradients/alignment.py': '2b84b662ba12',
     'gradients/diagnostics.py': 'c2c30707a8e1',
-    'training/config.py': '3715d970c363',
+    'training/config.py': '8ab925ad0929',
     'training/setting_groups.py': 'b52d8068fe38',
     'models/spec.py': '941f42cce794',
     'gradients/losses.py': 'cff5bcf5b62c',

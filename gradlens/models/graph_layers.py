@@ -139,8 +139,8 @@ class GraphConv(GraphLayer):
         return out
 
 
-class ChebConv(GraphLayer):
-    """Chebyshev filter of two terms, X W₀ᵀ + L̂ X W₁ᵀ + b with L̂ = −D^-½ A D^-½ (Defferrard et al. 2016, arXiv 1606.09375, K = 2)."""
+class TwoTermConv(GraphLayer):
+    """X W₀ᵀ + S X W₁ᵀ + b: a node's own row, and a weighted sum S over its neighbours'."""
 
     def __init__(self, features: int, out: int) -> None:
         super().__init__()
@@ -148,27 +148,31 @@ class ChebConv(GraphLayer):
         self.neighbours = nn.Linear(features, out, bias=False)
         _glorot(self.own.weight, self.neighbours.weight)
         nn.init.zeros_(self.own.bias)
+
+    @abstractmethod
+    def sums(self, graph: Adjacency) -> WeightedEdges:
+        """Return S."""
 
     def on_graph(self, x: Tensor, graph: Adjacency) -> Tensor:
         """Add both terms."""
-        out: Tensor = self.own(x) + graph.laplacian @ self.neighbours(x)
+        out: Tensor = self.own(x) + self.sums(graph) @ self.neighbours(x)
         return out
 
 
-class SAGEConv(GraphLayer):
-    """GraphSAGE with the mean over neighbours, X W₀ᵀ + D^-1 A X W₁ᵀ + b (Hamilton et al. 2017, arXiv 1706.02216), not normalised."""
+class ChebConv(TwoTermConv):
+    """Chebyshev filter of two terms, S = L̂ = −D^-½ A D^-½ (Defferrard et al. 2016, arXiv 1606.09375, K = 2)."""
 
-    def __init__(self, features: int, out: int) -> None:
-        super().__init__()
-        self.own = nn.Linear(features, out)
-        self.neighbours = nn.Linear(features, out, bias=False)
-        _glorot(self.own.weight, self.neighbours.weight)
-        nn.init.zeros_(self.own.bias)
+    def sums(self, graph: Adjacency) -> WeightedEdges:
+        """Return the rescaled Laplacian."""
+        return graph.laplacian
 
-    def on_graph(self, x: Tensor, graph: Adjacency) -> Tensor:
-        """Add a node's own row and the mean of its neighbours'."""
-        out: Tensor = self.own(x) + graph.mean @ self.neighbours(x)
-        return out
+
+class SAGEConv(TwoTermConv):
+    """GraphSAGE with the mean over neighbours, S = D^-1 A (Hamilton et al. 2017, arXiv 1706.02216); outputs are not normalised."""
+
+    def sums(self, graph: Adjacency) -> WeightedEdges:
+        """Return the mean over neighbours."""
+        return graph.mean
 
 
 class GATConv(GraphLayer):

@@ -23,16 +23,10 @@ if TYPE_CHECKING:
     from gradlens.training.config import Config
 
 USUAL: Mapping[str, Any] = {"model": "gcn", "data": "blocks", "epochs": 250}
-# Launay et al. 2020 (arXiv 2006.12878), their code: backprop's settings, which the rules they did not try get too, and dfa's
+# the papers' settings for backprop, which rules without settings of their own for these networks get too
 CONVOLUTION: Mapping[str, Any] = {"dropout": 0.5, "lr": 0.01, "weight_decay": 5e-4, "decay_blocks": 1}
 ATTENTION: Mapping[str, Any] = {"dropout": 0.6, "attention_dropout": [0.6], "lr": 0.005, "weight_decay": 5e-4}
 OF_NETWORK: Mapping[str, Mapping[str, Any]] = {"gcn": CONVOLUTION, "cheb": CONVOLUTION, "sage": CONVOLUTION, "gat": ATTENTION}
-OF_DFA: Mapping[str, Mapping[str, Any]] = {
-    "gcn": {"dropout": 0.1, "weight_decay": 1e-4},
-    "cheb": {"dropout": 0.0, "weight_decay": 1e-4},
-    "sage": {"dropout": 0.1, "weight_decay": 1e-4},
-    "gat": {"dropout": 0.1, "attention_dropout": [0.6, 0.0], "weight_decay": 1e-4},
-}
 NONE = -1  # the target of a node that has no label, or is in another part
 
 
@@ -50,11 +44,11 @@ class Graphs(Task):
     not_data_parallel = "a graph is one batch, and every node reads its neighbours"
 
     def defaults_for(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the settings of the network's paper, for dfa its own; another optimiser takes none of them."""
+        """Return the settings of the network's paper; another optimiser takes none of them."""
         model = str(given.get("model", USUAL["model"]))
         if given.get("optimizer", "adam") != "adam" or model not in OF_NETWORK:
             return USUAL
-        return {**USUAL, **OF_NETWORK[model], **(OF_DFA[model] if given.get("method") == "dfa" else {})}
+        return {**USUAL, **OF_NETWORK[model]}
 
     def data_sets(self) -> Mapping[str, str]:
         """Return the named graphs."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, Field
@@ -86,6 +86,12 @@ class DFA(Switched, Method):
     other_names = ("direct feedback alignment", "direct feedback")
     Options = DFAOptions
     depends_on = frozenset({"input", "output_error"})
+    defaults_on: ClassVar[Mapping[str, Mapping[str, Any]]] = {  # of Launay et al., in their code; sage as gcn
+        "gcn": {"dropout": 0.1, "weight_decay": 1e-4},
+        "cheb": {"dropout": 0.0, "weight_decay": 1e-4},
+        "sage": {"dropout": 0.1, "weight_decay": 1e-4},
+        "gat": {"dropout": 0.1, "attention_dropout": [0.6, 0.0], "weight_decay": 1e-4},
+    }
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
