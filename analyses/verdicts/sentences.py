@@ -61,7 +61,7 @@ STUDIES: dict[str, Study] = {
     "dfa_graphs": Study("dfa_graphs", 40, 10),
 }
 
-SCALES = "view synthesis and recommenders are not built; graphs have rows of their own below"
+SCALES = "graphs have rows of their own below (`analyses.dfa_graphs`, 40 core-minutes); view synthesis and recommenders are not built"
 REFERENCE = "The reference study's own experiments"
 OTHER_HEADS = "five heads with ten seeds at the size of `learning_curves`: 30 core-minutes"
 PEAKS = (
@@ -226,7 +226,7 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
         ),
         Sentence("dfa-scales", "Scales to view synthesis, recommenders, graphs and transformers", SCALES),
         Sentence(
-            "dfa-graphs", "... to graphs: every network learns by DFA, less well than by back-prop and far better than its output layer"
+            "dfa-graphs", "Graph networks learn by DFA, less well than by back-prop, better than their output layer alone", of_field=True
         ),
         Sentence("dfa-graphs-near", "On graphs convolution and attention nearly match back-prop", of_field=True),
         Sentence("dfa-graphs-propagated", "On graphs feedback along the edges is no worse than a node's own", of_field=True),

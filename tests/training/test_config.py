@@ -75,7 +75,7 @@ BAD = {
     "data": [3],
     "heads": [0, 1.5],
     "dropout": [-0.1, 1.0, NAN],
-    "attention_dropout": [0.5, ["much"]],
+    "attention_dropout": [0.5],
     "decay_blocks": [0, "first"],
 }
 
