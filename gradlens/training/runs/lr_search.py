@@ -12,6 +12,7 @@ from gradlens.runtime.progress import Watch
 from gradlens.training.comparison import ChosenRate
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext, load_data
+from gradlens.training.metrics import sign_of
 from gradlens.training.run_directory import Run
 from gradlens.training.runs.check import check, images_learned_from, with_smaller_batch
 from gradlens.training.runs.train_run import train_or_reuse
@@ -48,7 +49,7 @@ def search_lr(
     watch_for: Callable[[Config], Watch],
     elsewhere: Sequence[Path] = (),
 ) -> LrSearch:
-    """Find the learning rate of ``grid`` with the highest final accuracy on a validation split held out of the training images.
+    """Find the learning rate of ``grid`` with the best final score on a validation split held out of the training images.
 
     Args:
         config: the settings to choose for; its test images are not used.
@@ -86,12 +87,14 @@ def _trial_run(trial: Config, context: RunContext, watch_for: Callable[[Config],
 
 
 def _validation_score(run: Run | None) -> float:
-    """Return a trial's final accuracy, or minus its loss for rules that make no predictions; -inf if the loss diverged."""
+    """Return a trial's final score, higher is better, or minus its loss for rules without predictions; -inf if the loss diverged."""
     if run is None:
         return -math.inf
     ends = run.summary["validation"]
     if not run.config.rule.classifies:
         return -math.inf if ends["final_loss"] is None else -float(ends["final_loss"])
+    if (name := ends.get("score")) is not None:  # another than the accuracy
+        return -math.inf if ends["final_score"] is None else sign_of(name) * float(ends["final_score"])
     return -math.inf if ends["final_accuracy"] is None else float(ends["final_accuracy"])
 
 
