@@ -30,6 +30,7 @@ there is no noise-corrected one. greedy's are left out: a block's truth is its o
 dgl-async's training loss is on stored batches. What a step of each rule costs is measured by analyses.method_costs, on a quiet machine.
 
     python -m analyses.all_methods --data cifar10          # about 85 minutes of one core; interrupted, it goes on
+    python -m analyses.all_methods --redraw                # the pictures anew, from the files in figures/all_methods
 """
 
 from __future__ import annotations
@@ -54,9 +55,11 @@ from gradlens.gradients.diagnostics import SPARSE, sparse_rows
 from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import preserve_buffers_and_rng, true_gradients
 from gradlens.methods import METHODS
-from gradlens.reporting.aggregate import layer_points, scores, without_noise
+from gradlens.reporting.aggregate import LayerPoint, layer_points, scores, without_noise
 from gradlens.reporting.statistics import interval
+from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.rng import seeded
+from gradlens.runtime.text_files import read_json
 from gradlens.training.comparison import ChosenRate
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
@@ -251,7 +254,11 @@ def seed_after_seed(groups: Mapping[str, Sequence[Config]]) -> list[Config]:
 
 def main() -> None:
     """Choose learning rates, train or read all runs, test the sentences, write figures/all_methods."""
-    args = arguments(__doc__ or "", methods=True, numbers={"seeds": SEEDS})
+    args = arguments(__doc__ or "", methods=True, numbers={"seeds": SEEDS}, redraw=True)
+    if args.redraw:
+        folder = args.figures / "all_methods"
+        draw(read_json(folder / "results.json"), read_table(folder / "feedback_transpose.csv", LayerPoint), data_name(args), folder)
+        return
     names = args.methods or [name for name, rule in METHODS.items() if rule.classifies and not rule.has_teacher]
     announce_cost(85, "seed after seed, so that what is there can be compared")
     with Display(quiet=False) as display:

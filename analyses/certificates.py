@@ -27,6 +27,7 @@ Beside them:
 - a learner loses less to the best fixed probe on a block that learns than on one that stays: regret on block3 below shallow's.
 
     python -m analyses.certificates --data cifar10          # 10 minutes of one core; interrupted, it goes on
+    python -m analyses.certificates --redraw                # the pictures anew, from the files in figures/certificates
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ from gradlens.data.split import Data
 from gradlens.models.feature_pooling import pooled
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import save_figure
+from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.progress import no_progress
 from gradlens.runtime.rng import generator
 from gradlens.runtime.text_files import read_json, write_text
@@ -88,7 +90,6 @@ REGRET_NET: dict[str, Any] = {
     "record_every": 0, "online_probe": True,
 }  # fmt: skip
 LATE, EARLY = 128, 32  # rounds between which regret / √T is compared
-TITLES = ("How many test images each block separates", "Regret of a linear learner on each block beside its bound")
 MINUTES = {"a net and its certificates": 0.16, "a net with online probe": 0.09}  # of one core
 
 
@@ -311,9 +312,21 @@ def decided_share(result: dict[str, Any]) -> float:
     return 100 * (1 - undecided / asked)
 
 
+def draw(points: Sequence[NStarPoint], over_rounds: Sequence[RegretPoint], folder: Path) -> None:
+    """Write both figures with their tables."""
+    beside = f"BasicCNN of width {NET['width']}, {NET['limit']:,} CIFAR-10 images, {FEATURES} channel means a block, proven"
+    save_figure(n_star_figure(points, CAPACITY, beside), points, folder, "n_star")
+    beside = f"BasicCNN of width {REGRET_NET['width']} on digits, projected gradient descent, batches of {REGRET_NET['batch_size']}"
+    save_figure(regret_figure(over_rounds, beside), over_rounds, folder, "regret")
+
+
 def main() -> None:
     """Train, certify, measure regrets, test, draw, write figures/certificates."""
-    args = arguments(__doc__ or "", numbers={"seeds": SEEDS})
+    args = arguments(__doc__ or "", numbers={"seeds": SEEDS}, redraw=True)
+    if args.redraw:
+        folder = args.figures / "certificates"
+        draw(read_table(folder / "n_star.csv", NStarPoint), read_table(folder / "regret.csv", RegretPoint), folder)
+        return
     a_net, a_probe = MINUTES.values()
     minutes = args.seeds * (a_net * (len(RULES) + 2) + a_probe * len(REGRET_RULES))
     announce_cost(minutes)
@@ -341,11 +354,7 @@ def main() -> None:
     report(TESTS, results)
     folder = args.figures / "certificates"
     folder.mkdir(parents=True, exist_ok=True)
-    points, over_rounds = n_star_points(nets), regret_points(online)
-    beside = f"BasicCNN of width {NET['width']}, {NET['limit']:,} CIFAR-10 images, {FEATURES} channel means a block, proven"
-    save_figure(n_star_figure(points, CAPACITY, TITLES[0], beside), points, folder, "n_star")
-    beside = f"BasicCNN of width {REGRET_NET['width']} on digits, projected gradient descent, batches of {REGRET_NET['batch_size']}"
-    save_figure(regret_figure(over_rounds, TITLES[1], beside), over_rounds, folder, "regret")
+    draw(n_star_points(nets), regret_points(online), folder)
     write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     print(f"wrote {folder}")
 

@@ -7,19 +7,24 @@ ratio of their norms, and on test accuracy; BasicCNN of width 32 on the digits, 
 learning rate for all, to order the variants by accuracy: analyses/synthetic_gradient_scale.py does, with ten seeds and a rate for each.
 
     python -m analyses.dni_target
+    python -m analyses.dni_target --redraw          # the pictures anew, from the files in figures/dni_target
 """
 
 from __future__ import annotations
 
 import math
+from argparse import Namespace
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from analyses.figures.drawing import title_where
+from analyses.figures.redrawn import Curve, Panels, draw_curves, draw_panels, ends_of, with_unit
 from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, publish, trained
-from gradlens.reporting.aggregate import final_values, scores
+from gradlens.reporting.aggregate import LayerPoint, final_values, scores
 from gradlens.reporting.statistics import interval
 from gradlens.training.config import make_config
 from gradlens.training.run_directory import Run
@@ -46,10 +51,75 @@ def summary(runs: list[Run]) -> dict[str, dict[str, Any]]:
     return out
 
 
+NAMES = {  # of the two extremes, which are drawn; the others are in the csv files
+    f"{method} target={target} zero_bias={start}": f"{method} {words}"
+    for method in ("dni", "cdni")
+    for target, start, words in (("sum", "yes", "N·δ from zero"), ("mean", "no", "as published"))
+}
+BETWEEN = [f"{method} target={t} zero_bias={z}" for method in ("dni", "cdni") for t, z in (("sum", "no"), ("mean", "yes"))]
+UNUSED = ("cosine_heat_map", "cosine_over_training", "train_loss", "train_accuracy", "test_loss")  # the table and the others say it
+BLOCKS = ("block1.conv", "block2.conv", "block3.conv")
+
+
+def explained(rows: Sequence[LayerPoint]) -> str:
+    """What the explained variances at the end say: below 0 as published, above it on average with N·δ."""
+    last = max(row.step for row in rows)
+    published, units = ([r.mean for r in rows if r.step == last and name in r.label] for name in ("published", "N·δ"))
+    return title_where(
+        max(published) < 0 < fmean(units),
+        "Synthesisers that regress N·δ explain some of the gradient (0: a constant, 1: all of it); as published they end below 0",
+        "How much of the gradient the synthesisers explain (0: as much as a constant, 1: all of it)",
+    )
+
+
+def lengths(rows: Sequence[LayerPoint]) -> str:
+    """What the first lengths say: more than a hundred times too long as published, within a factor of ten with N·δ."""
+    first: dict[tuple[str, str], float] = {}
+    for row in sorted(rows, key=lambda row: row.step):
+        if row.mean > 0 and row.layer in BLOCKS:
+            first.setdefault((row.label, row.layer), row.mean)
+    published, units = ([value for (label, _), value in first.items() if name in label] for name in ("published", "N·δ"))
+    return title_where(
+        min(published) > 100 and all(0.1 < value < 10 for value in units),
+        "As published, synthetic gradients start hundreds of times too long; where N·δ is regressed, near the right length",
+        "Length of the blocks' gradients over that of the true ones",
+    )
+
+
+PANELS = (
+    Panels(
+        "explained_variance_over_training", "share of the gradient's\nvariance explained (symlog)",
+        explained,
+        "symlog", without=BETWEEN, updates="linear",
+    ),
+    Panels(
+        "norm_ratio_over_training", "length ÷ that of the true\ngradient (log scale)",
+        lengths,
+        "log", 1, "norm_ratio", BLOCKS, BETWEEN, "linear",
+    ),
+)  # fmt: skip
+
+
+def redraw(folder: Path) -> None:
+    """Draw the pictures from the csv files of a results folder."""
+    about = f"BasicCNN of width 32 on the digits, Adam 3e-4 · mean of {SEEDS} seeds"
+    curve = Curve("test", "accuracy", lambda rows: f"Test accuracy, last epoch: {with_unit(ends_of(rows), ' %', 0)}")
+    draw_curves(folder, [curve], [about, "band: 95 % t-interval"], names=NAMES, without=BETWEEN)
+    for panels in PANELS:
+        draw_panels(folder, panels, about, NAMES)
+
+
 def main() -> None:
     """Train or read 24 small runs, print the comparison, write figures/dni_target."""
-    args = arguments(__doc__ or "", data="digits")
-    announce_cost(2)
+    args = arguments(__doc__ or "", data="digits", redraw=True)
+    if not args.redraw:
+        announce_cost(2)
+        compared(args)
+    redraw(args.figures / "dni_target")
+
+
+def compared(args: Namespace) -> None:
+    """Train or read the runs and save what they come to."""
     shared: dict[str, Any] = {"data": args.data, "width": 32, "epochs": 15, "lr": 3e-4, "record_every": 5}
     variants = product(("dni", "cdni"), ("sum", "mean"), (True, False), range(SEEDS))
     configs = [make_config(method=m, options={"target": t, "zero_bias": z}, seed=s, **shared) for m, t, z, s in variants]
@@ -58,7 +128,9 @@ def main() -> None:
     for label, row in found.items():
         (c, *_), (r, *_), (a, *_) = row["cosine"], row["norm_ratio"], row["final_accuracy"]
         print(f"{label:40} cosine {c:6.3f}  norm ratio {r:8.3g}  test accuracy {100 * a:.1f} %")
-    publish("dni_target", runs, args, {"settings": {**shared, "data": Path(args.data).name}, "seeds": SEEDS, "table": found})
+    publish(
+        "dni_target", runs, args, {"settings": {**shared, "data": Path(args.data).name}, "seeds": SEEDS, "table": found}, without=UNUSED
+    )
 
 
 if __name__ == "__main__":

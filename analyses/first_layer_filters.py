@@ -15,6 +15,7 @@ Further: the other rules; the same of what training
 the reference study's picture. Two values decide little: eight seeds, four values, cost 4 hours of one core.
 
     python -m analyses.first_layer_filters --data cifar10          # half an hour of CPU time, here 71 minutes on crowded cores; it resumes
+    python -m analyses.first_layer_filters --redraw                # the pictures of numbers anew, from figures/first_layer_filters
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from analyses.figures.drawing import title_where
+from analyses.figures.filter_figures import fitted_filters, gabor_figure, moved_furthest
 from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, publish, run_context_of, trained
 from analyses.verdicts.decision import Test, details
@@ -36,11 +38,11 @@ from analyses.verdicts.wording import report
 from gradlens.analysis.of_runs.filters import FilterOptions, Filters
 from gradlens.analysis.of_runs.interface import Session
 from gradlens.cli.progress import Display
-from gradlens.reporting.analysis_report import save_figures
-from gradlens.reporting.filters import filter_figures, filter_table
+from gradlens.reporting.filters import FilterNumber, filter_dots, filter_figures, filter_numbers, filter_table
 from gradlens.reporting.numbers import number_text
 from gradlens.reporting.statistics import Interval, interval
 from gradlens.reporting.style import LOOK, head, save_figure
+from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.progress import no_progress
 from gradlens.runtime.terminal import print_table
 from gradlens.training.config import Config, make_config
@@ -175,9 +177,22 @@ def accuracies(runs: Sequence[Run]) -> Interval:
     return interval(100 * run.summary["validation"]["final_accuracy"] for run in runs)
 
 
+def pictures(rows: Sequence[FilterNumber], shares: Sequence[GaborShare], folder: Path, data: str, title: str) -> None:
+    """Write the figures of the filters' numbers."""
+    save_figure(gabor_shares(shares, data), shares, folder, "gabor_shares")
+    figure = filter_dots(rows)
+    head(figure, moved_furthest(rows), f"{title} · mean of {max(r.seeds for r in rows)} seeds, 95 % t-intervals")
+    save_figure(figure, rows, folder, "stem7_numbers")
+
+
 def main() -> None:
     """Train or read the runs, look at their filters, test, write figures/first_layer_filters."""
-    args = arguments(__doc__ or "")
+    args = arguments(__doc__ or "", redraw=True)
+    if args.redraw:
+        folder = args.figures / "first_layer_filters"
+        rows, shares = read_table(folder / "stem7_numbers.csv", FilterNumber), read_table(folder / "gabor_shares.csv", GaborShare)
+        pictures(rows, shares, folder, data_name(args), f"{data_name(args)} · BasicCNN, width 32, five blocks")
+        return
     announce_cost(30)
     order = [(stem, seed) for seed in range(max(SEEDS.values())) for stem in SEEDS if seed < SEEDS[stem]]
     keys = [(stem, label, seed) for stem, seed in order for label in RULES]
@@ -196,13 +211,15 @@ def main() -> None:
         for label in RULES:
             accuracy[f"{label} {stem}x{stem}"] = group = accuracies([runs[stem, label, seed] for seed in range(seeds)])
             print(f"{label}: {number_text(group.mean, group.low, 1)} % of held-out images right")
-        title = f"{data_name(args)} · BasicCNN, width 32, five blocks"
-        drawn = filter_figures(found[stem], title)
-        save_figures({name.replace("filter", f"stem{stem}"): figure for name, figure in drawn.items()}, folder)
     numbers = {f"{stem}x{stem}": {label: [one["numbers"] for one in group] for label, group in found[stem].items()} for stem in SEEDS}
     values = values_of(numbers["7x7"])
     shares = [GaborShare(label, *interval(seeds)) for label, seeds in values[GABORS].items()]
-    save_figure(gabor_shares(shares, data_name(args)), shares, folder, "gabor_shares")
+    title = f"{data_name(args)} · BasicCNN, width 32, five blocks"
+    pictures(filter_numbers(found[7]), shares, folder, data_name(args), title)
+    change, rows = filter_figures(found[7], title)["filter_change"]
+    save_figure(change, rows, folder, "stem7_change")
+    fitted = fitted_filters(found[7])
+    save_figure(gabor_figure(fitted, {share.label: share.mean for share in shares}, title), fitted, folder, "stem7_gabors")
     results = {
         "settings": {**SHARED, "data": Path(args.data).name, "seeds": {f"{stem}x{stem}": n for stem, n in SEEDS.items()}},
         "numbers": numbers,

@@ -23,7 +23,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from analyses.training.cost import announce_cost
-from analyses.training.study import arguments, data_name, listed, minutes_of, probe_accuracy, probed, publish, trained
+from analyses.training.study import arguments, data_name, drawn_again, listed, minutes_of, probe_accuracy, probed, publish, trained
 from analyses.verdicts.decision import Test, by_seed, details
 from analyses.verdicts.wording import report
 from gradlens.analysis.of_runs.options import FULL_PROBE
@@ -115,7 +115,10 @@ def drawing(points: Sequence[Point], data: str) -> Figure:
 
 def main() -> None:
     """Train or read the runs, probe their blocks, test the sentence, write figures/greedy_heads."""
-    args = arguments(__doc__ or "", numbers={"seeds": SEEDS})
+    args = arguments(__doc__ or "", numbers={"seeds": SEEDS}, redraw=True)
+    if args.redraw:
+        drawn_again(args.figures / "greedy_heads", "depth_of_heads", Point, lambda points: drawing(points, data_name(args)))
+        return
     announce_cost(1.2 * args.seeds)
     configs = [
         make_config(method="greedy", options={"hidden": h, "stage_epochs": STAGE_EPOCHS}, data=args.data, seed=s, **SHARED)

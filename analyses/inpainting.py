@@ -33,7 +33,7 @@ from gradlens.analysis import inpainting
 from gradlens.analysis.of_runs.inpainting import InpaintedImages, InpaintingOptions
 from gradlens.reporting import inpainting as reporting_inpainting
 from gradlens.reporting.statistics import interval
-from gradlens.reporting.style import save_figure
+from gradlens.reporting.style import head, save_figure
 from gradlens.runtime.terminal import print_table
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
@@ -135,7 +135,11 @@ def main() -> None:
     results: dict[str, Any] = {"values": values, "minutes": minutes}
     report(TESTS, results)
     folder, title = args.figures / "inpainting", f"{data_name(args)}, BasicCNN of width 16"
-    save_figure(reporting_inpainting.inpainting_grid(_panels(by_task, last), title=title), errors, folder, "inpainting")
+    grid = reporting_inpainting.inpainting_grid(_panels(by_task, last), title=title)
+    best = next(row for row in errors if row.label == TASKS["centre"])
+    message = f"Squared error of the filled-in centre: {100 * best.l2:.1f} %, of the mean patch {100 * best.mean_patch_l2:.1f} %"
+    head(grid, message, f"held-out images, the network's input, and its prediction where pixels are missing · {title} · seed 0")
+    save_figure(grid, errors, folder, "inpainting")
     cells = cells_of(values)
     message = "What a linear probe reads after each way of filling in"
     save_figure(rows_figure(cells, message, title, "test accuracy in %"), cells, folder, "probe_by_block")

@@ -25,7 +25,7 @@ from typing import Any
 
 from analyses.figures.curve_drawing import READING
 from analyses.figures.drawing import title_where
-from analyses.figures.redrawn import Curve, Panels, draw_curves, draw_panels, ends_of, with_unit
+from analyses.figures.redrawn import Curve, Panels, draw_curves, draw_heat_map, draw_panels, ends_of, with_unit
 from analyses.full_size.readings import EPOCHS as READ_AT
 from analyses.full_size.readings import READINGS
 from analyses.training.cost import announce_cost
@@ -33,6 +33,7 @@ from analyses.training.study import arguments, data_name, publish, shipped, test
 from analyses.verdicts.decision import Test
 from analyses.verdicts.wording import report
 from gradlens.reporting.aggregate import CurvePoint, LayerPoint
+from gradlens.reporting.numbers import short_number
 from gradlens.runtime.text_files import read_json, write_text
 
 DOCUMENTS = {"bp": (54.53, 70.80), "dgl": (52.25, 70.97), "dni": (41.60, None), "cdni": (41.16, None)}  # epoch 1, epoch 6
@@ -159,8 +160,8 @@ def explained(rows: Sequence[LayerPoint]) -> str:
 PANELS = (
     Panels(
         "cosine_over_training", "cosine with the true gradient",
-        lambda rows: f"{pointing(rows)} (top: 1 under every rule)",
-        quantity="cosine", layers=BLOCKS,
+        lambda rows: f"{pointing(rows)} (bp: 1; top: 1 under every rule)",
+        quantity="cosine", layers=BLOCKS, without=("bp",),
     ),
     Panels(
         "norm_ratio_over_training", "length ÷ that of the true\ngradient (log scale)",
@@ -173,6 +174,12 @@ PANELS = (
         "symlog",
     ),
 )  # fmt: skip
+
+
+def nearness(cosines: Mapping[str, float]) -> str:
+    """What the heat map says, from the cosines of the first layer."""
+    said = ", ".join(f"{short_number(value)}\u00a0for\u00a0{label}" for label, value in cosines.items())
+    return f"Cosine of the first layer's gradient with the true one: {said}"
 
 
 def redraw(folder: Path) -> None:
@@ -188,6 +195,7 @@ def redraw(folder: Path) -> None:
     draw_curves(folder, CURVES, [about, "one seed"], readings())
     for panels in PANELS:
         draw_panels(folder, panels, f"{about} · one seed")
+    draw_heat_map(folder, nearness, f"{about} · one seed", BLOCKS)
 
 
 def compared(args: Namespace) -> None:

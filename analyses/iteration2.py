@@ -16,12 +16,16 @@ tested by ``analyses.learning_curves`` at a small size, the second needs an acce
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from analyses.figures.redrawn import Curve, draw_curves, ends_of, with_unit
+from analyses.figures.redrawn import Curve, Panels, draw_curves, draw_panels, draw_updates, ends_of, with_unit
 from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, publish, shipped, test_accuracy, trained
+from gradlens.reporting.aggregate import LayerPoint
+from gradlens.reporting.numbers import short_number
 from gradlens.runtime.text_files import read_json
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -40,11 +44,38 @@ CURVES = (
 )
 
 
+BLOCKS = ("block1.conv", "block2.conv", "block3.conv")
+MESSAGES = {
+    "cosine_over_training": "Where dgl's gradient differs from the true one, its cosine with it is {} to {}",
+    "norm_ratio_over_training": "Where dgl's gradient differs from the true one, it is {} to {} times as long",
+}
+SAME = 1e-6  # from 1: gradients that are the true ones
+Y_LABELS = {
+    "cosine_over_training": "cosine with the true gradient",
+    "norm_ratio_over_training": "length ÷ that of the true\ngradient (log scale)",
+}
+
+
+def differing(words: str, rows: Sequence[LayerPoint]) -> str:
+    """The range of dgl's values where they are not 1, in words with two gaps."""
+    values = [row.mean for row in rows if row.label == "dgl" and abs(row.mean - 1) > SAME]
+    return words.format(short_number(min(values)), short_number(max(values)))
+
+
 def redraw(what: str, folder: Path) -> None:
-    """Draw the curves from the csv files of a results folder."""
+    """Draw the pictures from the csv files of a results folder."""
     used = read_json(folder / "results.json")["settings"]
     images = f"{used['limit']:,} images" if used["limit"] else "all images"
-    draw_curves(folder, CURVES, [f"CIFAR-10, {what}, flips and crops, {images}, {used['precision']}", "one seed: how the curves begin"])
+    about = f"CIFAR-10, {what}, flips and crops, {images}, {used['precision']}"
+    draw_curves(folder, CURVES, [about, "one seed: how the curves begin"])
+    for name, words in MESSAGES.items():
+        said = partial(differing, words)
+        if what == "vgg16":
+            draw_updates(folder, name, "dgl", said, f"{about} · one seed")
+        else:
+            scale: Literal["linear", "log"] = "log" if name.startswith("norm") else "linear"
+            panels = Panels(name, Y_LABELS[name], said, scale, float(scale == "log"), layers=BLOCKS, without=("bp",), updates="linear")
+            draw_panels(folder, panels, f"{about} · one seed")
 
 
 def main() -> None:
@@ -61,7 +92,13 @@ def main() -> None:
         print(f"dgl's training loss is above bp's in epochs {slower} of {list(losses['bp'])}")
         for method, accuracy in table.items():
             print(f"{method:4} test accuracy by epoch: {', '.join(f'{a:.1f}' for a in accuracy.values())}")
-        publish(f"iteration2-{args.what}", runs, args, {"test_accuracy": table, "train_loss": losses, "settings": changes})
+        publish(
+            f"iteration2-{args.what}",
+            runs,
+            args,
+            {"test_accuracy": table, "train_loss": losses, "settings": changes},
+            without=["cosine_heat_map"],
+        )
     redraw(args.what, args.figures / f"iteration2-{args.what}")
 
 

@@ -25,15 +25,17 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from analyses.all_methods import SEEDS, SHARED, chosen_lr, configs_of, seed_after_seed
-from analyses.figures.drawing import spread, title_where
+from analyses.figures.drawing import title_where
 from analyses.training.cost import announce_cost
-from analyses.training.study import arguments, data_name, minutes_of, probe_accuracy, probed, publish, trained
+from analyses.training.study import arguments, data_name, drawn_again, minutes_of, probe_accuracy, probed, publish, trained
 from analyses.verdicts.decision import Test, details
 from analyses.verdicts.wording import report
 from gradlens.analysis.of_runs.options import FULL_PROBE
 from gradlens.cli.progress import Display
+from gradlens.reporting.axes import spread
 from gradlens.reporting.statistics import Interval, interval
 from gradlens.reporting.style import LOOK, head, save_figure
+from gradlens.runtime.text_files import read_json
 from gradlens.training.run_directory import Run
 
 LAYERWISE, UNTRAINED = ("greedy", "dgl"), "shallow"
@@ -118,12 +120,12 @@ def drawing(points: Sequence[Point], data: str, width: int) -> Figure:
         x, half = [i + 0.02 * (at - 1.5) for i in range(len(mine))], [p.mean - p.low for p in mine]
         ax.errorbar(x, [p.mean for p in mine], yerr=half, color=colour, marker=marker, markersize=5.5, capsize=3, elinewidth=1.1)
     ends = [next(p.mean for p in points if (p.rule, p.block) == (rule, BLOCKS[-1])) for rule in RULES]
-    for rule, y in zip(RULES, spread(ends, 1.5), strict=True):
+    for rule, y in zip(RULES, spread(ends, 1.8), strict=True):
         name = "blocks never trained" if rule == UNTRAINED else rule
-        ax.annotate(name, (len(BLOCKS) - 0.92, y), color="0.35" if rule == UNTRAINED else LOOKS[rule][0], va="center", fontsize=10.5)
+        ax.annotate(name, (len(BLOCKS) - 0.92, y), color="0.35" if rule == UNTRAINED else LOOKS[rule][0], va="center", fontsize=9.5)
     ax.set_xticks(range(len(BLOCKS)), BLOCKS)
     ax.set_xlim(-0.15, 2.75)
-    ax.set(ylabel="test accuracy of a linear probe (%)")
+    ax.set(xlabel="block, from the image to the top", ylabel="test accuracy of a linear probe (%)")
     head(
         figure,
         rising_title(points),
@@ -144,7 +146,12 @@ def rising_title(points: Sequence[Point]) -> str:
 
 def main() -> None:
     """Train or read the runs, probe them, test the sentence, write figures/linear_separability."""
-    args = arguments(__doc__ or "", numbers={"seeds": SEEDS})
+    args = arguments(__doc__ or "", numbers={"seeds": SEEDS}, redraw=True)
+    if args.redraw:
+        folder = args.figures / "linear_separability"
+        width = read_json(folder / "results.json")["settings"]["width"]
+        drawn_again(folder, "separability_by_depth", Point, lambda points: drawing(points, data_name(args), width))
+        return
     announce_cost(15, "beside the runs of all_methods")
     with Display(quiet=False) as display:
         rates = {name: chosen_lr(name, args, display) for name in RULES}

@@ -191,11 +191,18 @@ def values_of(figures: Path) -> dict[str, dict[str, list[float]]]:
 def few(bars: Sequence[Bar], seconds: float, title: str) -> Figure:
     """Five schedules of a model one above the other, in letters that a page can show."""
     figure = gantt(bars, seconds)
-    figure.set_size_inches(8, 5.6)
+    figure.set_size_inches(8, 5.6 if bars[0].used <= 3 else 6.8)
     for text in figure.findobj(Text):
         text.set_fontsize(max(8.0, text.get_fontsize()))  # type: ignore[attr-defined]
     head(figure, "Backprop's workers wait for all above, dgl's for the block below only", f"{title} · dark and light: batches in turn")
     return figure
+
+
+def speed_message(points: Sequence[ThroughputPoint]) -> str:
+    """The largest speed-up of some schedules, the best first."""
+    best = {name: max(p.speedup for p in points if p.schedule == name) for name in SHOWN}
+    said = ", ".join(f"{name} {best[name]:.1f}".replace(" ", "\u00a0") for name in sorted(best, key=lambda name: -best[name]))
+    return f"Speed-up by up to {max(p.used for p in points)} workers: {said}"
 
 
 def main() -> None:
@@ -209,12 +216,12 @@ def main() -> None:
         seconds = 2.3 * sum(cost.seconds for cost in ones[0].costs)
         title = f"{model} · batches of {BATCH} images 3x32x32 · links of 10 Gbit/s"
         bars = pictured(ones, MODELS[model], ETHERNET, PARTS, seconds)
-        save_figure(gantt(bars, seconds, title=title), bars, args.figures / "locking", f"{model}_timeline")
-        if model == SMALL:
-            shown = [bar for bar in bars if bar.schedule in SHOWN]
-            save_figure(few(shown, seconds, title), shown, args.figures / "locking", f"{model}_who_waits")
+        shown = [bar for bar in bars if bar.schedule in SHOWN]
+        save_figure(few(shown, seconds, title), shown, args.figures / "locking", f"{model}_who_waits")
         points[model] = throughput_curves(ones, ETHERNET, BATCHES, PARTS)
-        save_figure(over_workers(points[model], title=title), points[model], args.figures / "locking", f"{model}_workers")
+        speeds = over_workers(points[model])
+        head(speeds, speed_message(points[model]), f"simulated from measured costs · {title}")
+        save_figure(speeds, points[model], args.figures / "locking", f"{model}_workers")
     pairs = []
     for row in real(args, args.rounds):
         one, schedule = way(found[row.model], row.schedule)

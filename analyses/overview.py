@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
 
-from analyses.figures.drawing import title_where
+from analyses.figures.drawing import Marker, name_markers, title_where
 from analyses.training.study import HERE
 from gradlens.cli.listing import family
 from gradlens.methods import METHODS
-from gradlens.reporting.style import LOOK, save_figure
+from gradlens.reporting.numbers import short_number
+from gradlens.reporting.style import GREY, LOOK, head, save_figure
 from gradlens.runtime.errors import InputError
 
 FIGURES = HERE.parent / "figures"
@@ -31,14 +33,13 @@ FAMILIES = {  # as `gradlens list methods` names them -> name and colour
     "local": ("local losses", "#0072B2"),
     "synthetic gradients": ("synthetic gradients", "#D55E00"),
     "feedback": ("feedback matrices", "#009E73"),
+    "self supervised": ("without labels", "#AA4499"),
 }
-PLACES = {  # where a name stands (cosine, points of accuracy), where beside its marker is no room
-    "chunked": (0.70, 50.9), "frsf": (0.745, 54.6), "brsf": (0.76, 48.4), "overlap": (0.86, 55.2), "usf": (0.96, 51.2), "dgl": (0.50, 52.2),
-}  # fmt: skip
+NEAR, FAR = 2.0, 0.8  # points of accuracy below backprop's; a cosine that is no longer near 1
 
 
 class Standing(NamedTuple):
-    """One rule: cosine of the first layer's weight gradient with the true one, and best test accuracy; NaN bounds: one seed."""
+    """One rule: cosine of the first layer's weight gradient with the true one, and final test accuracy; NaN bounds: one seed."""
 
     method: str
     cosine: float
@@ -47,6 +48,7 @@ class Standing(NamedTuple):
     accuracy: float
     accuracy_low: float
     accuracy_high: float
+    seeds: int  # of the accuracy
 
 
 def standings(results: dict[str, Any]) -> list[Standing]:
@@ -55,9 +57,32 @@ def standings(results: dict[str, Any]) -> list[Standing]:
     for row in results["table"]:
         cosine = row["cosine"].get(LAYER) or [float("nan")] * 3
         if cosine[0] == cosine[0] or row["method"] == CONTROL:
-            numbers = (*cosine[:3], *row["best"][:3])
-            rows.append(Standing(row["method"], *(float("nan") if v is None else v for v in numbers)))
+            a, b, c, *final = (float("nan") if v is None else float(v) for v in (*cosine[:3], *row["final"][:3]))
+            seeds = len(results["values"]["final accuracy"][row["method"]])
+            rows.append(Standing(row["method"], a, b, c, final[0], final[1], final[2], seeds))
     return rows
+
+
+def message(rows: Sequence[Standing]) -> str:
+    """What the picture shows, of rules with more than one seed."""
+    of = {row.method: row for row in rows}
+    as_good = [r for r in rows if r.seeds > 1 and r.cosine < FAR and 100 * (r.accuracy - of["bp"].accuracy) >= -NEAR]
+    if not as_good:
+        return f"No rule with a cosine below {FAR:g} comes within {NEAR:g} points of backpropagation"
+    far = min(as_good, key=lambda r: r.cosine)
+    points = 100 * (far.accuracy - of["bp"].accuracy)
+    where = f"{abs(points):.1f} points {'above' if points > 0 else 'below'} backpropagation"
+    return f"A gradient far from the true one can train as well: {far.method} (cosine {short_number(far.cosine)}) ends {where}"
+
+
+def family_legend(figure: Figure, methods: Sequence[str]) -> None:
+    """Name the families of some rules in their colours, below all axes."""
+    shown = dict.fromkeys(FAMILIES[family(METHODS[name])] for name in methods)
+    handles = [Line2D([], [], marker="o", linestyle="", color=colour, label=name) for name, colour in shown]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), labelcolor="linecolor", handletextpad=0, handlelength=1.4,
+        columnspacing=1,
+    )  # fmt: skip
 
 
 @style.context(LOOK)
@@ -66,34 +91,28 @@ def nearness_and_accuracy(rows: Sequence[Standing], setting: str) -> Figure:
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     ax = figure.subplots()
     (control,) = (row for row in rows if row.method == CONTROL)
-    for row in rows:
-        if row.method == CONTROL:
-            continue
+    markers = []
+    for row in (row for row in rows if row.method != CONTROL):
         x, y, colour = row.cosine, 100 * row.accuracy, FAMILIES[family(METHODS[row.method])][1]
         ax.plot([x, x], [100 * row.accuracy_low, 100 * row.accuracy_high], color=colour, alpha=0.22, linewidth=2)
         ax.plot(x, y, "o", color=colour, markersize=7, zorder=3)
-        if place := PLACES.get(row.method):
-            line = {"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 3}
-            ax.annotate(row.method, (x, y), place, color=colour, fontsize=10, arrowprops=line, ha="center", va="center")
-        else:
-            ax.annotate(row.method, (x, y), (7, -3), textcoords="offset points", color=colour, fontsize=10)
-    shown = dict.fromkeys(FAMILIES[family(METHODS[row.method])] for row in rows if row.method != CONTROL)
-    handles = [Line2D([], [], marker="o", linestyle="", color=colour, label=name) for name, colour in shown]
-    ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 0.02), labelcolor="linecolor", handletextpad=0.1)
-    ax.axhline(100 * control.accuracy, color="0.45", linestyle="--", linewidth=1)
-    ax.text(1.04, 100 * control.accuracy + 0.4, "only the top trained", ha="right", color="0.35", fontsize=9.5)
+        markers.append(Marker(row.method, x, y, colour))
+    ax.axhline(100 * control.accuracy, color=GREY, linestyle="--", linewidth=1)
+    below = ax.annotate(
+        "only the top trained", (-0.29, 100 * control.accuracy), (0, 3), textcoords="offset points", color="0.35", fontsize=9
+    )
     ax.axvline(0, color="0.8", linewidth=1, zorder=0)
     ax.set_xlim(-0.3, 1.06)
     ax.set_xlabel("cosine of the first layer's gradient with the true one, end of training")
-    ax.set_ylabel("best test accuracy (%)")
-    figure.suptitle(
-        overview_title(rows),
-        x=0.01,
-        ha="left",
-        fontsize=11,
-        weight="bold",
-    )
-    ax.set_title(setting, loc="left", fontsize=9, color="0.35")
+    ax.set_ylabel("final test accuracy (%)")
+    family_legend(figure, [row.method for row in rows if row.method != CONTROL])
+    seeds = sorted({row.seeds for row in rows})
+    of = "one seed" if seeds == [1] else f"{' to '.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))} seeds"
+    head(figure, overview_title(rows), setting, f"mean of {of}; bars: 95 % t-interval of the accuracy, none where there is one seed")
+    figure.draw_without_rendering()  # names need the final place of the axes
+    across = ax.get_window_extent()
+    y = ax.transData.transform((0, 100 * control.accuracy))[1]
+    name_markers(ax, markers, [below.get_window_extent(), Bbox.from_extents(across.x0, y - 1, across.x1, y + 1)])
     return figure
 
 
@@ -104,7 +123,7 @@ def overview_title(rows: Sequence[Standing]) -> str:
     return title_where(
         holds,
         "A gradient far from the true one can train as well: dgl beside bp",
-        "Test accuracy over the cosine of the first layer's gradient",
+        message(rows) if "bp" in by else "Test accuracy over the cosine of the first layer's gradient",
     )
 
 
@@ -113,11 +132,10 @@ def main(folder: Path = FIGURES) -> None:
     source = folder / "all_methods" / "results.json"
     if not source.exists():
         raise InputError(f"{source} is not there: `python -m analyses.all_methods --data cifar10` makes it")
-    rows = standings(json.loads(source.read_text(encoding="utf-8")))
-    setting = (
-        "CIFAR-10 (6,000 images), 3-block CNN of width 32, 5 epochs, each rule with its own learning rate\n"
-        "bars: 95 % interval over three seeds; without a bar, one seed"
-    )
+    results = json.loads(source.read_text(encoding="utf-8"))
+    rows, used = standings(results), results["settings"]
+    network = f"3-block CNN of width {used['width']}, {used['epochs']} epochs, each rule with its own learning rate"
+    setting = f"CIFAR-10 ({used['limit']:,} images), {network}"
     print(save_figure(nearness_and_accuracy(rows, setting), rows, folder / "overview", "nearness_and_accuracy")[0])
 
 

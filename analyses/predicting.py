@@ -27,6 +27,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -67,6 +68,8 @@ from gradlens.analysis.theory.conditional_dependence import (
 from gradlens.cli.progress import Display
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import save_figure
+from gradlens.runtime.csv_tables import read_table
+from gradlens.runtime.text_files import read_json
 
 
 class Sizes(NamedTuple):
@@ -403,6 +406,14 @@ def labels_title(tested: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     )
 
 
+def draw(rows: Sequence[Point], size: Sizes, tested: Mapping[str, Mapping[str, Sequence[float]]], folder: Path) -> None:
+    """Write both figures with their tables, under what the tested values say."""
+    panelled = [p for p in rows if p.panel in PANELS]
+    save_figure(panel_figure(rows, size.k, size.pairs, size.labels, growth_title(tested)), panelled, folder, "panels")
+    swept = [p for p in rows if p.panel.startswith("α")]
+    save_figure(label_figure(rows, size.sweep_alphas, size.k, size.pairs, labels_title(tested)), swept, folder, "labels")
+
+
 def reported(size: Sizes, args: Any) -> dict[str, Any]:
     """Simulate, judge, draw; write figures/predicting."""
     began = time.process_time()
@@ -413,11 +424,8 @@ def reported(size: Sizes, args: Any) -> dict[str, Any]:
         numbers = ", ".join(f"{kind} {row[kind][0]:.3f}" for kind in ("exact", "uncorrected", "corrected", "universal"))
         print(f"ε_CI at α = {row['alpha']:g}: {numbers}")
     crossing = {label: {f"{a:g}": interval(n)[:3] for a, n in crossovers(values, size, label).items()} for label in (PSI, TOP)}
-    shown = [p for p in rows if p.panel.startswith("α")]
-    folder, tested = args.figures / "predicting", by_seed(values, size)
-    panelled = [p for p in rows if p.panel in PANELS]
-    save_figure(panel_figure(rows, size.k, size.pairs, size.labels, growth_title(tested)), panelled, folder, "panels")
-    save_figure(label_figure(rows, size.sweep_alphas, size.k, size.pairs, labels_title(tested)), shown, folder, "labels")
+    tested = by_seed(values, size)
+    draw(rows, size, tested, args.figures / "predicting")
     results = {
         "settings": {**size._asdict(), "spread": 10.0, "error": "E|one-hot Y - prediction|^2, summed over classes"},
         "values": tested,
@@ -433,7 +441,12 @@ def reported(size: Sizes, args: Any) -> dict[str, Any]:
 
 def main() -> None:
     """Simulate 30 trials, judge the claims, write figures/predicting."""
-    args = arguments(__doc__ or "", numbers={"trials": Sizes().trials})
+    args = arguments(__doc__ or "", numbers={"trials": Sizes().trials}, redraw=True)
+    if args.redraw:
+        folder = args.figures / "predicting"
+        rows = [row for name in ("panels", "labels") for row in read_table(folder / f"{name}.csv", Point)]
+        draw(rows, FULL, read_json(folder / "results.json")["values"], folder)
+        return
     announce_cost(2.5 * args.trials / FULL.trials)
     reported(Sizes(trials=args.trials), args)
 

@@ -39,7 +39,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from analyses.figures.provable_figures import LearnerPoint, grids_of, hierarchical_digits, layerwise_sweep
+from analyses.figures.provable_figures import DrawnGrid, LearnerPoint, grids_of, hierarchical_digits, layerwise_sweep
 from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, publish
 from analyses.verdicts.decision import Test, details
@@ -52,6 +52,7 @@ from gradlens.data.split import Data, Split
 from gradlens.reporting.numbers import number_text
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import save_figure
+from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.rng import generator
 from gradlens.runtime.terminal import print_table
 from gradlens.runtime.text_files import read_json
@@ -264,9 +265,20 @@ def table(title: str, learners: Mapping[str, Sequence[Found]]) -> Table:
     return shown
 
 
+def pictures(rows: Sequence[LearnerPoint], digits: Sequence[DrawnGrid], folder: Path) -> None:
+    """Write both figures with their tables."""
+    sizes = f"{IMAGES:,} images · {max(row.seeds for row in rows)} seeds"
+    save_figure(layerwise_sweep(rows, DEFAULT, title=sizes), rows, folder, "sweep")
+    save_figure(hierarchical_digits(digits), digits, folder, "digits")
+
+
 def main() -> None:
     """Draw, learn, judge, write figures/provable."""
-    args = arguments(__doc__ or "", numbers={"seeds": SEEDS})
+    args = arguments(__doc__ or "", numbers={"seeds": SEEDS}, redraw=True)
+    if args.redraw:
+        folder = args.figures / "provable"
+        pictures(read_table(folder / "sweep.csv", LearnerPoint), grids_of(draw(40, 0)), folder)
+        return
     announce_cost(2 * args.seeds, f"{args.seeds} seeds")
     folder = args.figures / "provable"
     with Display(quiet=False) as display:
@@ -276,10 +288,8 @@ def main() -> None:
     for where, learners in found.items():
         print_table(table(f"digits, {condition(*where)}", learners))
     print_table(table(f"{data_name(args)}, {CIFAR_IMAGES:,} images", cifar))
-    rows, pictured = points(found), grids_of(draw(40, 0))
-    sizes = f"{IMAGES:,} images · {args.seeds} seeds"
-    save_figure(layerwise_sweep(rows, DEFAULT, title=sizes), rows, folder, "sweep")
-    save_figure(hierarchical_digits(pictured), pictured, folder, "digits")
+    rows = points(found)
+    pictures(rows, grids_of(draw(40, 0)), folder)
     cost = [one["cost"]["seconds"] / 60 for one in (*(part_ for seed in digits for part_ in seed.values()), *images)]
     results = {
         "settings": {**SETTINGS, "seeds": args.seeds, "data": Path(args.data).name},

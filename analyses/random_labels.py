@@ -18,6 +18,7 @@ The reference study's own protocol is in configs/random-labels-bp.json and -dgl.
 0.9, a ResNet (which one is not said; resnet20 here). Their figure shows the rate drop at epoch 80; here `step` drops it at 50 and 75.
 
     python -m analyses.random_labels --data cifar10          # an hour and a half on one core; interrupted, it goes on
+    python -m analyses.random_labels --redraw                # the pictures anew, from their csv files
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from matplotlib.figure import Figure
 
 from analyses.figures.drawing import title_where
 from analyses.training.cost import announce_cost
-from analyses.training.study import arguments, data_name, listed, publish, run_context_of, trained
+from analyses.training.study import arguments, data_name, drawn_again, listed, publish, run_context_of, trained
 from analyses.verdicts.decision import Test, by_seed, details
 from analyses.verdicts.wording import report
 from gradlens.analysis.of_runs.memorization import Memorization
@@ -182,9 +183,8 @@ def by_block(points: Sequence[BlockPoint], data: str) -> Figure:
             ax.annotate(f"  {label}", (3, mean[-1]), color=colour, va="center", annotation_clip=False)
         untrained = [100 * p.untrained for p in mine["bp"]]
         ax.plot(names, untrained, color=GREY, linestyle="--")
-        ax.annotate(
-            "untrained", (1, untrained[1]), (0, 4 if quantity in "corrupted_true" else -13), textcoords="offset points", color="0.3"
-        )
+        at = 2 if quantity == "corrupted_true" else 1  # a block where its name hides no line
+        ax.annotate("untrained", (at, untrained[at]), (0, 5 if at == 2 else -13), textcoords="offset points", color="0.3")
         ax.axhline(10, color=GREY, linestyle=":", linewidth=1, zorder=0)
         ax.annotate("guessing", (0, 10), (0, -11), textcoords="offset points", color="0.3", fontsize=9)
         ax.set_title(text, loc="left")
@@ -232,7 +232,11 @@ def partly(args: Any) -> None:
 
 def main() -> None:
     """Train or read the runs, test the sentence, write figures/random_labels, then figures/partly_random."""
-    args = arguments(__doc__ or "")
+    args = arguments(__doc__ or "", redraw=True)
+    if args.redraw:
+        drawn_again(args.figures / "random_labels", "random_labels", CurvePoint, lambda rows: drawing(rows, data_name(args)))
+        drawn_again(args.figures / "partly_random", "partly_random_by_block", BlockPoint, lambda rows: by_block(rows, data_name(args)))
+        return
     announce_cost(90, "80 with all labels random, 10 with a fifth")
     wholly(args)
     partly(args)

@@ -12,17 +12,18 @@ five epochs. Numbers are of test images: 2,000 fit decoder and head, 1,000 are h
   every block. Theirs are ResNets of up to 16 modules; here there are four, and dgl's heads are its default (one hidden layer).
 
     python -m analyses.representations --data cifar10          # 20 core-minutes beside the training (10 seeds of three rules)
+    python -m analyses.representations --redraw                # the pictures anew, from the files in figures/representations
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED, settings_of
+from analyses.figures.representation_figures import classes_apart, likeness_message
 from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, data_name, minutes_of, publish, run_context_of, trained
 from analyses.verdicts.decision import Test, details
@@ -34,6 +35,7 @@ from gradlens.analysis.representations import TRAINED
 from gradlens.cli.progress import Display
 from gradlens.reporting import representations
 from gradlens.reporting.style import head, save_figure
+from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.text_files import read_json
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
@@ -110,9 +112,26 @@ def alike(pairs: Sequence[Result], partners: Mapping[str, Sequence[Run]]) -> Val
     return found
 
 
+def title_of(data: str, settings: Mapping[str, Any]) -> str:
+    """What all runs have in common."""
+    return f"{data}, BasicCNN of width {settings['width']}"
+
+
+def redraw(folder: Path) -> None:
+    """Draw the figures from the csv files of a results folder."""
+    settings = read_json(folder / "results.json")["settings"]
+    points = read_table(folder / "representation_by_depth.csv", representations.DepthPoint)
+    cells = read_table(folder / "cka.csv", representations.SimilarityCell)
+    rows = read_table(folder / "rdm.csv", representations.RdmRow)
+    draw(points, cells, rows, folder, title_of(settings["data"], settings))
+
+
 def main() -> None:
     """Train or read the runs, measure and compare their blocks, judge, write figures/representations."""
-    args = arguments(__doc__ or "", numbers={"seeds": SEEDS})
+    args = arguments(__doc__ or "", numbers={"seeds": SEEDS}, redraw=True)
+    if args.redraw:
+        redraw(args.figures / "representations")
+        return
     announce_cost(2 * args.seeds, "beside the training")
     runs = trained(configs(args), args)
     place, options = run_context_of(args), FULL_REPRESENTATIONS
@@ -130,7 +149,9 @@ def main() -> None:
     minutes |= {f"bp and {name}": minutes["bp"] + minutes[name] for name in METHODS}
     report(TESTS, {"values": values, "minutes": minutes})
     points = representations.depth_points(runs, found)
-    draw(points, pairs[0], [by_name[name][0] for name in METHODS], [results[name][0] for name in METHODS], args)
+    cells = representations.similarity_cells(pairs[0], "bp s0")
+    rows = representations.rdm_rows([by_name[name][0] for name in METHODS], [results[name][0] for name in METHODS])
+    draw(points, cells, rows, args.figures / "representations", title_of(data_name(args), SHARED))
     content = {
         "settings": {**SHARED, "data": data_name(args), "epochs": EPOCHS, "seeds": args.seeds},
         "protocol": {k: v for k, v in found[0]["protocol"].items() if k != "weights"},
@@ -154,15 +175,31 @@ def by_depth(points: Sequence[representations.DepthPoint], folder: Path, title: 
 
 
 def draw(
-    points: Sequence[representations.DepthPoint], pair: Result, few: Sequence[Run], results: Sequence[Result], args: argparse.Namespace
+    points: Sequence[representations.DepthPoint],
+    cells: Sequence[representations.SimilarityCell],
+    rows: Sequence[representations.RdmRow],
+    folder: Path,
+    title: str,
 ) -> None:
-    """Write the three figures: quantities by depth, CKA of the first pair, dissimilarities of one seed."""
-    folder, title = args.figures / "representations", f"{data_name(args)}, BasicCNN of width {SHARED['width']}"
+    """Write the three figures: quantities by depth, CKA of the first pair, dissimilarities of one seed.
+
+    Args:
+        points: of all runs.
+        cells: of the first pair of seeds.
+        rows: of the first seed.
+        folder: where they go.
+        title: what the runs have in common.
+
+    """
     by_depth(points, folder, title)
-    cells = representations.similarity_cells(pair, "bp s0")
-    save_figure(representations.cka_figure(cells, title=title), cells, folder, "cka")
-    rows = representations.rdm_rows(few, results)
-    save_figure(representations.rdm_figure(rows, title=title), rows, folder, "rdm")
+    figure = representations.cka_figure(cells, title=title)
+    head(figure, likeness_message(cells), f"linear CKA of each block of {cells[0].run} (upward) and of another network (across)", title)
+    save_figure(figure, cells, folder, "cka")
+    figure = representations.rdm_figure(rows, title=title)
+    count = len({r.sample for r in rows})
+    about = f"{count} held-out images, sorted by label (ticks between classes)"
+    head(figure, classes_apart(rows), f"dissimilarity of {about}", f"{title} · one seed")
+    save_figure(figure, rows, folder, "rdm")
 
 
 if __name__ == "__main__":

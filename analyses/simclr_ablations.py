@@ -10,7 +10,7 @@ a linear probe of block3, fitted to the 3,000 labelled images, tested on all 10,
   and projections of 64 above those of 16; both must hold (fixed on 2026-12-01, before the five-seed runs were read).
 - `augmentations`: "their composition is important". Primary test: the paper's best pair, cropping with colour, above cropping alone,
   which is the best single one there; both named before looking. `--all 1` trains every single one and every pair for the figure (33
-  core-minutes more); without it the figure keeps the matrix of an earlier run: three seeds, 2,000 test images, a constant rate.
+  core-minutes more); without it the figure has the primary test's rows alone.
 - `batches`: "contrastive learning gains more from larger batches and more steps than supervised learning". Batches of 64 and 256 for the
   same numbers of updates, 188 and 564, the larger with twice the rate (Adam: by the root of the batch), SimCLR beside backprop. Primary
   test: what a larger batch, and what more updates gain SimCLR less what they gain backprop; both must hold (fixed on 2026-12-01,
@@ -27,7 +27,6 @@ means of two settings, 2.9 in that of augmentations.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -35,7 +34,7 @@ from statistics import fmean
 from typing import Any
 
 from analyses.figures.drawing import Cell
-from analyses.figures.ssl_figures import HeadPoint, heads_figure, lines_figure, pairs_figure
+from analyses.figures.ssl_figures import HeadPoint, heads_figure, lines_figure, pairs_figure, rows_figure
 from analyses.training.cost import announce_cost
 from analyses.training.probing import UNTRAINED, probe_accuracies
 from analyses.training.study import arguments, data_name, publish, trained
@@ -182,15 +181,11 @@ def batches(data: str, everything: bool = False) -> Settings:
     return found
 
 
-def matrix(values: Mapping[str, Sequence[float]], figures: Path) -> tuple[list[Cell], str]:
-    """The cells of the figure of augmentations and what they are of: this run's if all were trained, else those drawn before."""
+def matrix(values: Mapping[str, Sequence[float]]) -> list[Cell]:
+    """The cells of the table of all single augmentations and pairs; [] if not all of them were trained."""
     keys = {(a, b): a if a == b else f"{a} + {b}" for i, a in enumerate(VIEWS) for b in list(VIEWS)[i:]}
     keys["all", "all"] = " + ".join(VIEWS)
-    if all(key in values for key in keys.values()):
-        return [Cell(*place, *interval(values[key])) for place, key in keys.items()], "all test images"
-    with (figures / "simclr_augmentations" / "augmentations.csv").open(encoding="utf-8") as file:
-        rows = [Cell(r["row"], r["column"], *(float(r[k]) for k in Cell._fields[2:])) for r in csv.DictReader(file)]
-    return rows, "an earlier run at a constant rate, 2,000 test images"
+    return [Cell(*place, *interval(values[key])) for place, key in keys.items()] if set(keys.values()) <= set(values) else []
 
 
 def signed(test: str, results: Mapping[str, Any], study: str) -> str:
@@ -212,11 +207,14 @@ def draw(what: str, results: Mapping[str, Any], figures: Path, data: str) -> Non
         message = f"A nonlinear head above a linear one: {signed('nonlinear-head', results, study)}"
         save_figure(heads_figure(points, interval(values[UNTRAINED]), message, setting), points, folder, what)
     elif what == "augmentations":
-        cells, made_of = matrix(values, figures)
         message = f"Cropping with colour above cropping alone: {signed('crop-and-colour', results, study)}, {SEEDS} seeds"
-        save_figure(
-            pairs_figure(cells, message, f"{setting}; table: {made_of}", "probe of block3, test accuracy in %"), cells, folder, what
-        )
+        unit = "probe of block3, test accuracy in %"
+        if cells := matrix(values):
+            figure = pairs_figure(cells, message, setting, unit)
+        else:
+            cells = [Cell(name, "block3", *interval(found)) for name, found in values.items()]
+            figure = rows_figure(cells, message, setting, unit)
+        save_figure(figure, cells, folder, what)
     else:
         cells = [
             Cell(f"{method}, batches of {size}", f"{updates} updates", *interval(values[batch(method, size, updates)]))

@@ -188,7 +188,7 @@ def draw(values: Mapping[str, Mapping[str, Sequence[float]]], folder: Path) -> N
     cells = [Cell(SHOWN[name], what, *interval(values[what][name])) for name in NETWORKS for what in READ]
     (found, *_) = decide(TESTS, {"values": values})
     gain, low, high = (f"{v:+.1f}".replace("-", "−") for v in found.effect[:3])
-    message = f"CPC above the untrained network, digits of unheard takes: {gain} points [{low}, {high}]"
+    message = f"CPC less the untrained network, digits of unheard takes: {gain} points [{low}, {high}]"
     setting = "Free Spoken Digit Dataset, 2,250 recordings, log-mel spectrograms, MLP of width 128"
     save_figure(rows_figure(cells, message, setting, "linear classifier, test accuracy in %"), cells, folder, "spoken_digits")
 

@@ -33,6 +33,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import product
+from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -48,6 +49,7 @@ from analyses.verdicts.decision import Test, details
 from analyses.verdicts.wording import report
 from gradlens.data.datasets import load
 from gradlens.reporting.style import save_figure
+from gradlens.runtime.csv_tables import read_table
 from gradlens.training.config import make_config
 from gradlens.training.runs.build_state import build_state
 
@@ -169,7 +171,7 @@ def length_rows(rows: Sequence[Length]) -> list[LengthRow]:
         ratios = [r.ratio for r in rows if r._replace(seed=0, ratio=0.0) == key]
         below = 2 - key.interface
         known = key.updates == 0 and (key.model == "mlp" or below == 0)
-        law = predicted(key.model, key.batch, below) if known else None
+        law = predicted(key.model, key.batch, below) if known else math.nan
         mean = math.exp(fmean(map(math.log, ratios)))
         found.append(LengthRow(key.model, key.width, key.batch, below, key.updates, key.variant, mean, law, len(ratios)))
     return found
@@ -263,9 +265,22 @@ def accuracy_title(rows: Sequence[ArmRow]) -> str:
     )
 
 
+def draw(ratios: Sequence[LengthRow], found: Sequence[ArmRow], folder: Path) -> None:
+    """Write both figures with their tables."""
+    save_figure(lengths_figure(ratios, FIXED_WIDTH, FIXED_BATCH), ratios, folder, "lengths")
+    order = ("bp", UNTRAINED, *(f"{rule}, {variant}" for rule in RULES for variant in VARIANTS))
+    shown = list(dict.fromkeys(r.comparison for r in found if "updates" not in r.comparison))
+    note = f"digits, 400 updates of Adam, each arm at its own rate; mean and 95 % interval of {SEEDS} seeds"
+    save_figure(accuracy_figure(found, shown, order, accuracy_title(found), note), found, folder, "accuracy")
+
+
 def main() -> None:
     """Measure the lengths, train the arms, write figures/synthetic_gradient_scale."""
-    args = arguments(__doc__ or "", data="digits", numbers={"comparisons": len(COMPARISONS)})
+    args = arguments(__doc__ or "", data="digits", numbers={"comparisons": len(COMPARISONS)}, redraw=True)
+    if args.redraw:
+        folder = args.figures / "synthetic_gradient_scale"
+        draw(read_table(folder / "lengths.csv", LengthRow), read_table(folder / "accuracy.csv", ArmRow), folder)
+        return
     announce_cost(30, "lengths 1, then the comparisons: 6, 5, 5, 4 and 9")
     place, folder = args.out / "synthetic_gradient_scale", args.figures / "synthetic_gradient_scale"
     key = {"widths": WIDTHS, "batches": BATCHES, "fixed": (FIXED_WIDTH, FIXED_BATCH), "seeds": SEEDS, "rate": FIRST_RATE, "arms": VARIANTS}
@@ -280,12 +295,7 @@ def main() -> None:
         "rates": {group: {"chosen": arm.rate, "held-out accuracy": arm.tried} for group, arm in found.items()},
         "cpu_minutes": cpu_minutes(place),
     }
-    ratios, arms_ = length_rows(rows), arm_rows(accuracy_values(found)[FINAL], rates)
-    save_figure(lengths_figure(ratios, FIXED_WIDTH, FIXED_BATCH), ratios, folder, "lengths")
-    order = ("bp", UNTRAINED, *(f"{rule}, {variant}" for rule in RULES for variant in VARIANTS))
-    shown = list(dict.fromkeys(r.comparison for r in arms_ if "updates" not in r.comparison))
-    title, note = accuracy_title(arms_), f"digits, 400 updates of Adam, each arm at its own rate; mean and 95 % interval of {SEEDS} seeds"
-    save_figure(accuracy_figure(arms_, shown, order, title, note), arms_, folder, "accuracy")
+    draw(length_rows(rows), arm_rows(accuracy_values(found)[FINAL], rates), folder)
     report(TESTS, results)
     publish("synthetic_gradient_scale", [], args, results, figures=False)
 

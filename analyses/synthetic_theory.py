@@ -24,19 +24,23 @@ layers-differ-drastically: a linear probe reads layer 10 of cdni at least five p
 points see 3).
 
     python -m analyses.synthetic_theory          # 14 core-minutes, of which (e) takes eight; interrupted, it goes on
+    python -m analyses.synthetic_theory --redraw # the pictures anew, from the files in figures/synthetic_theory
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from analyses import synthetic_theory_depth as depth
+from analyses.figures.representation_figures import classes_apart
 from analyses.synthetic_theory_depth import DEPTH, EVERY, NETS, UNTRAINED
 from analyses.theory import synthetic_theory_linear as linear
 from analyses.theory import synthetic_theory_plane as plane
@@ -49,7 +53,9 @@ from analyses.training.tuned_arms import cpu_minutes
 from analyses.verdicts.decision import Test, all_of, details
 from analyses.verdicts.wording import report
 from gradlens.reporting import representations
-from gradlens.reporting.style import save_figure
+from gradlens.reporting.representations import RdmRow
+from gradlens.reporting.style import head, save_figure
+from gradlens.runtime.csv_tables import read_table
 
 REST, ABOVE, CLOSED, GAP = "true gradient at rest", "loss above least squares", "distance from the closed form", "implied loss: gap"
 PROBE, LIKENESS = f"linear probe at layer {DEPTH}", f"likeness to bp of another seed, layers {DEPTH // 2 + 1} to {DEPTH}"
@@ -173,10 +179,37 @@ def toys(folder: Path, processes: int) -> tuple[tuple[Any, Any, Any], tuple[Any,
     return (rest, losses, found["closed"]), (planes, curves, looks)
 
 
+KINDS: dict[str, Any] = {  # name of a figure -> a row of its table
+    "fixed_points": linear.Rest, "convergence": linear.LossPoint, "plane_accuracy": plane.PlanePoint, "implied_loss": plane.ImpliedPoint,
+    "implied_gap": plane.GapRow, "by_depth": depth.DepthRow, "rdm": RdmRow,
+}  # fmt: skip
+
+
+def matrices_figure(rows: Sequence[RdmRow]) -> Figure:
+    """Dissimilarities at three layers of three nets."""
+    figure = representations.rdm_figure(rows)
+    about = f"dissimilarity of {len({r.sample for r in rows})} held-out digits, sorted by label (ticks between classes)"
+    head(figure, classes_apart(rows), about, f"MLP of {DEPTH} layers, one seed")
+    return figure
+
+
+def draw(tables: Mapping[str, Sequence[Any]], folder: Path) -> None:
+    """Write all figures with their tables."""
+    drawings: dict[str, Callable[[Any], Figure]] = {
+        "fixed_points": linear.fixed_points, "convergence": linear.convergence, "plane_accuracy": plane.plane_accuracy,
+        "implied_loss": plane.implied_losses, "implied_gap": plane.implied_gaps, "by_depth": depth.by_depth, "rdm": matrices_figure,
+    }  # fmt: skip
+    for name, drawing in drawings.items():
+        save_figure(drawing(tables[name]), tables[name], folder, name)
+
+
 def main() -> None:
     """Run all parts, decide the tests, write figures/synthetic_theory."""
-    args = arguments(__doc__ or "", data="digits")
+    args = arguments(__doc__ or "", data="digits", redraw=True)
     folder = args.figures / "synthetic_theory"
+    if args.redraw:
+        draw({name: read_table(folder / f"{name}.csv", kind) for name, kind in KINDS.items()}, folder)
+        return
     announce_cost(14, "(a) and (b) three, (c) and (d) three, (e) eight")
     (rest, losses, closed), (planes, curves, looks) = toys(args.out / "synthetic_theory", 1 if args.threads == 1 else 2)
     curves = [row for row in curves if row.update in plane.PICTURED]
@@ -184,17 +217,8 @@ def main() -> None:
     alike = depth.likenesses(deep.found)
     values = linear.linear_values(rest, closed) | plane.plane_values(planes, looks) | depth.deep_values(deep.found, alike)
     gaps, layers, matrices = plane.gap_rows(looks), depth.depth_rows(deep.found, alike), depth.rdm_rows(deep.found)
-    figures: dict[str, tuple[Any, Any]] = {
-        "fixed_points": (linear.fixed_points(rest), rest),
-        "convergence": (linear.convergence(losses), losses),
-        "plane_accuracy": (plane.plane_accuracy(planes), planes),
-        "implied_loss": (plane.implied_losses(curves), curves),
-        "implied_gap": (plane.implied_gaps(gaps), gaps),
-        "by_depth": (depth.by_depth(layers), layers),
-        "rdm": (representations.rdm_figure(matrices, title="digits, MLP of ten layers, one seed"), matrices),
-    }
-    for name, (figure, rows) in figures.items():
-        save_figure(figure, rows, folder, name)
+    tables = {"fixed_points": rest, "convergence": losses, "plane_accuracy": planes, "implied_loss": curves, "implied_gap": gaps}
+    draw({**tables, "by_depth": layers, "rdm": matrices}, folder)
     moving = [f"{r.system}, {hidden_layers(r.hidden)}, seed {r.seed}" for r in rest if r.system in (FULL, LESS) and not linear.rests(r)]
     results = {
         "settings": {"linear": linear.SETTINGS, "plane": plane.SETTINGS, "deep": depth.SETTINGS},

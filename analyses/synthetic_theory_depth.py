@@ -201,7 +201,7 @@ class DepthRow(NamedTuple):
     mean: float
     low: float
     high: float
-    seeds: float
+    seeds: int
 
 
 def depth_rows(found: Sequence[Seen], alike: dict[str, list[list[float]]]) -> list[DepthRow]:
@@ -217,14 +217,14 @@ def depth_rows(found: Sequence[Seen], alike: dict[str, list[list[float]]]) -> li
 @style.context(LOOK)
 def by_depth(rows: Sequence[DepthRow]) -> Figure:
     """Probe accuracy and likeness by layer, a line a net."""
-    figure = Figure(figsize=(8.6, 3.6), layout="constrained")
+    figure = Figure(figsize=(8.0, 3.7), layout="constrained")
     looks = dict(zip((*NETS, UNTRAINED), ((COLOURS[0], "o"), (COLOURS[5], "s"), (COLOURS[2], "^"), ("0.55", "D")), strict=True))
     names = {
         UNTRAINED: "untrained",
         f"cdni at {DEPTH // 2}": f"cdni, one synthesiser\nafter layer {DEPTH // 2}",
         EVERY: "cdni, a synthesiser\nafter every layer",
     }
-    panels = (("probe", "linear probe: test accuracy (%)"), ("likeness", "rank correlation of dissimilarities\nwith bp of another seed"))
+    panels = (("probe", "linear probe: test accuracy (%)"), ("likeness", "likeness to bp of another seed\n(rank correlation)"))
     for ax, (quantity, label) in zip(figure.subplots(1, 2), panels, strict=True):
         for net, (colour, marker) in looks.items():
             mine = sorted((r for r in rows if (r.net, r.quantity) == (net, quantity)), key=lambda r: r.layer)

@@ -216,18 +216,9 @@ def read_off(study, rule, epoch):
 
 
 def vgg_cosines():
-    rows = rows_of("iteration2-vgg16/cosine_heat_map.csv")
+    rows = rows_of("iteration2-vgg16/cosine_over_training.csv")
     own = [abs(float(r["mean"])) for r in rows if r["label"] == "dgl" and r["layer"].startswith("block") and r["layer"] != "block13.conv"]
     return f"within ± {math.ceil(100 * max(own)) / 100:g} of zero"
-
-
-def label_bits():
-    return [claim("representations", f"I(h, y): {block}")[0] for block in ("block1", "block2", "block3")]
-
-
-def least_alike(rule):
-    """Mean differences of CKA, block by block."""
-    return [claim("representations", f"CKA at {block}: bp and {rule} at")[0] for block in ("block1", "block2", "block3")]
 
 
 def time_to_fit():
@@ -398,12 +389,6 @@ SENTENCES = {
         lambda: "{} to {} times in the fourth".format(*too_long(4)),
         lambda: f"eight epochs ({best_full_size_bp()} %)",
         lambda: f"The script makes the decoded file ({math.ceil(60_000 * 32 * 32 * 3 / 1e6):.0f} MB)",
-    ],
-    "docs/results/blocks-and-separability.md": [
-        lambda: bracket(claim("representations", "I(h, y): block2"), 3),
-        lambda: f"hold some {number(label_bits()[1], 1)} bit less",
-        lambda: f"are within {math.ceil(100 * max(map(abs, least_alike('dgl')))) / 100:g} as similar",
-        lambda: f"(block2 by {number(least_alike('dni')[1], 3)})",
     ],
     "docs/results/random-labels.md": [
         time_to_fit,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -14,9 +13,8 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarForm
 
 from gradlens.reporting.aggregate import CurvePoint
 from gradlens.reporting.axes import Scale, label_ends, mean_line, view
-from gradlens.reporting.style import LOOK, Style, in_lines
+from gradlens.reporting.style import LOOK, Style, in_lines, wrapped
 
-LETTERS = 88  # of a title line
 READING = "reading"  # the split of points that are another study's
 
 
@@ -57,7 +55,7 @@ def labelled_curves(
     limits = (0, 100 if "%" in y_label else math.inf)
     ax.set_ylim(*view([p for p in rows if math.isfinite(p.mean)], Scale(y_label, limits=limits, log=scale == "log")))
     ax.set_ylabel(y_label)
-    ax.set_title("\n".join([*textwrap.wrap(title, LETTERS), *in_lines(notes, 7.2)]), loc="left", fontsize=10)
+    ax.set_title("\n".join([*wrapped(title, 6.9), *in_lines(notes, 7.1)]), loc="left", fontsize=10)
     figure.draw_without_rendering()  # the labels need the final limits
     label_ends(ax, ends)
     return figure

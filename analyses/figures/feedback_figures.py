@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from analyses.figures.drawing import title_where
+from gradlens.reporting.axes import spread
 from gradlens.reporting.style import LOOK, styles
 
 PAPERS_WINDOW = 10  # examples, of the race's figure
@@ -81,17 +81,6 @@ def _degrees(ax: Axes) -> None:
     ax.set_yticks(DEGREES, [f"{d}°" for d in DEGREES])
 
 
-def apart(heights: Sequence[float], gap: float) -> list[float]:
-    """Heights of labels, each pair that is nearer than a gap pushed apart until none is left."""
-    order = sorted(range(len(heights)), key=lambda i: heights[i])
-    placed = [heights[i] for i in order]
-    while any(b - a < gap - 1e-6 for a, b in pairwise(placed)):
-        for i, (a, b) in enumerate(pairwise(placed)):
-            if b - a < gap:
-                placed[i : i + 2] = (a + b - gap) / 2, (a + b + gap) / 2
-    return [placed[order.index(i)] for i in range(len(heights))]
-
-
 @style.context(LOOK)
 def angle_figure(rows: Sequence[AnglePoint], readings: Sequence[Reading], words: Mapping[str, str]) -> Figure:
     """Both angles over the examples, a row a setting, a line a scale; the figure's readings as open circles at the right end.
@@ -117,7 +106,7 @@ def angle_figure(rows: Sequence[AnglePoint], readings: Sequence[Reading], words:
                 [1.35 * last] * len(mine), [r.figure for r in mine], "o", markersize=5, markerfacecolor="white",
                 markeredgecolor="0.25", clip_on=False,
             )  # fmt: skip
-            for r, y in zip(mine, apart([r.ours for r in mine], 5.6), strict=True):
+            for r, y in zip(mine, spread([r.ours for r in mine], 5.6), strict=True):
                 ax.text(1.9 * last, y, f"{r.scale:g}", color=colours[r.scale], fontsize=8.5, va="center", clip_on=False)
             ax.set_title(f"{words[setting]}\nangle to {SYMBOLS[to]}", loc="left", pad=4, fontsize=9.5)
             ax.set_xlim(1, 1.6 * last)
@@ -238,7 +227,7 @@ def depth_figure(rows: Sequence[DepthPoint], title: str, beside: str) -> Figure:
             ax.errorbar(at, mean, yerr=half, color=look.colour, linestyle=look.dash, marker=look.marker, markersize=5, capsize=2)
             ends.append(mean[-1])
         low, high = ax.get_ylim()
-        for rule, y in zip(rules, apart(ends, 0.065 * (high - low)), strict=True):
+        for rule, y in zip(rules, spread(ends, 0.065 * (high - low)), strict=True):
             ax.text(1.04, (y - low) / (high - low), rule, color=looks[rule].colour, fontsize=9.5, va="center", transform=ax.transAxes)
         ax.set_xticks(range(len(depths)), [str(d) for d in depths])
         ax.set_xlim(-0.35, len(depths) - 0.65)

@@ -16,6 +16,10 @@ from gradlens.reporting.style import COLOURS, LOOK, MARKERS, PATTERNS, head
 RAW, PSI, TOP = "labels alone (X1)", "pretext features (ψ)", "ψ, its k − 1 principal components"
 EXACT, ORACLE = "ψ of endless pairs", "best linear prediction of the label"
 UNIVERSAL, DEPENDENT, KERNEL = "best pretext features (ψ*)", "ψ*, dependent views (α = 0.5)", "labels alone, kernel ridge"
+NAMES = {  # in the figures; others as they are
+    RAW: "labels alone", PSI: "pretext features", TOP: "their main components", EXACT: "pretext features of endless pairs",
+    ORACLE: "best linear prediction", UNIVERSAL: "best pretext features", DEPENDENT: "the same, dependent views",
+}  # fmt: skip
 LABELS = (RAW, PSI, TOP, EXACT, ORACLE, KERNEL, UNIVERSAL, DEPENDENT)
 
 
@@ -49,15 +53,15 @@ def line(ax: Axes, rows: Sequence[Point], label: str) -> None:
 def legend(figure: Figure, rows: Iterable[Point], columns: int) -> None:
     """All lines of a figure."""
     present = {p.label for p in rows}
-    handles = [Line2D([], [], label=label, **strokes(label)) for label in LABELS if label in present]
+    handles = [Line2D([], [], label=NAMES.get(label, label), **strokes(label)) for label in LABELS if label in present]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 PANELS = {
-    "a": ("(a) linear ψ, independent views", "classes k"),
-    "b": ("(b) linear ψ", "dependence of the views, ε_CI"),
-    "c": ("(c) best ψ*, independent views where not said", "classes k"),
-    "d": ("(d) best ψ*", "dependence of the views, ε_CI"),
+    "a": ("(a) linear features, independent views", "classes"),
+    "b": ("(b) linear features", "conditional dependence of the views"),
+    "c": ("(c) best features", "classes"),
+    "d": ("(d) best features", "conditional dependence of the views"),
 }
 
 
@@ -70,8 +74,8 @@ def panel_figure(rows: Sequence[Point], k: int, pairs: int, labels: int, message
         for label in LABELS:
             if any(p.label == label for p in mine):
                 line(ax, mine, label)
-        ax.set_title(title + (f", k = {k}" if panel in "bd" else ""), loc="left")
-        ax.set(xlabel=x, ylabel="error", ylim=(0, None))
+        ax.set_title(title + (f", {k} classes" if panel in "bd" else ""), loc="left")
+        ax.set(xlabel=x, ylabel="squared error", ylim=(0, None))
     legend(figure, [p for p in rows if p.panel in PANELS], 3)
     head(
         figure,
@@ -85,21 +89,21 @@ def panel_figure(rows: Sequence[Point], k: int, pairs: int, labels: int, message
 def label_figure(rows: Sequence[Point], alphas: Sequence[float], k: int, pairs: int, message: str) -> Figure:
     """Excess risk over the number of labels, a panel an α, under what they say."""
     shown = [f"α = {alpha:g}" for alpha in alphas]
-    words = {"α = 0": "independent views", "α = 1": "the same view twice"}
-    figure = Figure(figsize=(1.0 + 1.6 * len(shown), 4.0), layout="constrained")
+    words = {"α = 0": "independent views", "α = 1": "one view twice"}
+    figure = Figure(figsize=(8.0, 4.0), layout="constrained")
     grid = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
     for ax, panel in zip(grid, shown, strict=True):
-        ax.set(xscale="log", yscale="log", xlabel="labels")
+        ax.set(xscale="log", yscale="log", xlabel="number of labels")
         for label in LABELS:
             if any((p.panel, p.label) == (panel, label) for p in rows):
                 line(ax, [p for p in rows if p.panel == panel], label)
         ax.set_title(words.get(panel, panel), loc="left")
-    grid[0].set_ylabel("excess risk")
+    grid[0].set_ylabel("excess risk (squared error)")
     mine = [p for p in rows if p.panel in shown]
     legend(figure, mine, 3)
     head(
         figure,
         message,
-        f"k = {k} classes, ψ from {pairs:,} pairs; α: share of X1 in X2; mean ± 1 standard error of {mine[0].trials} trials",
+        f"{k} classes, features from {pairs:,} pairs; α: share of a view in the other; mean ± 1 s.e. of {mine[0].trials} trials",
     )
     return figure

@@ -82,7 +82,7 @@ def hierarchical_digits(rows: Sequence[DrawnGrid], *, title: str = "") -> Figure
     if not rows:
         raise InputError("no generated digit to draw")
     levels, digits = list(dict.fromkeys(r.level for r in rows)), list(dict.fromkeys(r.digit for r in rows))
-    figure = Figure(figsize=(0.9 + 0.84 * len(digits), 0.5 + 0.87 * len(levels)), layout="constrained")
+    figure = Figure(figsize=(1.0 + 0.7 * len(digits), 0.5 + 0.76 * len(levels)), layout="constrained")
     grid = figure.subplots(len(levels), len(digits), squeeze=False)
     colours = ListedColormap(["white", *COLOURS, "0.55", "0.8"])
     for line, level in zip(grid, levels, strict=True):
@@ -119,10 +119,10 @@ def layerwise_sweep(rows: Sequence[LearnerPoint], default: tuple[float, float], 
         raise InputError("nothing was learned on generated digits: there is nothing to draw")
     noise, distractors = default
     sweeps = (
-        ("noise", f"noise (standard deviation), distractors {distractors:g}", [r for r in rows if r.distractors == distractors]),
+        ("noise", f"noise (s.d.) at {distractors:g} distractors", [r for r in rows if r.distractors == distractors]),
         ("distractors", f"probability of a distractor, noise {noise:g}", [r for r in rows if r.noise == noise]),
     )
-    figure = Figure(figsize=(8.8, 4.4), layout="constrained")
+    figure = Figure(figsize=(8.0, 4.4), layout="constrained")
     names = [name for name in LEARNERS if any(r.learner == name for r in rows)]
     for ax, (varied, label, here) in zip(figure.subplots(1, 2, sharey=True), sweeps, strict=True):
         shown = sorted((r for r in here if r.quantity == "accuracy"), key=attrgetter(varied))

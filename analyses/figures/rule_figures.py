@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from analyses.figures.drawing import spread, title_where
-from analyses.overview import CONTROL, FAMILIES
+from analyses.figures.drawing import title_where
+from analyses.overview import CONTROL, FAMILIES, family_legend
 from gradlens.cli.listing import family
 from gradlens.methods import METHODS
 from gradlens.reporting.aggregate import FinalValue, LayerPoint
+from gradlens.reporting.axes import spread
 from gradlens.reporting.heat_map import heat_map
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import GREY, LOOK, band, head, save_figure
@@ -46,18 +47,29 @@ def setting_of(data: str, settings: Mapping[str, Any]) -> str:
     return f"{data}, {settings['limit']:,} images · BasicCNN, width {settings['width']} · {settings['epochs']} epochs (greedy 15)"
 
 
+NEAR = 2.0  # points below backprop's accuracy
+
+
+def accuracy_message(rows: Sequence[Placed]) -> str:
+    """How many rules are as accurate as backprop, and which are no better than untrained blocks."""
+    of = {row.method: row.mean for row in rows}
+    rules = {name: mean for name, mean in of.items() if name not in ("bp", CONTROL)}
+    near = sum(mean >= of["bp"] - NEAR for mean in rules.values())
+    low = [name for name, mean in rules.items() if mean < of.get(CONTROL, -math.inf)]
+    rest = f"; {', '.join(low)} below untrained blocks" if low else ""
+    return f"{near} of {len(rules)} rules end above backprop or within {NEAR:g} points of it{rest}"
+
+
 @style.context(LOOK)
 def accuracies(rows: Sequence[Placed], setting: str) -> Figure:
     """One rule a row, the best on top, coloured by family; the dashed line is a network whose blocks are not trained."""
-    figure = Figure(figsize=(7.8, 1.5 + 0.27 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(7.8, 1.7 + 0.27 * len(rows)), layout="constrained")
     ax = figure.subplots()
-    shown: dict[str, str] = {}
     for at, row in enumerate(rows):
-        name, colour = FAMILIES[family(METHODS[row.method])]
-        shown.setdefault(name, colour)
+        colour = FAMILIES[family(METHODS[row.method])][1]
         half = row.high - row.mean if math.isfinite(row.high) else 0.0
         ax.errorbar(row.mean, at, xerr=half, fmt="o", ms=5.5, lw=1.6, color=colour)
-        ax.annotate(f"n = {row.seeds}", (1.01, at), xycoords=("axes fraction", "data"), va="center", fontsize=8.5, color="0.35")
+        ax.annotate(f"n = {row.seeds}", (1.01, at), xycoords=("axes fraction", "data"), va="center", fontsize=9, color="0.35")
     for control in (row for row in rows if row.method == CONTROL):
         ax.axvline(control.mean, color=GREY, linestyle="--", linewidth=1, zorder=0)
         ax.annotate(" only the top trained", (control.mean, -0.75), va="center", fontsize=9, color="0.3")
@@ -67,14 +79,13 @@ def accuracies(rows: Sequence[Placed], setting: str) -> Figure:
     ax.set_ylim(len(rows) - 0.4, -1.1)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("final test accuracy on 10,000 images (%), mean and 95 % t-interval over n seeds")
-    for at, (name, colour) in enumerate(sorted(shown.items())):
-        ax.annotate(name, (0.27 * at, 1.01), xycoords="axes fraction", color=colour, fontsize=10, weight="bold")
+    family_legend(figure, [row.method for row in rows])
     head(figure, accuracies_title(rows), setting)
     return figure
 
 
 def accuracies_title(rows: Sequence[Placed]) -> str:
-    """What the accuracies say; a rule keeps up that ends less than five points below backprop."""
+    """What the accuracies say, in general or by count; a rule keeps up that ends less than five points below backprop."""
     mean = {row.method: row.mean for row in rows}
     kept = {name: value > mean["bp"] - 5 for name, value in mean.items()} if "bp" in mean else {}
     families = {name: family(METHODS[name]) for name in kept}
@@ -83,7 +94,7 @@ def accuracies_title(rows: Sequence[Placed]) -> str:
     return title_where(
         all(local) and not any([*synthetic, *random]) and bool(local and synthetic and random),
         "Local losses keep up with backprop; random feedback and synthetic gradients do not",
-        "Final test accuracy of each rule",
+        accuracy_message(rows),
     )
 
 
@@ -101,6 +112,13 @@ def _three(bounds: Sequence[float | None]) -> tuple[float, float, float]:
     return mean, low, high
 
 
+def nearest(rows: Sequence[FinalValue], most: int = 3) -> str:
+    """The rules whose worst layer is nearest to the true gradient, with that layer's cosine."""
+    lowest = {name: min(r.mean for r in rows if r.label == name) for name in dict.fromkeys(r.label for r in rows)}
+    first = sorted((name for name in lowest if name != "bp" and math.isfinite(lowest[name])), key=lambda name: -lowest[name])[:most]
+    return f"Nearest to the true gradient in every layer: {', '.join(f'{name} ({lowest[name]:.2f} or more)' for name in first)}"
+
+
 def cosine_map(rows: Sequence[FinalValue], setting: str) -> Figure:
     """Cosine of each layer's gradient with the true one, a rule a row."""
     figure = heat_map(rows, "cosine")
@@ -115,19 +133,27 @@ def cosine_map(rows: Sequence[FinalValue], setting: str) -> Figure:
 
 def cosine_title(rows: Sequence[FinalValue]) -> str:
     """What the cosines say; three quarters are near."""
-    nearest = {name: min((r.mean for r in rows if r.label == name), default=math.nan) for name in ("usf", "brsf", "frsf", "kp", "overlap")}
+    lowest = {name: min((r.mean for r in rows if r.label == name), default=math.nan) for name in ("usf", "brsf", "frsf", "kp", "overlap")}
     return title_where(
-        all(value >= 0.75 for value in nearest.values()),
+        all(value >= 0.75 for value in lowest.values()),
         "Signed feedback, kp and overlap come near the true gradient in every layer",
-        "How near each rule comes to the true gradient, layer by layer",
+        nearest(rows),
     )
+
+
+def turned_by(points: Sequence[LayerPoint], name: str) -> float:
+    """The most by which a layer's angle fell over training, in degrees."""
+    of_layer: dict[str, list[LayerPoint]] = {}
+    for p in sorted((p for p in points if p.label == name), key=lambda p: p.step):
+        of_layer.setdefault(p.layer, []).append(p)
+    return max((line[0].mean - line[-1].mean for line in of_layer.values()), default=math.nan)
 
 
 @style.context(LOOK)
 def turning(points: Sequence[LayerPoint], setting: str) -> Figure:
     """Angle between each layer's feedback matrix and its weights' transpose over training, a panel a layer."""
     layers = list(dict.fromkeys(p.layer for p in points))
-    figure = Figure(figsize=(2.0 + 1.9 * len(layers), 3.6), layout="constrained")
+    figure = Figure(figsize=(8.0, 3.6), layout="constrained")
     axes = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
     for ax, layer in zip(axes, layers, strict=True):
         for name in TURNED:
@@ -156,7 +182,7 @@ def turning_title(points: Sequence[LayerPoint]) -> str:
     return title_where(
         bool(kp and fa) and max(kp) < 80 <= min(fa),
         "kp's feedback turns to the weights, fa's hardly does",
-        "Angle between feedback and the weights' transpose",
+        f"Angle between feedback and the weights' transpose: it falls by up to {turned_by(points, 'kp'):.0f}° for kp",
     )
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 
-from analyses.figures.drawing import Cell, spread
+from analyses.figures.drawing import Cell
+from gradlens.reporting.axes import spread
 from gradlens.reporting.statistics import Interval
 from gradlens.reporting.style import COLOURS, GREY, LOOK, MARKERS, head
 
@@ -68,7 +70,7 @@ def heads_figure(points: Sequence[HeadPoint], untrained: Interval, message: str,
 
 @style.context(LOOK)
 def rows_figure(cells: Sequence[Cell], message: str, setting: str, unit: str, limit: float | None = None) -> Figure:
-    """Means with intervals, a row each from the top, a colour and marker a column; columns are named above the first row.
+    """Means with intervals, a row each from the top, a colour and marker a column; several columns are named above the first row.
 
     Args:
         cells: the means.
@@ -82,6 +84,7 @@ def rows_figure(cells: Sequence[Cell], message: str, setting: str, unit: str, li
     figure = Figure(figsize=(7.2, 1.6 + 0.36 * len(rows)), layout="constrained")
     ax = figure.subplots()
     shift = 0.56 / max(1, len(columns))
+    names: list[Annotation] = []
     for j, column in enumerate(columns):
         mine = [c for c in cells if c.column == column]
         at = [rows.index(c.row) + (j - (len(columns) - 1) / 2) * shift for c in mine]
@@ -91,9 +94,13 @@ def rows_figure(cells: Sequence[Cell], message: str, setting: str, unit: str, li
         ]
         colour = COLOURS[j % len(COLOURS)]
         ax.errorbar([c.mean for c in mine], at, xerr=np.array(ends).T, fmt=MARKERS[j], ms=5, lw=1.4, color=colour, capsize=2)
-        ax.text(
-            j / max(4, len(columns)), 1.01, f"{'●■▲◆▼'[j]} {column}", transform=ax.transAxes, color=colour, fontsize=SETTING, va="bottom"
-        )
+        where: dict[str, Any] = {"xy": (0, 1.01), "xycoords": "axes fraction", "xytext": (0, 0)}
+        if names:  # behind the name before it
+            where = {"xy": (1, 0), "xycoords": names[-1], "xytext": (14, 0)}
+        if len(columns) > 1:
+            names.append(
+                ax.annotate(f"{'●■▲◆▼'[j]} {column}", color=colour, fontsize=SETTING, va="bottom", textcoords="offset points", **where)
+            )
     ax.set_yticks(range(len(rows)), rows)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     if limit is not None:

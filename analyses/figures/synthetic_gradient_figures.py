@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ class LengthRow(NamedTuple):
     updates: int  # made before
     variant: str
     ratio: float
-    predicted: float | None
+    predicted: float  # NaN: the law does not say
     seeds: int
 
 
@@ -37,7 +38,7 @@ class ArmRow(NamedTuple):
     mean: float
     low: float
     high: float
-    seeds: float
+    seeds: int
     rate: float
 
 
@@ -56,7 +57,7 @@ def _lines(ax: Axes, rows: Sequence[LengthRow], x: str, looks: Sequence[tuple[Ma
         mine = sorted((r for r in rows if all(getattr(r, key) == value for key, value in wanted.items())), key=lambda r: getattr(r, x))
         at = [getattr(r, x) for r in mine]
         ax.plot(at, [r.ratio for r in mine], marker, color=colour, markersize=5)
-        law = [r.predicted for r in mine if r.predicted is not None]
+        law = [r.predicted for r in mine if math.isfinite(r.predicted)]
         ax.plot(at, law if len(law) == len(at) else [r.ratio for r in mine], color=colour, linewidth=1.2)
         ax.annotate(name, (at[-1], mine[-1].ratio), (7, up), textcoords="offset points", color=colour, va="center", fontsize=9)
     ax.axhline(1, color="0.4", linewidth=0.9, linestyle=(0, (4, 2)))
@@ -68,7 +69,7 @@ def _lines(ax: Axes, rows: Sequence[LengthRow], x: str, looks: Sequence[tuple[Ma
 @style.context(LOOK)
 def lengths_figure(rows: Sequence[LengthRow], width: int, batch: int) -> Figure:
     """Ratios over N before the first update and before the second, and over widths."""
-    figure = Figure(figsize=(8.8, 4.3), layout="constrained")
+    figure = Figure(figsize=(8.0, 4.3), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True, width_ratios=(1.15, 1, 1))
     blue, green, red, black = COLOURS[1], COLOURS[3], COLOURS[2], COLOURS[0]
     over_n, over_width = [r for r in rows if r.width == width], [r for r in rows if r.batch == batch]
@@ -110,11 +111,14 @@ def lengths_title(rows: Sequence[LengthRow]) -> str:
     )
 
 
+CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # behind numbers that lie on lines
+
+
 @style.context(LOOK)
 def accuracy_figure(rows: Sequence[ArmRow], comparisons: Sequence[str], order: Sequence[str], title: str, note: str) -> Figure:
     """Final test accuracy, a row an arm, a panel a comparison; bp is a line across."""
     shown = [arm for arm in order if any(r.arm == arm for r in rows)]
-    figure = Figure(figsize=(max(8.2, 2.9 + 2.4 * len(comparisons)), 1.4 + 0.33 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(8.0, 1.4 + 0.33 * len(shown)), layout="constrained")
     for ax, comparison in zip(np.ravel(figure.subplots(1, len(comparisons), sharey=True, squeeze=False)), comparisons, strict=True):
         for i, arm in enumerate(shown):
             for row in (r for r in rows if (r.comparison, r.arm) == (comparison, arm)):
@@ -123,7 +127,9 @@ def accuracy_figure(rows: Sequence[ArmRow], comparisons: Sequence[str], order: S
                 )
                 ax.plot([max(0, row.low), min(100, row.high)], [i, i], color=colour, linewidth=2)
                 ax.plot(row.mean, i, "o", color=colour, markersize=5)
-                ax.annotate(f"{row.mean:.1f}", (row.mean, i), (0, 6), textcoords="offset points", ha="center", color=colour, fontsize=8.5)
+                ax.annotate(
+                    f"{row.mean:.1f}", (row.mean, i), (0, 6), textcoords="offset points", ha="center", color=colour, fontsize=9, bbox=CLEAR
+                )
                 if arm in ("bp", "untrained blocks"):
                     ax.axvline(row.mean, color=colour, linewidth=0.8, linestyle=(0, (3, 2)))
         ax.set(yticks=range(len(shown)), yticklabels=shown, xlim=(0, 105), xlabel="test accuracy (%)", ylim=(len(shown) - 0.4, -0.8))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarForm
 from analyses.full_size.items import Item, at_width, items
 from analyses.full_size.readings import EPOCHS, of_family
 from analyses.full_size.results import Rows, read_rows, summary
-from gradlens.reporting.style import LOOK, Style, save_figure, styles
+from gradlens.reporting.axes import label_ends
+from gradlens.reporting.numbers import short_number
+from gradlens.reporting.style import LOOK, Style, head, joined, save_figure, styles
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.text_files import read_text, write_text
 
@@ -83,23 +84,6 @@ def _line(ax: Axes, table: Sequence[Point], look: Style, **changes: Any) -> None
     ax.plot([p.epoch for p in table], [p.value for p in table], **settings)
 
 
-def _named(ax: Axes, ends: Mapping[str, tuple[float, float]], look: Mapping[str, Style], log: bool = False) -> None:
-    """Write each line's name at its end, moved apart where they would overlap."""
-    if not ends:
-        return
-    low, high = ax.get_ylim()
-    to = math.log10 if log else float
-    height = (to(high) - to(low)) * 0.052
-    last = -math.inf
-    for label, (x, y) in sorted(ends.items(), key=lambda item: item[1][1]):
-        place = max(to(y), last + height)
-        last = place
-        ax.annotate(
-            label, (x, 10**place if log else place), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8.5,
-            color=look[label].colour, annotation_clip=False,
-        )  # fmt: skip
-
-
 def message(family: Family) -> str:
     """What the curves say, in one sentence made from their numbers."""
     best = {label: max((r for r in rows if r["epoch"]), key=lambda r: r["test_accuracy"]) for label, rows in family.items()}
@@ -123,32 +107,31 @@ def learning(name: str, family: Family) -> Figure:
     """Test accuracy and training loss over epochs, side by side; hollow marks: the reference study's readings."""
     look, table = styles(list(family)), points(family)
     last = max(p.epoch for p in table)
-    figure = Figure(figsize=(9, 3.9), layout="constrained")
+    figure = Figure(figsize=(8, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2)
+    read = False
+    named: dict[Axes, dict[str, tuple[float, float, str]]] = {}
     for ax, quantity, text in ((left, "test_accuracy", "test accuracy (%)"), (right, "train_loss", "training loss (nats)")):
-        ends = {}
+        ends: dict[str, tuple[float, float, str]] = {}
         for label in family:
             mine = [p for p in table if p.label == label and p.quantity == quantity and p.epoch]
             scaled = [p._replace(value=100 * p.value) for p in mine] if quantity == "test_accuracy" else mine
             _line(ax, scaled, look[label])
-            ends[label] = (scaled[-1].epoch, scaled[-1].value)
+            ends[label] = (scaled[-1].epoch, scaled[-1].value, look[label].colour)
         if quantity == "test_accuracy":
-            _readings(ax, name, look, last)
+            read = _readings(ax, name, look, last)
         _epochs_axis(ax, last)
         ax.set_ylabel(text)
-        _named(ax, ends, look)
-    _head(figure, message(family), _about(family))
+        named[ax] = ends
+    head(figure, message(family), joined(_about(family), "hollow marks: the reference study (width 128, rate 3e-5)" if read else ""))
+    figure.draw_without_rendering()  # names need the final limits
+    for ax, ends in named.items():
+        label_ends(ax, ends)
     return figure
 
 
-def _head(figure: Figure, *lines: str) -> None:
-    """Write the lines above the panels, broken where the figure ends; the parts of a list stay whole."""
-    room = int((figure.get_figwidth() - 0.2) / 0.082)  # of the mean letter at 10 points
-    broken = [part for line in lines for part in textwrap.wrap(line, room, break_on_hyphens=False)]
-    figure.suptitle("\n".join(broken), x=0.01, ha="left", fontsize=10)
-
-
-def _readings(ax: Axes, name: str, look: Mapping[str, Style], last: int) -> None:
+def _readings(ax: Axes, name: str, look: Mapping[str, Style], last: int) -> bool:
+    """Draw the reference study's readings of the rules shown; false where there is none."""
     shown = False
     for method, values in of_family(name).items():
         label = next((name for name in (f"{method} published", method) if name in look), None)
@@ -157,17 +140,7 @@ def _readings(ax: Axes, name: str, look: Mapping[str, Style], last: int) -> None
         pairs = [(e, v) for e, v in zip(EPOCHS, values, strict=True) if e <= (1500 if last > 20 else last)]
         ax.plot(*zip(*pairs, strict=True), ls="", marker=look[label].marker, ms=7, mfc="none", mec=look[label].colour, mew=1.2)
         shown = True
-    if shown:
-        ax.text(
-            0.98,
-            0.02,
-            "hollow: reference study (width 128, rate 3e-5)",
-            transform=ax.transAxes,
-            ha="right",
-            va="bottom",
-            fontsize=8.5,
-            color="0.35",
-        )
+    return shown
 
 
 def _epochs_axis(ax: Axes, last: int) -> None:
@@ -186,7 +159,7 @@ def alignment(family: Family) -> Figure:
     look, table = styles(list(family)), points(family)
     layers, exact = _informative(table)
     last = max(p.epoch for p in table)
-    figure = Figure(figsize=(max(6.0, 1.9 * len(layers) + 1.6), 5.2), layout="constrained")
+    figure = Figure(figsize=(8.0, 5.2), layout="constrained")
     grid = figure.subplots(2, len(layers), sharex=True, sharey="row", squeeze=False)
     for column, layer in enumerate(layers):
         for row, quantity in enumerate(("cosine", "norm_ratio")):
@@ -197,7 +170,8 @@ def alignment(family: Family) -> Figure:
             if quantity == "cosine":
                 ax.set_title(layer, fontsize=9.5)
                 _floor_and_ceiling(ax, table, layer)
-                ax.set_ylim(-0.25, 1.05)
+                lowest = min(p.value for p in table if p.quantity in ("cosine", "null", "noise_ceiling") and p.layer in layers)
+                ax.set_ylim(min(-0.25, lowest - 0.05), 1.05)
             else:
                 ax.set_yscale("log")
                 ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -207,12 +181,15 @@ def alignment(family: Family) -> Figure:
                 _epochs_axis(ax, last)
     grid[0][0].set_ylabel("cosine with\nthe true gradient")
     grid[1][0].set_ylabel("norm ÷ norm of\nthe true gradient")
-    handles = list(grid[0][0].get_lines()[: len(family)])
-    figure.legend(handles, list(family), loc="outside lower center", ncols=min(6, len(family)), fontsize=9)
     low, high = grid[1][0].get_ylim()
     grid[1][0].set_ylim(min(low, 0.5), max(high, 2))
     notes = [f"{', '.join(exact)}: exactly the true gradient under every rule"] if exact else []
-    _head(figure, _alignment_message(family, layers), _about(family), "grey, dotted: chance; grey, dashed: noise ceiling", *notes)
+    grey = "grey, dotted: chance; grey, dashed: noise ceiling"
+    head(figure, _alignment_message(family, layers), _about(family), joined(grey, *notes))
+    figure.draw_without_rendering()  # names need the final limits
+    below = [p for p in table if p.quantity == "norm_ratio" and p.layer == layers[-1] and p.value > 0]
+    ends = {p.label: (p.epoch, p.value, look[p.label].colour) for p in sorted(below, key=lambda p: p.epoch)}
+    label_ends(grid[1][-1], ends)
     return figure
 
 
@@ -238,14 +215,14 @@ def _floor_and_ceiling(ax: Axes, table: Sequence[Point], layer: str) -> None:
 
 def _alignment_message(family: Family, layers: Sequence[str]) -> str:
     ends = {label: rows[-1].get(f"cosine:{layers[0]}", math.nan) for label, rows in family.items() if not label.startswith("bp")}
-    said = ", ".join(f"{label} {value:.2f}".replace(" ", NO_BREAK) for label, value in ends.items() if not math.isnan(value))
+    said = ", ".join(f"{label} {short_number(value)}".replace(" ", NO_BREAK) for label, value in ends.items() if not math.isnan(value))
     return f"Cosine of {layers[0]} with the true gradient in the last epoch: {said}"
 
 
 def table_of(family: Family) -> str:
     """A markdown table: each rule's cosines by layer in its last epoch, test accuracy best and final, minutes."""
     layers = list(dict.fromkeys(key.partition(":")[2] for rows in family.values() for key in rows[-1] if key.startswith("cosine:")))
-    head = [
+    columns = [
         "rule",
         *(layer.replace(".", "<br>") for layer in layers),
         "test accuracy %<br>best (epoch)",
@@ -254,7 +231,7 @@ def table_of(family: Family) -> str:
         "lr",
         "minutes",
     ]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for label, rows in family.items():
         best, end = max((r for r in rows if r["epoch"]), key=lambda r: r["test_accuracy"]), rows[-1]
         cosines = [_number(end.get(f"cosine:{layer}", math.nan)) for layer in layers]

@@ -185,11 +185,11 @@ def fixed_points(rows: Sequence[Rest]) -> Figure:
     ax.axhline(CRITICAL, color="0.5", linewidth=0.9, linestyle=(0, (4, 2)))
     ax.text(1e-10, 2 * CRITICAL, "below: a critical point of the loss", color="0.35", va="bottom", ha="center")
     ax.set(xscale="log", yscale="log", xlim=(3e-21, 30), ylim=(3e-15, 30))
-    ax.set(xlabel="L_S, regression error of the synthesisers", ylabel="norm of the true gradient")
+    ax.set(xlabel="squared error of the synthesisers' regression", ylabel="norm of the true gradient")
     for x, y, text, colour, side in (
         (1e-19, 3e-8, "synthesisers that\nread the label", COLOURS[1], "left"),
         (3e-3, 0.3, "synthesisers that do not:\nthey rest where the loss still falls", COLOURS[2], "right"),
-        (3e-3, 3e-14, "written-down states of these\n(green: all ranks of the weights)", COLOURS[3], "right"),
+        (3e-3, 3e-14, "states written down by hand for these,\nwith weights of every rank", COLOURS[3], "right"),
     ):
         ax.text(x, y, text, color=colour, ha=side, va="center")
     head(

@@ -202,7 +202,7 @@ class GapRow(NamedTuple):
     mean: float
     low: float
     high: float
-    seeds: float
+    seeds: int
 
 
 def gap_rows(looks: Sequence[Looked]) -> list[GapRow]:
@@ -216,7 +216,7 @@ def gap_rows(looks: Sequence[Looked]) -> list[GapRow]:
 @style.context(LOOK)
 def implied_gaps(rows: Sequence[GapRow]) -> Figure:
     """The gap over updates, a line a labelling."""
-    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
     ax = figure.subplots()
     for labelling, colour, marker in zip(LABELLINGS, COLOURS[1:], "os", strict=False):
         mine = [r for r in rows if r.labelling == labelling]
@@ -224,7 +224,7 @@ def implied_gaps(rows: Sequence[GapRow]) -> Figure:
         ax.plot(x, [r.mean for r in mine], color=colour, marker=marker, markersize=4, linewidth=1.7)
         band(ax, x, [r.low for r in mine], [r.high for r in mine], colour, 0.2)
         ax.annotate(f"{labelling} labels", (x[-1], mine[-1].mean), (8, 3), textcoords="offset points", color=colour, va="center")
-    ax.set(xscale="log", xlim=(0.8, 12_000), ylim=(-0.03, 1.15), xlabel="update", ylabel="gap, of the true loss's spread")
+    ax.set(xscale="log", xlim=(0.8, 12_000), ylim=(-0.03, 1.15), xlabel="update", ylabel="gap to the true loss\n(share of its spread)")
     head(
         figure,
         gap_title({(r.labelling, r.update): r.mean for r in rows}),
@@ -262,7 +262,7 @@ def gaps_of(rows: Sequence[ImpliedPoint]) -> dict[tuple[str, int], float]:
 @style.context(LOOK)
 def implied_losses(rows: Sequence[ImpliedPoint]) -> Figure:
     """True and implied loss along the line between the answers: a line of panels a labelling, a panel a time."""
-    figure = Figure(figsize=(8.8, 4.6), layout="constrained")
+    figure = Figure(figsize=(8.0, 4.6), layout="constrained")
     grid = figure.subplots(len(LABELLINGS), len(PICTURED), squeeze=False)
     for (i, labelling), (j, made) in product(enumerate(LABELLINGS), enumerate(PICTURED)):
         ax, here = grid[i, j], [r for r in rows if (r.labelling, r.update) == (labelling, made)]

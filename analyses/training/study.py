@@ -6,12 +6,13 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from matplotlib.figure import Figure
 
 from gradlens._version import __version__
 from gradlens.analysis.of_runs.options import ProbeOptions
@@ -19,7 +20,9 @@ from gradlens.analysis.of_runs.probe import Probe
 from gradlens.cli.progress import Display
 from gradlens.data.datasets import DATASETS
 from gradlens.reporting.analysis_report import save_figures
+from gradlens.reporting.style import save_figure
 from gradlens.reporting.training_figures import figure_set
+from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import INTERRUPTED, Stopped
 from gradlens.runtime.text_files import write_text
 from gradlens.training.config import Config, make_config
@@ -29,6 +32,7 @@ from gradlens.training.run_directory import Run, plain
 from gradlens.training.run_groups import run_labels
 from gradlens.training.runs.train_run import train_or_reuse
 
+R = TypeVar("R", bound=tuple[Any, ...])  # a NamedTuple
 HERE = Path(__file__).resolve().parents[1]
 
 
@@ -151,7 +155,9 @@ def listed(runs: Sequence[Run]) -> list[dict[str, Any]]:
     ]
 
 
-def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: dict[str, Any], figures: bool = True) -> None:
+def publish(
+    name: str, runs: Sequence[Run], args: argparse.Namespace, results: dict[str, Any], figures: bool = True, without: Sequence[str] = ()
+) -> None:
     """Write the runs' figures and ``results.json`` (numbers, seeds, versions, time) to ``figures/<name>``.
 
     Args:
@@ -160,19 +166,34 @@ def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: d
         args: of the script.
         results: what the script found.
         figures: draw the standard figures too.
+        without: standard figures that are not drawn.
 
     """
     folder = args.figures / name
     folder.mkdir(parents=True, exist_ok=True)
     if figures:
-        _draw(runs, folder)
+        _draw(runs, folder, without)
     write_text(folder / "results.json", json.dumps(plain({**results, "runs": listed(runs), **environment()}), indent=2) + "\n")
     print(f"wrote {folder}")
 
 
-def _draw(runs: Sequence[Run], folder: Path) -> None:
+def drawn_again(folder: Path, name: str, kind: type[R], drawing: Callable[[list[R]], Figure]) -> None:
+    """Draw a picture from the csv file that lies beside it, which stays as it is.
+
+    Args:
+        folder: of the picture.
+        name: of its files, without an ending.
+        kind: a row of the csv file.
+        drawing: makes the figure of the rows.
+
+    """
+    rows = read_table(folder / f"{name}.csv", kind)
+    save_figure(drawing(rows), rows, folder, name)
+
+
+def _draw(runs: Sequence[Run], folder: Path, without: Sequence[str]) -> None:
     """The standard figures of some runs; those that cannot be drawn are named."""
     figures = figure_set(runs)
-    save_figures(figures.drawn, folder)
+    save_figures({name: drawn for name, drawn in figures.drawn.items() if name not in without}, folder)
     for name, why in figures.skipped.items():
         print(f"no figure {name}: {why}")

@@ -19,6 +19,8 @@ from gradlens.runtime.errors import InputError
 
 R = TypeVar("R", LayerPoint, FinalValue)
 
+EARLY = 0.1  # of the axes: a line that ends so far left of the others has its name there
+LINE = 0.165  # inches of a line of a name at a line's end
 FEW = 25  # points in a line: up to here each gets a marker, in longer ones some
 
 
@@ -122,27 +124,27 @@ def y_axis(ax: Axes, rows: Sequence[CurvePoint | LayerPoint], scale: Scale) -> N
         ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}" if 1e-3 <= v <= 1e3 else f"$10^{{{round(math.log10(v))}}}$")
 
 
-def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Return places within 0 … 1 moved as little as needed for neighbours to be ``gap`` apart; too many reach below 0.
+def spread(places: Sequence[float], gap: float, low: float = -math.inf, high: float = math.inf) -> list[float]:
+    """Return places moved as little as possible (least squares) for neighbours to be ``gap`` apart, in their order, within two ends.
 
-    >>> spread([0.5, 0.5, 0.125], 0.25), spread([1.0, 0.9], 0.25)
-    ([0.5, 0.75, 0.125], [1.0, 0.75])
+    Where there is not room for all of them, they reach beyond the lower end.
+
+    >>> spread([0.5, 0.5, 0.125], 0.25), spread([1.0, 0.9], 0.25, high=1.0)
+    ([0.375, 0.625, 0.125], [1.0, 0.75])
     """
-    order = sorted(range(len(places)), key=lambda i: places[i])
-    moved = [0.0] * len(places)
-    lowest = 0.0
-    for i in order:
-        moved[i] = max(places[i], lowest)
-        lowest = moved[i] + gap
-    highest = 1.0
-    for i in reversed(order):
-        moved[i] = min(moved[i], highest)
-        highest = moved[i] - gap
-    return moved
+    from sklearn.isotonic import isotonic_regression  # half a second that most figures do without
+
+    order = np.argsort(places, kind="stable")
+    steps = gap * np.arange(len(places))
+    moved = np.array(places, dtype=float)
+    if len(places):  # places less their steps must rise: the nearest that do
+        rising = isotonic_regression(moved[order] - steps, y_min=low, y_max=high - gap * (len(places) - 1))
+        moved[order] = rising + steps
+    return [float(place) for place in moved]
 
 
 def label_ends(ax: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
-    """Write a text right of the axes at the height of each line's end, in its colour, joined to it where it had to be moved.
+    """Write a text at each line's end, in its colour, joined to it where it had to be moved; lines that end early have it inside the axes.
 
     Args:
         ax: with its final limits.
@@ -152,15 +154,19 @@ def label_ends(ax: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
     figure = ax.get_figure()
     assert isinstance(figure, Figure)
     to_axes = ax.transData + ax.transAxes.inverted()
-    at = [to_axes.transform((x, y)) for x, y, _ in ends.values()]
-    heights = spread([float(min(1.0, max(0.0, y))) for _, y in at], 0.17 / (figure.get_figheight() - 0.9))
-    right = max(1.0, *(x for x, _ in at))
-    for (text, (_, _, colour)), (x, y), height in zip(ends.items(), at, heights, strict=True):
-        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.7, "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 2}
-        ax.annotate(
-            text, (x, min(1.0, max(0.0, y))), (right + 0.05, height), "axes fraction", "axes fraction", arrowprops=line, color=colour,
-            va="center", fontsize=9, annotation_clip=False,
-        )  # fmt: skip
+    at = {text: to_axes.transform((x, y)) for text, (x, y, _) in ends.items()}
+    last = max(x for x, _ in at.values())
+    gap = LINE / (ax.get_position().height * figure.get_figheight())
+    for early in (True, False):
+        group = {text: (x, min(1.0, max(0.0, y))) for text, (x, y) in at.items() if (x < last - EARLY) == early}
+        heights = spread([float(y) for _, y in group.values()], gap, 0.0, 1.0)
+        for (text, (x, y)), height in zip(group.items(), heights, strict=True):
+            colour = ends[text][2]
+            line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.7, "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 2}
+            ax.annotate(
+                text, (x, y), ((x if early else max(1.0, last)) + 0.03, height), "axes fraction", "axes fraction", arrowprops=line,
+                color=colour, va="center", fontsize=9, annotation_clip=False,
+            )  # fmt: skip
 
 
 def quantity_head(figure: Figure, scale: Scale, rows: Sequence[LayerPoint | FinalValue], *notes: str) -> None:

@@ -28,11 +28,11 @@ FILTER_ORDER = "luminance by frequency, then colour by hue"
 FILTER_NUMBERS = {  # name in filters.json -> (at the axis, factor)
     "gabor_share": ("Gabors (%)", 100),
     "frequency_entropy": ("entropy (bits)", 1),
-    "frequency": ("cycles a pixel", 1),
+    "frequency": ("frequency (cycles/pixel)", 1),
     "colour_share": ("colour (%)", 100),
     "effective_rank": ("effective rank", 1),
     "dead_share": ("dead (%)", 100),
-    "moved": ("moved (norms)", 1),
+    "moved": ("distance moved (norms)", 1),
 }
 DIGITS = {"gabor_share": 0, "frequency_entropy": 2, "frequency": 3, "colour_share": 1, "effective_rank": 1, "dead_share": 0, "moved": 2}
 
@@ -186,7 +186,7 @@ def filter_grid(panels: Sequence[FilterPanel], *, what: str = "First-layer filte
         raise InputError("no filters to draw")
     columns = len(panels) if len(panels) <= 3 else 3 if len(panels) <= 6 else 4
     rows = math.ceil(len(panels) / columns)
-    side = min(2.9, 9.0 / columns)
+    side = min(2.6, 8.0 / columns)
     figure = Figure(figsize=(max(4.5, columns * side), rows * (side + 0.22) + 0.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
@@ -223,7 +223,7 @@ def filter_dots(rows: Sequence[FilterNumber], *, title: str = "") -> Figure:
     look = styles(labels)
     columns = 3 if 4 < len(names) <= 6 else min(4, len(names))
     lines = math.ceil(len(names) / columns)
-    width = 9.0 if columns > 2 else 6.4
+    width = 8.0 if columns > 2 else 6.4
     figure = Figure(figsize=(width, lines * (0.75 + 0.24 * len(labels)) + 0.85), layout="constrained")
     for ax, name in zip(panels(figure, len(names), columns, sharey=True), names, strict=True):
         axis, factor = FILTER_NUMBERS[name]

@@ -48,6 +48,7 @@ def heat_map(
     when: str = "last recorded epoch",
     title: str = "",
     look: Mapping[str, Style] | None = None,
+    label_rows: bool | None = None,
 ) -> Figure:
     """Draw final values as a table in colour: a column a label, a row a layer in the order of the printed table, the first one on top.
 
@@ -60,6 +61,7 @@ def heat_map(
         when: the values were recorded.
         title: what the runs have in common.
         look: from :func:`gradlens.reporting.style.styles`: the order of the columns; default: of these labels.
+        label_rows: make each label a row; default: where there are many labels and few layers.
 
     Raises:
         InputError: the table has no finite value of it, or several kinds.
@@ -71,7 +73,7 @@ def heat_map(
     values = np.full((len(layers), len(names)), math.nan)
     for f in rows:
         values[layers.index(f.layer), names.index(f.label)] = f.mean
-    turned = len(names) > MOST_COLUMNS >= len(layers)
+    turned = len(names) > MOST_COLUMNS >= len(layers) if label_rows is None else label_rows
     shown, columns, lines = (values.T, layers, names) if turned else (values, names, layers)
 
     scale = scale_of(quantity)
@@ -89,7 +91,7 @@ def heat_map(
     ax.tick_params(length=0)
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
-    figure.colorbar(mesh, ax=ax, label=scale.name, aspect=18, pad=0.02).outline.set_visible(False)  # type: ignore[operator]
+    figure.colorbar(mesh, ax=ax, label=scale.name, aspect=max(18, 1.6 * len(lines)), pad=0.02).outline.set_visible(False)  # type: ignore[operator]
     quantity_head(figure, scale, rows, title, when, seeds_of(rows))
     return figure
 

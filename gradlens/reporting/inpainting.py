@@ -116,7 +116,7 @@ def inpainting_grid(panels: Sequence[InpaintingPanel], *, title: str = "") -> Fi
             strips.append(("", "images", _strip(shown)))
         strips += [(panel.label, "input", _strip(panel.corrupted)), ("", "output", _strip(panel.output))]
     tall = max(strip.shape[0] / strip.shape[1] for *_, strip in strips)
-    wide, above = max(0.87 * len(strips), 6.2), 1.3  # inches; above the images two lines of title, three of a label and a name
+    wide, above = min(8.0, max(0.87 * len(strips), 6.2)), 1.3  # inches; above the images two lines of title, three of a label and a name
     height = above + 0.83 * tall * wide / (0.87 * len(strips))
     figure = Figure(figsize=(wide, height))
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - above / height, wspace=0.07)

@@ -15,9 +15,10 @@ from gradlens.analysis.of_runs.representations import Representations
 from gradlens.analysis.representations import TRAINED, UNTRAINED, RepresentationRecord
 from gradlens.reporting.aggregate import LayerPoint
 from gradlens.reporting.analysis_report import Figures, Results
+from gradlens.reporting.axes import label_ends
 from gradlens.reporting.numbers import NONE, mean_cell, short_number
 from gradlens.reporting.statistics import interval
-from gradlens.reporting.style import LOOK, Style, band, head, joined, line_handles, over_seeds, panels, styles
+from gradlens.reporting.style import LOOK, Style, band, head, joined, over_seeds, panels, styles, text_width
 from gradlens.reporting.training_figures import over_training
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.tables import Cell, Table
@@ -245,11 +246,18 @@ def representation_by_depth(
         if low < 0 <= min(means):
             ax.set_ylim(bottom=0)
         ax.set_title(words[quantity], loc="left")
-        ax.set_xticks(range(len(blocks)), blocks, rotation=40, ha="right", rotation_mode="anchor")
-    handles = line_handles(lines)
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
+        turned: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+        crowded = sum(text_width(f"{block} ", 9) for block in blocks) > 0.8 * figure.get_figwidth() / len(shown)
+        ax.set_xticks(range(len(blocks)), blocks, **(turned if crowded else {}))
+        ends = {
+            name: (blocks.index(mine[-1].block), mine[-1].mean, look.colour)
+            for name, look in lines
+            if (mine := [p for p in rows if (p.label, p.quantity) == (name, quantity)])
+        }
     seeds = over_seeds(max(p.seeds for p in rows), "band: 95 % t-interval (cut at the panel)")
     head(figure, "each block's output on held-out images", joined(title, seeds))
+    figure.draw_without_rendering()  # names need the final limits
+    label_ends(ax, ends)
     return figure
 
 
@@ -271,7 +279,7 @@ def cka_figure(cells: Sequence[SimilarityCell], *, title: str = "") -> Figure:
     columns = min(4, len(others))
     lines = math.ceil(len(others) / columns)
     most = max(len({c.other_block for c in cells}), len({c.block for c in cells}))
-    wide = max(1.75, 0.42 * most)
+    wide = max(1.6, 0.4 * most)
     figure = Figure(figsize=(max(5.6, 0.9 + wide * columns + 0.7), 0.9 + (wide + 0.55) * lines), layout="constrained")
     grid = panels(figure, len(others), columns)
     for i, (ax, other) in enumerate(zip(grid, others, strict=True)):
@@ -285,7 +293,7 @@ def cka_figure(cells: Sequence[SimilarityCell], *, title: str = "") -> Figure:
             text = short_number(value)
             ink = "0.1" if value > 0.6 else "white" if math.isfinite(value) else "0.25"
             if most <= 10:
-                ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=8)
+                ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=8.5)
         ax.set_xticks(np.arange(len(across)) + 0.5, across, rotation=40, ha="right", rotation_mode="anchor")
         ax.set_yticks(np.arange(len(rows)) + 0.5, rows if i % columns == 0 else [""] * len(rows))
         ax.set(title=other, aspect="equal")

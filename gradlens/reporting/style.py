@@ -20,8 +20,10 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
+from matplotlib.textpath import text_to_path
 from PIL import Image
 
 from gradlens.reporting.figure_width import set_width
@@ -138,12 +140,30 @@ def joined(*parts: str) -> str:
     return " · ".join(part for part in parts if part)
 
 
+def text_width(text: str, points: float = 10) -> float:
+    """Return the inches that a line of text takes."""
+    width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=points), ismath=False)
+    return float(width) / 72
+
+
+def wrapped(text: str, width: float) -> list[str]:
+    """Return a text in lines of at most so many inches, broken at blanks but not at those that do not break."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip(" ")
+        if lines[-1] and text_width(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
 def in_lines(parts: Iterable[str], width: float) -> list[str]:
     """Return :func:`joined` in as many lines as it takes in a figure so many inches wide; one line at least."""
-    room, lines = int((width - 0.2) / 0.082), [""]  # of the mean letter at 10 points
+    lines = [""]
     for part in filter(None, parts):
         longer = joined(lines[-1], part)
-        if lines[-1] and len(longer) > room:
+        if lines[-1] and text_width(longer) > width - 0.3:
             lines.append(part)
         else:
             lines[-1] = longer
@@ -156,8 +176,10 @@ def over_seeds(seeds: int, interval: str) -> str:
 
 
 def head(figure: Figure, *lines: str) -> None:
-    """Write the lines above all panels, aligned left; empty ones are left out."""
-    figure.suptitle("\n".join(line for line in lines if line), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+    """Write the lines above all panels, aligned left, broken where the figure ends; empty ones are left out."""
+    width = figure.get_figwidth()
+    broken = [part for line in lines if line for one in line.split("\n") for part in wrapped(one, width - 0.3)]
+    figure.suptitle("\n".join(broken), x=0.1 / width, ha="left", fontsize=10)
 
 
 def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Axes]:

@@ -15,8 +15,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from gradlens.reporting.axes import label_ends
 from gradlens.reporting.numbers import DASH, count_cell, number_cell
-from gradlens.reporting.style import LOOK, styles
+from gradlens.reporting.style import LOOK, head, styles
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.tables import Cell, Table
 from gradlens.training.cost.simulation import Bar, Link, ThroughputPoint
@@ -102,7 +103,7 @@ def gantt(bars: Sequence[Bar], seconds: float, *, title: str = "") -> Figure:
 
 @style.context(LOOK)
 def over_workers(points: Sequence[ThroughputPoint], *, title: str = "") -> Figure:
-    """Draw speed-up, and memory of the worker that holds most, over the number of workers; faint where blocks are fewer than workers.
+    """Draw speed-up, and memory of the worker that holds most, over the number of workers, as far as a rule can use them.
 
     Args:
         points: from :func:`gradlens.training.cost.simulation.throughput_curves`.
@@ -114,36 +115,39 @@ def over_workers(points: Sequence[ThroughputPoint], *, title: str = "") -> Figur
     """
     if not points:
         raise InputError("no timeline to draw")
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(8, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     looks = styles(point.schedule for point in points)
+    ends: dict[Axes, dict[str, tuple[float, float, str]]] = {left: {}, right: {}}
     for label, look in looks.items():
-        mine = sorted((p for p in points if p.schedule == label), key=lambda p: p.workers)
-        most = max(p.used for p in mine)
-        full = [p for p in mine if p.workers <= most]
-        rest = [p for p in mine if p.workers >= full[-1].workers]
+        mine = sorted((p for p in points if p.schedule == label and p.workers <= p.used), key=lambda p: p.workers)
         for ax, scale, value in ((left, 1.0, "speedup"), (right, 1e6, "memory_bytes")):
-            line: dict[str, Any] = {"linestyle": look.dash, "linewidth": 1.6, "marker": look.marker, "markersize": 4, "label": label}
-            for part, more in ((full, line), (rest, {"linewidth": 0.6, "alpha": 0.6})):
-                ax.plot([p.workers for p in part], [getattr(p, value) / scale for p in part], color=look.colour, **more)
-    last = max(p.workers for p in points)
+            y = [getattr(p, value) / scale for p in mine]
+            ax.plot(
+                [p.workers for p in mine], y, color=look.colour, linestyle=look.dash, linewidth=1.6, marker=look.marker, markersize=4,
+                label=label,
+            )  # fmt: skip
+            ends[ax][label] = (max(p.used for p in points), y[-1], look.colour)
+    last = max(p.used for p in points)
     best = max(p.speedup for p in points)
     ideal = np.linspace(1, best * 1.12, 50)
     left.plot(ideal, ideal, color="0.6", linewidth=1, linestyle=":", zorder=0)
-    left.text(best * 1.13, best * 1.1, "speed-up = workers", color="0.45", fontsize=8.5, va="top", ha="left")
     left.set_ylim(0, best * 1.14)
-    left.set_ylabel("speed-up")
-    right.set_ylabel("memory of the fullest worker (MB)")
+    left.set_title("speed-up (dotted: by as many)", loc="left")
+    right.set_title("memory of the fullest worker (MB)", loc="left")
     right.set_ylim(bottom=0)
     left.yaxis.set_major_locator(MaxNLocator(6))
     for ax in (left, right):
         ax.set_xscale("log", base=2)
         ticks = [2**i for i in range(int(np.log2(last)) + 1)]
         ax.set_xticks(ticks, [str(t) for t in ticks])
+        ax.set_xlim(right=last)
+        ax.minorticks_off()
         ax.set_xlabel("workers")
-    handles, names = left.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right center")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    head(figure, title)
+    figure.draw_without_rendering()  # names need the final limits
+    for ax, names in ends.items():
+        label_ends(ax, names)
     return figure
 
 

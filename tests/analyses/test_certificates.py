@@ -117,9 +117,9 @@ def test_figures_show_every_rule_and_block():
     nets, online = made()
     n_star, regret = study.n_star_points(nets), study.regret_points(online)
     assert [p.mean for p in n_star if p.labels == "true"] == pytest.approx([(32 * 33 * 34) ** (1 / 3)] * 15)
-    left, right = n_star_figure(n_star, study.CAPACITY, "title", "beside").axes
+    left, right = n_star_figure(n_star, study.CAPACITY, "beside").axes
     assert [t.get_text() for t in left.get_xticklabels()] == list(study.BLOCKS)
     assert {"bp", "dgl", "greedy", "fa", "untrained"} <= {t.get_text() for t in right.texts}
-    panels = regret_figure(regret, "title", "beside").axes
+    panels = regret_figure(regret, "beside").axes
     assert [panel.get_title(loc="left") for panel in panels] == list(study.BLOCKS)
     assert list(panels[0].lines[0].get_ydata()) == pytest.approx([t**0.4 for t in (1, 2, 4, 8, 16, 32, 64, 128, 135)])

@@ -205,9 +205,3 @@ def test_figures_are_drawn_from_their_tables_alone(tmp_path):
     shown = figures.angle_figure(angles, readings, words)
     assert [{line.get_ydata()[0] for line in ax.lines[: len(study.SCALES)]} for ax in shown.axes] == 2 * [{30.0}, {60.0}]
     assert [list(ax.lines[-1].get_ydata()) for ax in shown.axes[:2]] == [list(study.FIGURE[to]) for to in study.TO]
-
-
-def test_labels_are_pushed_apart_and_keep_their_order():
-    placed = figures.apart([3.0, 1.0, 1.2, 9.0], 2.0)
-    assert placed[1] < placed[2] < placed[0] < placed[3] == 9.0
-    assert min(np.diff(sorted(placed))) == pytest.approx(2.0, abs=1e-5)

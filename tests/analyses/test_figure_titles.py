@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from analyses import (
+    dni_target,
     dni_unlocked,
     feedback_tables,
     first_layer_filters,
@@ -49,6 +50,11 @@ def readings():
     return [feedback_figures.Reading(**row) for row in results("feedback_angles")["readings"]]
 
 
+def variants(name):
+    """Stored rows of the two extremes of dni_target, as they are called in the picture."""
+    return [r._replace(label=dni_target.NAMES[r.label]) for r in rows(f"dni_target/{name}", LayerPoint) if r.label in dni_target.NAMES]
+
+
 def gaps():
     found = rows("synthetic_theory/implied_gap", synthetic_theory_plane.GapRow)
     return {(row.labelling, row.update): row.mean for row in found}
@@ -84,6 +90,8 @@ TITLES = {  # name -> (title of rows, the stored rows, the opposite of a value o
         SMALLER,
     ),
     "norm ratio": (iteration1.too_long, lambda: rows("iteration1/norm_ratio_over_training", LayerPoint), LARGER),
+    "units": (dni_target.explained, lambda: [r for r in variants("explained_variance_over_training") if math.isfinite(r.mean)], SMALLER),
+    "first lengths": (dni_target.lengths, lambda: variants("norm_ratio_over_training"), LARGER),
     "similarity": (
         gradient_similarity.similarity_title,
         lambda: rows("gradient_similarity/gradient_similarity", gradient_similarity.Point),
@@ -98,6 +106,7 @@ STATED = {  # names of the titles above -> words of the result
     "separability": "reads more", "depth": "fall behind", "race": "as fast as", "sweep": "finds", "scale": "close most",
     "unlocked": "stays below", "layers": "costs nothing", "start": "starts as", "test loss": "falls alike", "training loss": "lies above",
     "pointing": "at random", "norm ratio": "times too long", "explained": "less than nothing",
+    "units": "end below 0", "first lengths": "hundreds of times",
     "similarity": "stay far", "fitted": "faster and further", "blocks": "upper blocks",
 }  # fmt: skip
 
@@ -175,11 +184,9 @@ DEFINITIONS = {  # titles that are typed: what a picture shows by construction, 
     "Fine-tuning and distilling by width",
     "What a linear probe reads after each way of filling in",
     "Gradients of local rules beside the end-to-end gradient of the same loss",
-    "How many test images each block separates",
-    "Regret of a linear learner on each block beside its bound",
 }
 TITLED = {"head": 1, "_head": 1, "rows_figure": 1, "lines_figure": 1, "heads_figure": 2, "pairs_figure": 1, "depth_figure": 1,
-          "accuracy_figure": 3, "n_star_figure": 2, "regret_figure": 1, "panel_figure": 4, "label_figure": 4, "labelled_curves": 2,
+          "accuracy_figure": 3, "panel_figure": 4, "label_figure": 4, "labelled_curves": 2,
           "Panels": 2, "Curve": 2, "suptitle": 0}  # fmt: skip  # function -> place of its title
 
 

@@ -8,7 +8,6 @@ from argparse import Namespace
 import pytest
 
 from analyses import all_methods, async_slowdown, gradient_similarity, greedy_heads, linear_separability, locking, random_labels
-from analyses.figures.drawing import spread
 from analyses.figures.rule_figures import placed
 from analyses.verdicts.decision import decide
 from gradlens.runtime.text_files import write_text
@@ -246,8 +245,3 @@ def test_gains_are_those_of_three_rounds(tmp_path):
 def test_rules_are_placed_by_their_accuracy():
     rows = placed({"fa": [40.0, 42.0], "bp": [60.0], "dgl": [55.0, 56.0, 57.0]})
     assert [(row.method, row.seeds) for row in rows] == [("bp", 1), ("dgl", 3), ("fa", 2)]
-
-
-def test_names_keep_their_distance():
-    assert spread([1.0, 5.0, 1.2], 0.5) == [1.0, 5.0, 1.5]
-    assert spread([], 1.0) == []

@@ -187,7 +187,7 @@ SCRIPTS = (  # script, folder of its results, what, size; "": as its file has it
         "",
     ),
     ("linear_separability", "linear_separability", "linear probes of every block", "the same runs, and greedy with 3 seeds"),
-    ("representations", "representations", "rank, class separation, information, CKA", "the same runs of 5 rules"),
+    ("representations", "representations", "rank, class separation, information, CKA", "the same runs of bp, dgl and dni"),
     ("random_labels", "random_labels", "random labels: bp and dgl with three heads", ""),
     ("random_labels", "partly_random", "a fifth of the labels random, by block", ""),
     (
@@ -211,9 +211,10 @@ SCRIPTS = (  # script, folder of its results, what, size; "": as its file has it
     ("self_supervised", "self_supervised", "12 rules with and without labels: probes, gradients of local twins", SMALL),
     ("finetuning", "finetuning", "1, 10, 100 % of the labels from four starts and from scratch", "3,000 images, 90 to 150 updates"),
     ("simclr2", "simclr2", "pretrain, fine-tune, distil; three widths", "widths 8 to 32, 3,000 images, 3 seeds"),
-    ("simclr_ablations augmentations", "simclr_augmentations", "augmentations alone and in pairs", SMALL),
+    ("simclr_ablations augmentations", "simclr_augmentations", "cropping with and without colour", "width 16, 3,000 images, 8 epochs, 5 seeds"),
     ("simclr_ablations heads", "simclr_heads", "depth of the projection head", SMALL),
     ("simclr_ablations batches", "simclr_batches", "batch size and number of steps", SMALL),
+    ("spoken_digits", "spoken_digits", "what CPC learns of speech", "2,250 recordings, 24 epochs, 12 seeds"),
     ("inpainting", "inpainting", "context encoders beside autoencoders", "width 16, 5,000 images, 8 epochs, 3 seeds"),
     ("async_slowdown", "async_slowdown", "accuracy against the slowdown of one block", ""),
     (
@@ -268,7 +269,7 @@ def command_costs() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "iteration1-spread": iteration1_spread, "learning-curves": partial(tests, "learning_curves"),
     "iteration1": iteration1, "iteration1-cosines": iteration1_cosines, "iteration1-epochs": iteration1_epochs,
-    **{f"tests-{study}": partial(tests, study) for study in ("self_supervised", "inpainting")},
+    **{f"tests-{study}": partial(tests, study) for study in ("self_supervised", "inpainting", "spoken_digits", "simclr_augmentations")},
     "without-labels": without_labels, "dni-target": dni_target, "step-costs": step_costs,
     "two-ranks": two_ranks, "bf16": bf16, "scripts": scripts,
     "which-rule": which_rule, "command-costs": command_costs, **RULE_TABLES, **THEORY_TABLES, **FEEDBACK_TABLES,

@@ -56,6 +56,18 @@ def blocks() -> str:
     return table(["", *BLOCKS[:FEW], "block3 − block1", "seeds"], lines)
 
 
+def block_contents() -> str:
+    """What a head reads of the label and a decoder of the image, by rule and block."""
+    found = [row for row in rows_of("representations/representation_by_depth.csv") if row["network"] == "trained"]
+    lines = []
+    for rule, quantity in dict.fromkeys((row["label"], row["quantity"]) for row in found):
+        mine = {row["block"]: row for row in found if (row["label"], row["quantity"]) == (rule, quantity)}
+        what = {"information_y_bits": "label (bits)", "reconstruction_r2": "image (R²)"}[quantity]
+        cells = [half_width([float(mine[block][key]) for key in ("mean", "low", "high")], 2) for block in BLOCKS]
+        lines.append([f"`{rule}`", what, *cells, mine[BLOCKS[0]]["seeds"]])
+    return table(["rule", "what is read", *BLOCKS, "seeds"], lines)
+
+
 def random_labels() -> str:
     """How fast and how far each rule fits random labels."""
     names = {"dgl head=linear pooled=no": "`dgl`, linear head", "dgl head=mlp pooled=yes": "`dgl`, pooled MLP head"}
@@ -137,10 +149,14 @@ def what_was_run(study: str) -> str:
     return table(head, [[*row, len(found["runs"]), number(minutes, 0)]]) + said * older
 
 
-STUDIES = ("all_methods", "linear_separability", "greedy_heads", "async_slowdown", "random_labels", "first_layer_filters", "locking")
+STUDIES = (
+    "all_methods", "linear_separability", "representations", "greedy_heads", "async_slowdown", "random_labels", "first_layer_filters",
+    "locking",
+)  # fmt: skip
 RUN = ("all_methods", "greedy_heads", "async_slowdown", "random_labels")
 RULE_TABLES: dict[str, Callable[[], str]] = {
-    "every-rule": every_rule, "every-rule-cosines": every_rule_cosines, "blocks": blocks, "random-labels": random_labels,
+    "every-rule": every_rule, "every-rule-cosines": every_rule_cosines, "blocks": blocks, "block-contents": block_contents,
+    "random-labels": random_labels,
     "slow-blocks": slow_blocks, "greedy-heads": greedy_heads, "two-processes": two_processes, "gradient-similarity": gradient_similarity,
     **{f"tests-{study}": partial(tests, study) for study in (*STUDIES, "gradient_similarity")},
     **{f"run-{study}": partial(what_was_run, study) for study in RUN},
