@@ -339,7 +339,7 @@ def test_commands_work_on_graphs(command, tmp_path, program):
     arguments = {
         "compare": ("compare-gradients", "bp", "dfa", "--task", "graphs", "--data", "karate", "--epochs", 4, "--out", tmp_path / "c"),
         "show": ("show", run.path),
-        "figures": ("figures", run.path),
+        "figures": ("figures", run.path, "--out", tmp_path / "figures"),
         "report": ("report", run.path, "--out", tmp_path / "report.html"),
         "doctor": ("doctor", run.path),
         "measure": ("measure", run.path, "--quantity", "relative_error"),
