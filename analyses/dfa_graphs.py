@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from analyses.figures.graph_figures import AccuracyPoint, MapPoint, accuracy_figure, map_figure
+from analyses.figures.graph_figures import AccuracyPoint, MapPoint, accuracy_figure, accuracy_title, map_figure
 from analyses.training.cost import announce_cost
 from analyses.training.stored import stored
 from analyses.training.study import arguments, environment
@@ -67,7 +67,6 @@ MAP_MINUTES = 4
 NEAR = 3.0  # points behind bp that "nearly" allows
 STANDARD_ERRORS = 2.5  # within which a mean agrees with the replication's
 METRIC = "test accuracy"
-TITLE = "On graphs direct feedback trains what the output layer alone cannot, a few points below backprop"
 BESIDE = "Whole-graph training, 250 epochs, settings of Launay et al. 2020, test accuracy at the best validation accuracy"
 
 Replicated = tuple[float, float, int]  # mean %, standard deviation, seeds
@@ -316,15 +315,12 @@ def main() -> None:
         f"{len(near) - len(far)} of {len(near)} means are within {STANDARD_ERRORS} standard errors of the replication; not: {far or 'none'}"
     )
     points = accuracy_points(found)
-    save_figure(accuracy_figure(points, TITLE, BESIDE), points, folder, "accuracy")
+    save_figure(accuracy_figure(points, accuracy_title(points), BESIDE), points, folder, "accuracy")
     maps = graphs.maps()
-    about = "t-SNE of the hidden layer of GCN on Cora, seed 0: perplexity 20, learning rate 100, 5,000 iterations"
-    save_figure(map_figure(maps, MAP_TITLE, about), maps, folder, "tsne")
+    about = "t-SNE, seed 0: perplexity 20, learning rate 100, 5,000 iterations"
+    save_figure(map_figure(maps, "The hidden layer of GCN on Cora, a dot a node, coloured by class", about), maps, folder, "tsne")
     write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     print(f"wrote {folder}")
-
-
-MAP_TITLE = "Direct feedback separates the classes in the hidden layer as backprop does"
 
 
 if __name__ == "__main__":

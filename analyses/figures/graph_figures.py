@@ -38,6 +38,18 @@ class MapPoint(NamedTuple):
     y: float
 
 
+SHORT = {"dfa propagated": "along\nedges", "shallow": "shal-\nlow"}
+
+
+def accuracy_title(rows: Sequence[AccuracyPoint]) -> str:
+    """The order of the rules, where it is the same in every panel."""
+    mean = {(r.data, r.net, r.rule): r.mean for r in rows}
+    cells = {(r.data, r.net) for r in rows}
+    if all(mean[a, b, "bp"] > mean[a, b, "dfa"] > mean[a, b, "shallow"] for a, b in cells):
+        return "On graphs direct feedback is below backprop and above a trained output layer alone, in every network"
+    return "Direct feedback on graphs, beside backprop and a trained output layer alone"
+
+
 @style.context(LOOK)
 def accuracy_figure(rows: Sequence[AccuracyPoint], title: str, beside: str) -> Figure:
     """Accuracy of each rule, a panel per graph and network; the replication's mean and standard deviation as open circles.
@@ -49,14 +61,15 @@ def accuracy_figure(rows: Sequence[AccuracyPoint], title: str, beside: str) -> F
 
     """
     cells = list(dict.fromkeys((r.data, r.net) for r in rows))
-    rules = list(dict.fromkeys(r.rule for r in rows))
-    looks = styles(rules)
-    figure = Figure(figsize=(8, 3.6))
-    axes = figure.subplots(1, len(cells), squeeze=False, sharey=True)[0]
-    figure.subplots_adjust(left=0.065, right=0.99, top=0.73, bottom=0.2, wspace=0.1)
+    looks = styles(dict.fromkeys(r.rule for r in rows))
+    figure = Figure(figsize=(8, 3.4))
+    ratios = [1 + sum((r.data, r.net) == cell for r in rows) for cell in cells]
+    axes = figure.subplots(1, len(cells), squeeze=False, sharey=True, width_ratios=ratios)[0]
+    figure.subplots_adjust(left=0.065, right=0.99, top=0.73, bottom=0.14, wspace=0.1)
     for ax, (data, net) in zip(axes, cells, strict=True):
-        for row in (r for r in rows if (r.data, r.net) == (data, net)):
-            at, look = rules.index(row.rule), looks[row.rule]
+        mine = [r for r in rows if (r.data, r.net) == (data, net)]
+        for at, row in enumerate(mine):
+            look = looks[row.rule]
             half = [[row.mean - row.low], [row.high - row.mean]]
             ax.errorbar([at - 0.12], [row.mean], yerr=half, color=look.colour, marker=look.marker, markersize=5, capsize=2)
             if row.reference is not None:
@@ -64,8 +77,8 @@ def accuracy_figure(rows: Sequence[AccuracyPoint], title: str, beside: str) -> F
                     [at + 0.18], [row.reference], yerr=[row.reference_sd or 0], color="0.45", marker="o", markersize=4.5,
                     markerfacecolor="white", capsize=0, linewidth=0.9,
                 )  # fmt: skip
-        ax.set_xticks(range(len(rules)), [rule.replace(" ", "\n") for rule in rules], fontsize=8)
-        ax.set_xlim(-0.6, len(rules) - 0.4)
+        ax.set_xticks(range(len(mine)), [SHORT.get(r.rule, r.rule) for r in mine], fontsize=8)
+        ax.set_xlim(-0.6, len(mine) - 0.4)
         ax.set_title(f"{data}, {net}", loc="left", pad=5)
     axes[0].yaxis.set_major_formatter("{x:g} %")
     lines = (title, beside, f"mean and 95 % t-interval of {max(r.seeds for r in rows)} seeds; open circles: replication, ± sd")
@@ -93,6 +106,7 @@ def map_figure(rows: Sequence[MapPoint], title: str, beside: str) -> Figure:
         ax.scatter([r.x for r in mine], [r.y for r in mine], s=1.5, c=[colours[r.label] for r in mine], linewidths=0, rasterized=True)
         ax.set(xticks=[], yticks=[])
         ax.grid(visible=False)
+        ax.spines[["left", "bottom"]].set_visible(False)
         ax.set_title(rule, loc="left", pad=4)
     dots = [Line2D([], [], linestyle="", marker="o", markersize=4, color=colours[label], label=label) for label in labels]
     figure.legend(handles=dots, loc="lower center", ncols=len(labels), handlelength=0.8, columnspacing=1.2)

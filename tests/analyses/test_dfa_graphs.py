@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from analyses import dfa_graphs as study
-from analyses.figures.graph_figures import MapPoint, accuracy_figure, map_figure
+from analyses.figures.graph_figures import MapPoint, accuracy_figure, accuracy_title, map_figure
 from gradlens.data.graphs import load_graph
 from gradlens.training.config import make_config
 
@@ -107,6 +107,9 @@ def test_contrasts_are_means_over_cells():
 
 def test_figures_show_every_cell_and_every_node():
     rows = study.accuracy_points(made(lambda *_: 70.0))
+    assert "in every network" not in accuracy_title(rows)
+    ordered = study.accuracy_points(made(lambda data, net, rule: {"bp": 80.0, "shallow": 30.0}.get(rule, 70.0)))
+    assert "in every network" in accuracy_title(ordered)
     shown = accuracy_figure(rows, "title", "beside")
     assert len(shown.axes) == 5
     assert [len(ax.containers) for ax in shown.axes] == [7, 6, 6, 7, 6]  # ours, and the replication's three
