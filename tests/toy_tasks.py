@@ -20,7 +20,7 @@ from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import INPUTS, MODELS
 from gradlens.runtime.batch_items import global_items
 from gradlens.runtime.step_context import Context, current_context
-from gradlens.tasks import TASKS
+from gradlens.tasks.registry import TASKS
 from gradlens.tasks.task import Batch, Task
 
 LENGTH, WORDS, NODES, FEATURES, CLASSES = 5, 4, 12, 3, 3

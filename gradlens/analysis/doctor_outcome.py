@@ -15,7 +15,7 @@ from gradlens.analysis.doctor_evidence import LAST_STEPS, WATCH, WRONG, MissingE
 from gradlens.analysis.representation_similarity import effective_rank, spectrum
 from gradlens.gradients.layer_names import is_norm
 from gradlens.runtime.errors import InputError
-from gradlens.tasks import DEFAULT
+from gradlens.tasks.registry import DEFAULT
 from gradlens.training.batches import updates_per_epoch
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Metric

@@ -43,9 +43,8 @@ def bench(
     from gradlens.cli.progress import Display
     from gradlens.methods import DEFAULT_COMPARISON
     from gradlens.reporting.benchmarks import bench_table
-    from gradlens.tasks import DEFAULT
     from gradlens.training.config_builder import configs_of
-    from gradlens.training.context import load_data, set_up_process, shape_and_classes
+    from gradlens.training.context import data_to_measure, set_up_process, shape_and_classes
     from gradlens.training.cost.step_benchmark import bench as measure_cost
     from gradlens.training.run_files import must_be_writable, write
 
@@ -60,7 +59,7 @@ def bench(
     low = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, context)]
     configs += [config for config in low if config.precision != "fp32"]
     shape, classes = shape_and_classes(configs[0], context)
-    data = None if configs[0].task == DEFAULT else load_data(configs[0], context)
+    data = data_to_measure(configs[0], context)
     with Display(quiet) as display:
         result = measure_cost(configs, shape, classes, context.device, rounds, progress=display.count("bench"), data=data)
     output = Output(form)
@@ -77,7 +76,7 @@ def _bench_together(
     from gradlens.reporting.benchmarks import ranks_table
     from gradlens.runtime.errors import InputError
     from gradlens.runtime.process_group import join
-    from gradlens.tasks import DEFAULT
+    from gradlens.tasks.registry import DEFAULT
     from gradlens.training.config_builder import configs_of
     from gradlens.training.context import shape_and_classes
     from gradlens.training.cost.rank_benchmark import bench_ranks, to_json

@@ -161,7 +161,7 @@ def check_choices(settings: Mapping[str, Any], own: Collection[str] = ()) -> Non
         elif name == "model":
             if text not in own and not _is_elsewhere(text) and is_current("models"):
                 raise unknown("model", text, MODELS)
-        elif is_current("settings"):
+        elif is_current("tasks" if name == "task" else "settings"):
             named = flag.name.replace("-", " ") if flag.type is str else "value"
             refusal = unknown(named, text, flag.choices, "gradlens train --help")
             raise refusal if flag.type is str else InputError(f"--{flag.name}: {refusal}")

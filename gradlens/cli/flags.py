@@ -67,16 +67,9 @@ REGISTRIES = {  # where the names of each kind stand, in files of the package
     "methods": ("methods/__init__.py",),
     "models": ("models/zoo.py",),
     "data": ("data/datasets.py",),
-    "tasks": ("tasks/__init__.py", "tasks/task.py", "tasks/images.py", "methods/__init__.py", "models/zoo.py"),
+    "tasks": ("tasks/registry.py",),
     "quantities": ("gradients/alignment.py", "gradients/diagnostics.py"),
-    "settings": (
-        "training/config.py",
-        "training/setting_groups.py",
-        "models/spec.py",
-        "gradients/losses.py",
-        "data/transforms.py",
-        "tasks/__init__.py",
-    ),
+    "settings": ("training/config.py", "training/setting_groups.py", "models/spec.py", "gradients/losses.py", "data/transforms.py"),
 }
 
 

@@ -113,7 +113,7 @@ def _models() -> list[tuple[str, ...]]:
 
 def _data() -> list[tuple[str, ...]]:
     from gradlens.data.datasets import DATASETS
-    from gradlens.tasks import DEFAULT, TASKS
+    from gradlens.tasks.registry import DEFAULT, TASKS
 
     others = {task: TASKS[task].data_sets() for task in TASKS if task != DEFAULT}
     return [
@@ -156,7 +156,7 @@ def _tasks() -> list[tuple[str, ...]]:
     """List tasks with the rules and networks that fit; why others do not is what they declare."""
     from gradlens.methods import METHODS
     from gradlens.models.zoo import INPUT, INPUTS, MODELS
-    from gradlens.tasks import DEFAULT, TASKS
+    from gradlens.tasks.registry import DEFAULT, TASKS
 
     rows: list[tuple[str, ...]] = [("task", "what")]
     for name, task in TASKS.items():
@@ -192,7 +192,8 @@ def _rows(what: str) -> Sequence[tuple[str, ...]]:
 
     if what not in LISTS:
         raise unknown("list", what, LISTS)
-    return ROWS[what] if is_current(what) else LISTS[what]()
+    read = ("tasks", "methods", "models") if what == "tasks" else (what,)
+    return ROWS[what] if all(map(is_current, read)) else LISTS[what]()
 
 
 def listing(what: str, names: Sequence[str] = (), form: str = "text") -> Table:

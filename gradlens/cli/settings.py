@@ -18,19 +18,14 @@ DIGESTS = {  # of the files that say so; where one has changed since, a name is 
     'methods/__init__.py': '240a8b5d0786',
     'models/zoo.py': '094bece894f7',
     'data/datasets.py': '1d7f2796096e',
-    'tasks/__init__.py': '047c4b1d5e71',
-    'tasks/task.py': 'b4b8c4c164bb',
-    'tasks/images.py': '240b0f037edb',
-    'methods/__init__.py': '240a8b5d0786',
-    'models/zoo.py': '094bece894f7',
+    'tasks/registry.py': '047c4b1d5e71',
     'gradients/alignment.py': '2b84b662ba12',
     'gradients/diagnostics.py': 'c2c30707a8e1',
-    'training/config.py': '8ab925ad0929',
+    'training/config.py': '1628489c21d2',
     'training/setting_groups.py': 'b52d8068fe38',
     'models/spec.py': '941f42cce794',
     'gradients/losses.py': 'cff5bcf5b62c',
     'data/transforms.py': '1dd63b98e326',
-    'tasks/__init__.py': '047c4b1d5e71',
 }
 
 SETTINGS = (

@@ -40,9 +40,8 @@ def timeline(
     from gradlens.reporting.timeline import gantt, over_workers
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import InputError
-    from gradlens.tasks import DEFAULT
     from gradlens.training.config_builder import configs_of
-    from gradlens.training.context import load_data, set_up_process, shape_and_classes
+    from gradlens.training.context import data_to_measure, set_up_process, shape_and_classes
     from gradlens.training.cost import simulation
     from gradlens.training.run_files import must_be_writable
 
@@ -55,7 +54,7 @@ def timeline(
         raise InputError(f"--micro-batches {micro_batches}: a batch has {configs[0].batch_size} images")
     must_be_writable(out)
     shape, classes = shape_and_classes(configs[0], context)
-    data = None if configs[0].task == DEFAULT else load_data(configs[0], context)
+    data = data_to_measure(configs[0], context)
     with Display(quiet) as display:
         progress = display.count("timeline")
         found = []

@@ -1,13 +1,1 @@
-"""List the tasks, one per file: what an example, a target, an item and a score are. A new task is a file and a line here."""
-
-from __future__ import annotations
-
-from gradlens.tasks.graphs import Graphs
-from gradlens.tasks.images import Images
-from gradlens.tasks.task import Task
-
-TASKS: dict[str, Task] = {
-    "images": Images(),
-    "graphs": Graphs(),
-}
-DEFAULT = "images"
+"""Tasks: what an example, a target, an item and a score are."""

@@ -16,7 +16,7 @@ from gradlens.runtime.batch_shard import Shard, shard_of, sharded
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from gradlens.runtime.rng import generator
 from gradlens.runtime.step_context import set_context, step_context
-from gradlens.tasks import TASKS
+from gradlens.tasks.registry import TASKS
 from gradlens.tasks.task import Batch, Task
 from gradlens.training.config import Config
 

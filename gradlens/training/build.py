@@ -20,7 +20,7 @@ from gradlens.models.zoo import INPUT, build, head_width
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
 from gradlens.runtime.step_context import set_context, step_context
-from gradlens.tasks import DEFAULT, TASKS
+from gradlens.tasks.registry import DEFAULT, TASKS
 from gradlens.tasks.task import Task
 from gradlens.training.config import Config
 from gradlens.training.other_runs import other_run, saved_weights

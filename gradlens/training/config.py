@@ -16,7 +16,7 @@ from gradlens.gradients.method import Method
 from gradlens.methods import BASELINE, METHODS
 from gradlens.models.zoo import INPUT, INPUTS, MODELS
 from gradlens.runtime.errors import InputError, unknown
-from gradlens.tasks import DEFAULT, TASKS
+from gradlens.tasks.registry import DEFAULT, TASKS
 from gradlens.training.config_fields import EVERYTHING, Settings, flattened, later_defaults, nested, sentence, setting, settings_of
 from gradlens.training.setting_groups import (
     COURSE,

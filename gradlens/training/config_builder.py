@@ -13,7 +13,7 @@ from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.paths import is_there
 from gradlens.runtime.user_code import is_reference
-from gradlens.tasks import DEFAULT, TASKS
+from gradlens.tasks.registry import DEFAULT, TASKS
 from gradlens.training.config import Config, make_config
 from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext, pick_precision

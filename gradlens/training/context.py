@@ -14,8 +14,8 @@ from gradlens.data.split import Data
 from gradlens.runtime.errors import InputError, kind_of, unknown
 from gradlens.runtime.memory import keep_freed_memory
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup, local_device
-from gradlens.tasks import TASKS
 from gradlens.tasks.images import clear_data_cache
+from gradlens.tasks.registry import DEFAULT, TASKS
 from gradlens.training.config import Config
 from gradlens.training.config_fields import EVERYTHING, settings_of
 from gradlens.training.typed_flags import DEVICES, check_device, check_run_flags
@@ -129,6 +129,11 @@ def pick_precision(name: str, device: torch.device) -> str:
 def load_data(config: Config, context: RunContext) -> Data:
     """Load the data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
     return TASKS[config.task].load(config, DataFiles(context.data_dir, context.download, context.cache, context.files))
+
+
+def data_to_measure(config: Config, context: RunContext) -> Data | None:
+    """Return the data on whose first batch costs are measured; None: of the default task, whose images are generated."""
+    return None if config.task == DEFAULT else load_data(config, context)
 
 
 def shape_and_classes(config: Config, context: RunContext) -> tuple[tuple[int, ...], int]:

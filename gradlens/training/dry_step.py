@@ -17,7 +17,7 @@ from gradlens.models.zoo import INPUT
 from gradlens.runtime.rng import forked, generator
 from gradlens.runtime.step_context import set_context, step_context
 from gradlens.runtime.user_code import blamed
-from gradlens.tasks import TASKS
+from gradlens.tasks.registry import TASKS
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 from gradlens.training.user_references import reference

@@ -15,7 +15,7 @@ from gradlens.runtime.batch_items import global_items
 from gradlens.runtime.eval_mode import eval_mode
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from gradlens.runtime.step_context import set_context, step_context
-from gradlens.tasks import TASKS
+from gradlens.tasks.registry import TASKS
 from gradlens.tasks.task import Task
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
@@ -69,7 +69,7 @@ def evaluate(
                 else:
                     loss = method.evaluate_objective(list(model), x, y)
             items = global_items(y)
-            found.append(torch.stack([(loss * items).to(nothing), hits.to(nothing), classified.to(nothing), nothing.new_tensor(items)]))
+            found.append(torch.stack([(loss * items).to(nothing), hits.to(nothing), classified.to(nothing), nothing.new_full((), items)]))
     total, right, of, items = ranks.all_reduce_sum(torch.stack(found)).cpu().sum(0).tolist()
     if not method.classifies:
         return Evaluation(total / items, math.nan, math.nan)

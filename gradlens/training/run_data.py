@@ -13,7 +13,7 @@ from gradlens.data.split import Data, label_hash
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.paths import is_there
 from gradlens.runtime.user_code import is_reference
-from gradlens.tasks import TASKS
+from gradlens.tasks.registry import TASKS
 from gradlens.training.config import Config
 
 

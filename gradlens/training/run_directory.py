@@ -24,7 +24,7 @@ from gradlens.runtime.paths import is_there
 from gradlens.runtime.tables import Table
 from gradlens.runtime.terminal import notice, shell_word
 from gradlens.runtime.text_files import encode, read_json
-from gradlens.tasks import TASKS
+from gradlens.tasks.registry import TASKS
 from gradlens.training.checkpoint import load_checkpoint, weights_digest
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext, load_data

@@ -46,7 +46,13 @@ def test_the_written_flags_are_up_to_date():
 
 
 def test_flags_and_config_agree():
-    elsewhere = {"method", "options", "own", "ranks"}  # the argument, and --set; the files of FILE.py:NAME; torchrun's processes
+    elsewhere = {
+        "method",
+        "options",
+        "task_options",
+        "own",
+        "ranks",
+    }  # the argument, and --set; the files of FILE.py:NAME; torchrun's processes
     assert {flag.name.replace("-", "_") for flag in SETTINGS} == set(settings_of(Config)) - elsewhere
     assert (SHIPPED["method"], SHIPPED["model"]) == (METHODS, MODELS)
     for flag in SETTINGS:
@@ -322,6 +328,7 @@ def test_where_a_file_of_a_registry_has_changed_its_names_are_not_refused_early(
         "methods": [lambda: check_given(["new"], {}), lambda: check_study(tmp_path / "study.toml")],
         "models": [lambda: check_given([], {"model": "new"})],
         "data": [lambda: check_given([], {"data": "new"})],
+        "tasks": [lambda: check_given([], {"task": "new"})],
         "quantities": [lambda: check_quantities(tmp_path, ["new"])],
         "settings": [lambda: check_given([], {"optimizer": "new"}), lambda: check_given([], {"config": tmp_path / "c.json"})],
     }

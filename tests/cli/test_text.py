@@ -299,7 +299,7 @@ def test_a_runs_files_are_read_as_editors_leave_them(program):
     status, _, err = program("show", run)
     assert status == 2
     assert "metrics.csv is not a table of gradlens: line " in err
-    assert "has 2 cells, wanted 6" in err
+    assert "has 2 cells, wanted 8" in err
 
 
 def test_a_table_that_an_editor_changed_is_not_cut_at_a_byte_that_is_another(program):

@@ -18,6 +18,7 @@ from gradlens.gradients.diagnostics import sparse_rows
 from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
+from gradlens.models.feedback_point import feedback_points
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.runtime.rng import key, seed_global
 from gradlens.training.checkpoint import load_checkpoint
@@ -170,7 +171,7 @@ def test_feedback_inside_a_block_is_what_the_point_is_given_and_below_it():
         told = e @ method.matrix("1/2")
     assert torch.allclose(inner["1.weight"], told.flatten(0, 1).T @ mixed.flatten(0, 1), rtol=1e-10)
     assert torch.allclose(inner["1.bias"], told.sum((0, 1)), rtol=1e-10)
-    assert "points" not in {m for block in model for m in vars(block)}
+    assert all("feedback" not in vars(point) for point in feedback_points(model).values())
 
 
 @pytest.mark.parametrize(("task", "name"), [("tokens", "dfa"), ("tokens", "dni"), ("tokens", "dgl")])
@@ -182,7 +183,10 @@ def test_auxiliary_modules_act_on_each_item_alone(task, name):
         _, _, step = a_step(state)
         h = step.passes[1].z.detach().requires_grad_()
         if name == "dfa":
-            assert method.matrix(1).shape == (toy_tasks.WORDS, 6)
+            z = step.passes[-1].z
+            (e,) = torch.autograd.grad(method.loss(z, step.y), z)
+            for n, t in [(0, 2), (3, 4)]:
+                assert torch.allclose(step.updates[2].signal.delta[n, t], e[n, t] @ method.matrix(2), rtol=1e-12)
             return
         out = (method.heads["1"] if name == "dgl" else method.synthesisers[1].eval())(h)
     (slope,) = torch.autograd.grad(out[0, 2].sum(), h)
@@ -305,6 +309,15 @@ def test_what_does_not_fit_a_task_is_refused_in_a_sentence(asked, sentence):
     with pytest.raises(InputError) as refused:
         make_config(**asked)
     assert sentence in str(refused.value)
+
+
+def test_a_runs_name_depends_on_its_task():
+    names = {
+        make_config(method="bp", task=task, data="digits", model=model).run_name()
+        for task, model in (("tokens", "toy-tokens"), ("ring", "toy-ring"))
+    }
+    assert len(names | {make_config(method="bp", data="digits").run_name()}) == 3
+    assert make_config(method="bp", task="images").digest() == make_config(method="bp").digest()
 
 
 def test_a_rule_that_stores_what_blocks_give_refuses_a_network_that_skips_blocks():

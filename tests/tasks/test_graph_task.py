@@ -20,7 +20,7 @@ from gradlens.models.graph_networks import GRAPH_NETWORKS
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.runtime.rng import generator, key, seed_global
 from gradlens.runtime.step_context import step_context
-from gradlens.tasks import TASKS
+from gradlens.tasks.registry import TASKS
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.metrics import best_held_out, held_out

@@ -100,7 +100,7 @@ def test_an_unknown_choice_names_the_setting_and_what_is_near(name, value):
 
 def test_every_setting_is_validated_here():
     """Each field of the config occurs in one of the two tests above, but for the rule's options."""
-    assert set(BAD) | set(CHOICES) | {"options", "own"} == set(settings_of(Config))
+    assert set(BAD) | set(CHOICES) | {"options", "own", "task_options"} == set(settings_of(Config))
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,9 @@ def test_the_digest_depends_on_every_field():
     bp = {**layers, "record_every": 0}
     configs += [make_config(**bp), make_config(**bp, schedule="gpipe"), make_config(**bp, microbatches=2)]
     shared = {"ranks", "parallel", "sync_batchnorm", "record_ranks", "stale", "split", "schedule", "microbatches"}
-    assert set(OTHER) | shared | {"own", "momentum", "nesterov", "beta1", "options", "keep_head", "teacher"} == set(settings_of(Config))
+    assert set(OTHER) | shared | {"own", "task", "task_options", "momentum", "nesterov", "beta1", "options", "keep_head", "teacher"} == set(
+        settings_of(Config)
+    )
     assert len({c.digest() for c in configs}) == len(configs)
     assert all(len(c.digest()) == 6 and int(c.digest(), 16) >= 0 for c in configs)
 

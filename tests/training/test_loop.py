@@ -32,7 +32,7 @@ from gradlens.training.batches import batches_per_epoch
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
-from gradlens.training.evaluation import evaluate
+from gradlens.training.evaluation import Evaluation, evaluate
 from gradlens.training.loop import fit
 from gradlens.training.run_directory import load_run
 from gradlens.training.runs.build_state import build_state
@@ -59,7 +59,7 @@ def test_the_best_accuracy_outlives_an_epoch_without_answers():
     state, best = training(tiny(limit=64, label_noise=0.0)), []
     log = run_log.RunLog(state, None, lambda event, numbers: best.append(numbers["best"]))
     for accuracy in (math.nan, 0.25, math.nan, 0.5, 0.375):
-        log._metric("train", 1, 1.0, accuracy)
+        log._metric("train", 1, Evaluation(1.0, accuracy, accuracy))
     assert math.isnan(best[0])
     assert best[1:] == [0.25, 0.25, 0.5, 0.5]
 
@@ -417,7 +417,7 @@ def test_512_images_are_learned_by_heart_within_200_updates(method, tmp_path):
 
 def test_best_and_final_are_both_in_the_summary(tmp_path, monkeypatch):
     accuracies = iter([0.1, 0.5, 0.75, 0.75, 0.25])
-    monkeypatch.setattr(run_log, "evaluate", lambda *_: (1.0, next(accuracies)))
+    monkeypatch.setattr(run_log, "evaluate", lambda *_: Evaluation(1.0, accuracy := next(accuracies), accuracy))
     run = train_run(tiny("bp"), RunContext(out=tmp_path))
     assert run.summary["test"] == {
         "best_accuracy": 0.75, "best_epoch": 2, "final_accuracy": 0.25, "final_loss": 1.0, "final_epoch": 4,

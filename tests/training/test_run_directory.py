@@ -22,6 +22,7 @@ from gradlens.runtime.errors import InputError
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
+from gradlens.training.metrics import best_epoch
 from gradlens.training.run_directory import TABLES, Metric, OnlineRow, Timing, commit_of, load_result, load_run, save_result
 from gradlens.training.run_files import is_run, write
 from gradlens.training.run_writer import Writer
@@ -108,7 +109,7 @@ values = {
     str: st.text(st.characters(exclude_categories=["C", "Z"]) | st.sampled_from([" ", ",", '"']), max_size=12),
 }
 KINDS = {
-    "metrics": st.builds(Metric, values[str], values[int], values[int], *[values[float]] * 3),
+    "metrics": st.builds(Metric, values[str], values[int], values[int], *[values[float]] * 4, values[str]),
     "timing": st.builds(Timing, values[int], *[values[float]] * 3),
     "gradients": st.builds(Measurement, values[int], *[values[str]] * 3, values[float], values[str]),
     "online": st.builds(OnlineRow, values[int], *[values[str]] * 2, *[values[float]] * 3),
@@ -584,3 +585,18 @@ def test_resume_of_a_finished_run_changes_no_number(run, tmp_path):
     before = contents(first.path)
     train_run(run.config, replace(context, resume=True))
     assert contents(first.path) == before
+
+
+def test_the_table_of_an_earlier_version_without_a_score_reads_and_goes_on_with_its_own_columns(tmp_path):
+    config = make_config(method="bp", **SMALL)
+    writer = Writer.open(config, tmp_path, "old", resume=False, overwrite=False, info={})
+    first, second = Metric("test", 0, 0, 2.0, 0.5, 0.5), Metric("test", 1, 4, 1.0, 0.75, 0.75, 0.75, "accuracy")
+    path = writer.path / "metrics.csv"
+    path.write_text(csv_line(Metric._fields[:6]) + csv_line(first[:6]), encoding="utf-8")
+    writer.append("metrics", [second])
+    writer.close()
+    assert [len(line.split(",")) for line in path.read_text(encoding="utf-8").splitlines()] == [6, 6, 6]
+    rows = read_table(path, Metric)
+    assert [row[:6] for row in rows] == [first[:6], second[:6]]
+    assert [(math.isnan(row.score), row.score_name) for row in rows] == [(True, "")] * 2
+    assert best_epoch(rows) == rows[1]

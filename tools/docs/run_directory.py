@@ -29,7 +29,7 @@ WRITTEN = {  # file of a run directory -> when it is written, and what it holds
     "doctor.json": "what `gradlens doctor` found",
 }
 CONFIG = {  # key of config.json -> meaning
-    "config": "every setting by its flat name, defaults included ([settings](settings.md)); `options`: those of the rule; "
+    "config": "every setting by its flat name, defaults included ([settings](settings.md)); `options`: those of the rule; `task_options`: those of the task; "
     "`own`: files of yours and their SHA-256",
     "versions": "of gradlens, Python, torch, torchvision and numpy",
     "git": "commit of gradlens, where it is a checkout",
@@ -47,7 +47,8 @@ CONFIG = {  # key of config.json -> meaning
 }
 SUMMARY = {  # key of summary.json -> meaning
     "updates": "number of updates made",
-    "test, validation, train, train-eval": "for each split `best_accuracy`, `best_epoch`, `final_accuracy`, `final_loss`, `final_epoch`",
+    "test, validation, train, train-eval": "for each split `best_accuracy`, `best_epoch`, `final_accuracy`, `final_loss`, `final_epoch`; "
+    "of tasks with another score than the accuracy also its name (`score`), `best_score` and `final_score`",
 }
 COMPARISON = {  # key of comparison.json -> meaning
     "format": "of this file",
@@ -72,7 +73,9 @@ MEANING = {  # columns whose row type has no comment beside them
     "epoch": "number of the epoch",
     "step": "updates made",
     "accuracy": "share",
-    "best": "highest accuracy of this split so far",
+    "best": "best score of this split so far: of images the highest accuracy",
+    "score": "the task's",
+    "score_name": "of the score",
     "grid": "grid point, as `lr=0.001 width=8`, or empty",
     "quantity": "name of what was measured ([quantities](quantities.md))",
     "value": "the number; empty where it is not defined",

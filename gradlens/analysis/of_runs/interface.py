@@ -88,7 +88,7 @@ class Analysis:
             InputError: one does.
 
         """
-        from gradlens.tasks import DEFAULT
+        from gradlens.tasks.registry import DEFAULT
 
         for run in runs:
             if run.config.task != DEFAULT:

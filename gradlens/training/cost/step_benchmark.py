@@ -28,7 +28,7 @@ from gradlens.runtime.csv_tables import csv_line
 from gradlens.runtime.memory import allocations, wait
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.step_context import step_context
-from gradlens.tasks import DEFAULT
+from gradlens.tasks.registry import DEFAULT
 from gradlens.training.batches import first_batch
 from gradlens.training.build import build_model_and_method
 from gradlens.training.config import Config, make_config

@@ -20,7 +20,7 @@ from gradlens.gradients.replay_buffer import Buffer, Stored
 from gradlens.gradients.rows import Measurement, compute_method_quantities
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.p2p import Inbox, Outbox
-from gradlens.tasks import TASKS
+from gradlens.tasks.registry import TASKS
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 from gradlens.training.parallel.stage import UP, LayerStage

@@ -9,7 +9,7 @@ from gradlens.gradients.block_pass import reads_blocks
 from gradlens.gradients.method import Method
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.step_context import step_context
-from gradlens.tasks import DEFAULT
+from gradlens.tasks.registry import DEFAULT
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 from gradlens.training.parallel.async_queues import AsyncQueues, check_queues

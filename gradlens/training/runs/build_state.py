@@ -9,7 +9,7 @@ from gradlens.data.split import Data
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from gradlens.runtime.sync_batchnorm import synchronise
-from gradlens.tasks import TASKS
+from gradlens.tasks.registry import TASKS
 from gradlens.training.batches import Batches
 from gradlens.training.build import ModelAndMethod, build_model_and_method, to_be_restored
 from gradlens.training.config import Config

@@ -6,7 +6,7 @@ from gradlens.data.split import Data
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.terminal import notice
 from gradlens.runtime.torchrun_environment import restarts
-from gradlens.tasks import TASKS
+from gradlens.tasks.registry import TASKS
 from gradlens.training import tensorboard
 from gradlens.training.build import check_model_and_method, to_be_restored
 from gradlens.training.config import Config
