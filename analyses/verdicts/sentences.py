@@ -58,8 +58,10 @@ STUDIES: dict[str, Study] = {
     "feedback_angles": Study("feedback_angles", 2, 10),
     "feedback_tables": Study("feedback_tables", 30, 10),
     "certificates": Study("certificates", 15, 7),
+    "dfa_graphs": Study("dfa_graphs", 40, 10),
 }
 
+SCALES = "graphs have rows of their own below (`analyses.dfa_graphs`, 40 core-minutes); view synthesis and recommenders are not built"
 REFERENCE = "The reference study's own experiments"
 OTHER_HEADS = "five heads with ten seeds at the size of `learning_curves`: 30 core-minutes"
 PEAKS = (
@@ -222,7 +224,12 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
         Sentence(
             "feedback-tables", "... and on digits: MLPs of one to four hidden layers learn by FA and DFA nearly as well as by back-prop"
         ),
-        Sentence("dfa-scales", "Scales to view synthesis, recommenders, graphs and transformers", "gradlens trains on images only so far"),
+        Sentence("dfa-scales", "Scales to view synthesis, recommenders, graphs and transformers", SCALES),
+        Sentence(
+            "dfa-graphs", "Graph networks learn by DFA, less well than by back-prop, better than their output layer alone", of_field=True
+        ),
+        Sentence("dfa-graphs-near", "On graphs convolution and attention nearly match back-prop", of_field=True),
+        Sentence("dfa-graphs-propagated", "On graphs feedback along the edges is no worse than a node's own", of_field=True),
     ),
     "Textbooks of learning theory": (
         Sentence("certificates", "A block's activations are linearly separable, or a certificate shows that they are not", of_field=True),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gradlens.runtime.errors import InputError
 from gradlens.training.context import RunContext
-from gradlens.training.metrics import TRAIN, TRAIN_EVAL
+from gradlens.training.metrics import TRAIN, held_out
 from gradlens.training.run_directory import Metric, Run
 
 WRONG, WATCH = "wrong", "watch"
@@ -61,7 +61,7 @@ class RunView:
 
     def evaluated(self) -> list[Metric]:
         """Return the rows of the test or validation images, one an epoch, without the untrained network's."""
-        rows = [m for m in self.run.metrics if m.split not in (TRAIN, TRAIN_EVAL) and m.epoch > 0]
+        rows = [m for m in held_out(self.run.metrics) if m.epoch > 0]
         if not rows:
             raise MissingEvidence("no epoch has been evaluated yet")
         return rows

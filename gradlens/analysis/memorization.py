@@ -27,7 +27,7 @@ from gradlens.training.config import Config
 from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.evaluation import evaluate
-from gradlens.training.metrics import TRAIN, TRAIN_EVAL
+from gradlens.training.metrics import TRAIN_EVAL, held_out
 from gradlens.training.run_directory import Run
 
 DEFAULT_METHODS = DEFAULT_COMPARISON[:2]  # backpropagation and a local rule
@@ -211,13 +211,13 @@ def memorized(run: Run, context: RunContext, result: Result, progress: Progress 
     if result.get("curve") == [list(point) for point in curve]:
         return result  # the curve too: a run that was trained anew keeps its files
     data = run.data(context=context)
-    held = next(m.split for m in run.metrics if m.split not in (TRAIN, TRAIN_EVAL))
+    held = held_out(run.metrics)
     own, network = method_parameters(run, data)
     found: dict[str, Any] = {
         "protocol": result["protocol"], "curve": curve, "area": area(curve),
         "epochs_to_50": epochs_to(curve, HALF), "epochs_to_90": epochs_to(curve, MOST),
         "final": curve[-1][1], "best": max(accuracy for _, accuracy in curve),
-        "held_out": {"split": held, "final": [m.accuracy for m in run.metrics if m.split == held][-1]},
+        "held_out": {"split": held[-1].split, "final": held[-1].accuracy},
         "chance": 1 / len(data.classes), "own_parameters": own, "network_parameters": network,
     }  # fmt: skip
     if run.config.data.label_noise:

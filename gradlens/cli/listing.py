@@ -113,10 +113,13 @@ def _models() -> list[tuple[str, ...]]:
 
 def _data() -> list[tuple[str, ...]]:
     from gradlens.data.datasets import DATASETS
+    from gradlens.tasks.registry import DEFAULT, TASKS
 
+    others = {task: TASKS[task].data_sets() for task in TASKS if task != DEFAULT}
     return [
         ("data", "what"),
         *((name, entry.sentence) for name, entry in DATASETS.items()),
+        *((name, f"--task {task}: {sentence}") for task, known in others.items() for name, sentence in known.items()),
         ("PATH", "a folder with train/<class>/ and test/<class>/, images of one size, or an .npz file of arrays"),
         ("FILE.py:build", "your own: a function that gives images and labels (docs/extending/network-and-data.md)"),
     ]

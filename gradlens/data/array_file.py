@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,35 @@ def _images(array: Any, layout: str | None, what: str) -> Tensor:
     elif array.shape[layout.index("C")] not in CHANNELS:
         raise InputError(f"{what} must have 1 or 3 channels, got the shape {list(array.shape)} as {layout}")
     return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2) if layout == "NHWC" else array))
+
+
+def read_arrays(path: Path, wanted: Collection[str], others: Collection[str] = ()) -> dict[str, Any]:
+    """Read arrays of an ``.npz`` file by name; nothing in it is executed.
+
+    Args:
+        path: the file.
+        wanted: names of arrays that it must have.
+        others: names of arrays that it may have.
+
+    Raises:
+        InputError: there is no such file, it cannot be read, is no ``.npz``, or lacks an array.
+
+    """
+    if not is_file(path):
+        raise InputError(f"{path}: there is no such file")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if missing := [key for key in wanted if key not in file]:
+                raise InputError(f"{path} lacks the array{'s' * (len(missing) > 1)} {', '.join(missing)} (wanted: {', '.join(wanted)})")
+            return {key: file[key] for key in (*wanted, *others) if key in file}
+    except InputError:
+        raise
+    except OSError as error:
+        if error.errno:
+            raise unreadable(path, error) from error
+        raise _no_array_file(path) from error
+    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:  # numpy's own message suggests unsafe loading
+        raise _no_array_file(path) from error
 
 
 def _layout(file: Any, path: Path) -> str | None:
@@ -69,23 +99,9 @@ def read_array_file(path: Path) -> Source:
     """
     from gradlens.data.split import Split
 
-    if not is_file(path):
-        raise InputError(f"{path}: there is no such file")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if missing := [key for key in KEYS if key not in file]:
-                raise InputError(f"{path} lacks the array{'s' * (len(missing) > 1)} {', '.join(missing)} (wanted: {', '.join(KEYS)})")
-            arrays = {key: file[key] for key in KEYS}
-            names = file["classes"].tolist() if "classes" in file else None
-            layout = _layout(file, path)
-    except InputError:
-        raise
-    except OSError as error:
-        if error.errno:
-            raise unreadable(path, error) from error
-        raise _no_array_file(path) from error
-    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:  # numpy's own message suggests unsafe loading
-        raise _no_array_file(path) from error
+    arrays = read_arrays(path, KEYS, ("classes", "layout"))
+    names = arrays["classes"].tolist() if "classes" in arrays else None
+    layout = _layout(arrays, path)
     halves = []
     for half in ("train", "test"):
         images = _images(arrays[f"{half}_images"], layout, f"{path}: {half}_images")

@@ -95,6 +95,7 @@ class Data:
     passed_over: Mapping[str, int] = field(default_factory=dict)  # kind of skipped file in a folder -> number
     known_fingerprint: str = ""  # if it was computed before
     origin: Origin | None = None
+    selection: Split | None = None  # validation examples beside the test ones: the best epoch is chosen on them
 
     @cached_property
     def everything(self) -> Split:
@@ -123,7 +124,8 @@ class Data:
     def _computed_fingerprint(self) -> str:
         digest = hashlib.sha256()
         extra = [] if self.unlabelled is None else [self.unlabelled]
-        of_all = [t for split in (self.train, self.test) for t in (split.x, split.y, *split.context.values())]
+        splits = [self.train, self.test, *([] if self.selection is None else [self.selection])]
+        of_all = [t for split in splits for t in (split.x, split.y, *split.context.values())]
         for tensor in (*of_all, *extra):
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]

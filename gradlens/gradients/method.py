@@ -57,6 +57,7 @@ class Method(RefusesOldNames, Locking, Recorded, ABC):
         other_names: its names in the literature; the error for such a name suggests the rule.
         Options: a pydantic model of the rule's options; ``--set RULE.NAME=VALUE`` sets a field.
         defaults: the rule's own defaults for settings of ``Config``, by their flat names.
+        defaults_on: network -> the rule's own defaults on it.
         classifies: False: trained without labels, predicts no classes; scored by :meth:`evaluate_objective`.
         unlabelled: True: also trained on images without a label (label -1).
         has_teacher: True: learns from the outputs of a trained network, ``NetworkInfo.teacher``.
@@ -105,6 +106,7 @@ class Method(RefusesOldNames, Locking, Recorded, ABC):
     other_names: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type[BaseModel]] = Options
     defaults: ClassVar[Mapping[str, Any]] = {}
+    defaults_on: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     classifies: ClassVar[bool] = True
     unlabelled: ClassVar[bool] = False
     has_teacher: ClassVar[bool] = False

@@ -32,6 +32,9 @@ class ModelSpec:
         stem: kernel size of the first convolution.
         activation: a key of ``ACTIVATIONS``.
         attention: one of ``ATTENTIONS``.
+        heads: attention heads of gat.
+        dropout: of graph networks.
+        attention_dropout: of gat's attention coefficients, of all layers, or of the hidden ones and the output layer; empty: 0.
 
     """
 
@@ -42,6 +45,9 @@ class ModelSpec:
     stem: int | None = None
     activation: str = "relu"
     attention: str = "none"
+    heads: int | None = None
+    dropout: float = 0.0
+    attention_dropout: tuple[float, ...] = ()
 
     def act(self) -> nn.Module:
         """Make an activation module.

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from gradlens.models.graph_networks import GRAPH_NETWORKS
 from gradlens.models.resnet import WITH_ATTENTION, resnet18, resnet20, resnet32, resnet50, resnet152, resnet_gim
 from gradlens.models.spec import ACTIVATIONS, ATTENTIONS, ModelSpec, conv_block, numbered, pooled_top
 from gradlens.runtime.errors import InputError, unknown
@@ -147,10 +148,11 @@ MODELS: dict[str, Callable[[ModelSpec], nn.Sequential]] = {
     "dcgan": dcgan,
     "mlp": mlp,
     "linear": linear,
+    **GRAPH_NETWORKS,
 }
 
 INPUT = "images"  # the kind of input that a network reads if nothing else is stated, see Task.reads
-INPUTS: dict[str, str] = {}  # network -> the kind it reads instead
+INPUTS: dict[str, str] = dict.fromkeys(GRAPH_NETWORKS, "nodes")  # network -> the kind it reads instead
 
 
 def cut_before_pool(model: nn.Sequential) -> nn.Sequential:

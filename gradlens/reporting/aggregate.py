@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gradlens.gradients.layer_names import is_norm
 from gradlens.reporting.statistics import interval
 from gradlens.runtime.errors import InputError
-from gradlens.training.metrics import TRAIN, TRAIN_EVAL, best_epoch
+from gradlens.training.metrics import TRAIN, best_held_out, held_out
 from gradlens.training.run_groups import group_runs
 from gradlens.training.run_progress import recorded_only_untrained
 
@@ -277,7 +277,7 @@ def descent_points(runs: Sequence[Run]) -> list[LayerPoint]:
 
 def _held_out(label: str, group: Sequence[Run]) -> str:
     """Return the group's held-out split."""
-    splits = sorted({m.split for run in group for m in run.metrics} - {TRAIN, TRAIN_EVAL})
+    splits = sorted({m.split for run in group for m in held_out(run.metrics)})
     if len(splits) != 1:
         what = f"several: {', '.join(splits)}" if splits else "none"
         raise InputError(f"{label}: expected one held-out split in metrics.csv, found {what} ({group[0].path})")
@@ -296,7 +296,7 @@ def scores(runs: Sequence[Run]) -> list[Score]:
         split = _held_out(label, group)
         tests = [test for run in group if (test := [m for m in run.metrics if m.split == split])]
         trains = [train for run in group if (train := [m for m in run.metrics if m.split == TRAIN])]
-        bests = [best_epoch(test) for test in tests]
+        bests = [best_held_out(run.metrics) for run in group if held_out(run.metrics)]
         speeds = [row.images_per_s for run in group for row in run.timing]
         rows.append(
             Score(

@@ -10,7 +10,7 @@ from gradlens.reporting.numbers import with_thousands
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.terminal import shell_word
 from gradlens.training.config_fields import settings_of
-from gradlens.training.metrics import TRAIN, best_epoch
+from gradlens.training.metrics import best_held_out, held_out
 from gradlens.training.run_directory import Run, edited
 from gradlens.training.run_progress import run_progress
 
@@ -32,8 +32,9 @@ def run_summary(run: Run) -> dict[str, Any]:
 
     An unfinished run has no final accuracy, only a last one.
     """
-    held_out = [m for m in run.metrics if not m.split.startswith(TRAIN)]
-    answered = [m for m in held_out if math.isfinite(m.accuracy)]
+    rows = held_out(run.metrics)
+    answered = [m for m in rows if math.isfinite(m.accuracy)]
+    best = best_held_out([m for m in run.metrics if math.isfinite(m.accuracy)]) if answered else None
     images = [row.seconds * row.images_per_s for row in run.timing]
     return {
         "run": str(run.path),
@@ -44,9 +45,9 @@ def run_summary(run: Run) -> dict[str, Any]:
         "updates_done": run_progress(run).updates,
         "images": round(sum(v for v in images if math.isfinite(v))),
         "minutes": sum(row.seconds for row in run.timing) / 60,
-        "split": held_out[-1].split if held_out else None,
-        "best_accuracy": best_epoch(answered).accuracy if answered else None,
-        "best_epoch": best_epoch(answered).epoch if answered else None,
+        "split": rows[-1].split if rows else None,
+        "best_accuracy": best.accuracy if best else None,
+        "best_epoch": best.epoch if best else None,
         "final_accuracy": answered[-1].accuracy if answered and run.finished else None,
         "last_accuracy": answered[-1].accuracy if answered else None,  # of an unfinished run: as far as it came
         "settings": run.config.as_dict(),

@@ -7,7 +7,12 @@ from pathlib import Path
 from gradlens._version import PACKAGE
 from gradlens.runtime.terminal import shell_command
 
-EXTRAS = {"tensorboard": "tensorboard>=2.15", "lightning": "lightning>=2.4", "ray": "ray>=2.9"}  # as in pyproject.toml
+EXTRAS = {  # as in pyproject.toml
+    "tensorboard": "tensorboard>=2.15",
+    "lightning": "lightning>=2.4",
+    "ray": "ray>=2.9",
+    "graphs": "torch_geometric>=2.5",
+}
 
 
 def install_command(extra: str, checkout: Path = PACKAGE.parent) -> str:

@@ -145,6 +145,18 @@ class Task(Items, ABC):
 
         """
 
+    def defaults_for(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the task's own defaults for what was set: a task may have others for each network and rule.
+
+        Args:
+            given: flat name -> value of the settings that were set.
+
+        Returns:
+            flat name -> default; by default ``defaults``.
+
+        """
+        return self.defaults
+
     # ----------------------------------------------------------------------------------------------------------- input, loss
 
     def to_input(self, config: Config, data: Data, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -151,7 +151,16 @@ def check_model_and_method(config: Config, shape: tuple[int, ...], classes: int)
 def _built(config: Config, read: tuple[int, ...], shape: tuple[int, ...], classes: int) -> nn.Sequential:
     """Build the network of a config for the rule's input: images of ``shape``, or patches of them."""
     spec = ModelSpec(
-        read, classes, config.model.width, config.model.depth, config.model.stem, config.model.activation, config.model.attention
+        read,
+        classes,
+        config.model.width,
+        config.model.depth,
+        config.model.stem,
+        config.model.activation,
+        config.model.attention,
+        heads=config.model.heads,
+        dropout=config.model.dropout,
+        attention_dropout=tuple(config.model.attention_dropout or ()),
     )
     try:
         return build(config.model.name, spec, config.model.cut, config.seed, builder(config.own))

@@ -104,11 +104,12 @@ class Config(Settings, frozen=True):
         require_known(flat, EVERYTHING)
         rule = rule_of(str(flat.get("method", BASELINE)), flat.get("own", {}))
         task = TASKS.get(str(flat.get("task", DEFAULT)))
-        flat = {**(task.defaults if task else {}), **flat}
-        own = rule.defaults if rule else {}
+        network = str(flat.get("model", task.defaults.get("model") if task else None))
+        own = {**rule.defaults, **rule.defaults_on.get(network, {})} if rule else {}
         theirs = own.get("optimizer", OptimizerSettings.model_fields["name"].default)
         if flat.get("optimizer", theirs) == theirs:  # a bundle: another optimiser takes none of it
             flat = {**own, **flat}
+        flat = {**(task.defaults_for(flat) if task else {}), **flat}
         options = flat.get("options")
         if isinstance(options, dict) and "lr" in options:
             flat = {**flat, "options": {k: v for k, v in options.items() if k != "lr"}, "lr": options["lr"]}

@@ -18,7 +18,7 @@ from gradlens.training.config import Config, make_config
 from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext, pick_precision
 from gradlens.training.run_files import is_run
-from gradlens.training.typed_flags import parse_whole_numbers
+from gradlens.training.typed_flags import parse_numbers, parse_whole_numbers
 from gradlens.training.user_references import known_as, reference
 
 
@@ -80,6 +80,8 @@ def configs_of(
     own_options, owner = file.pop("options", {}), file.pop("method", None)
     if isinstance(given.get("split"), str):
         given["split"] = parse_whole_numbers("--split", given["split"])
+    if isinstance(given.get("attention_dropout"), str):
+        given["attention_dropout"] = parse_numbers("--attention-dropout", given["attention_dropout"])
     if "precision" in (both := {**file, **given}):
         given["precision"] = pick_precision(both["precision"], context.device)
     _refuse_unknown_options(sets, typed)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 TRAIN = "train"  # running, in train mode
 TRAIN_EVAL = "train-eval"  # the same images after the epoch, in eval mode and without augmentation; every other split is a held-out one
+VALIDATION = "validation"  # held out in place of test examples; or beside them, to choose the epoch whose test score is reported
 
 
 def score_of(m: Metric) -> float:
@@ -23,6 +24,19 @@ def score_of(m: Metric) -> float:
 def sign_of(score_name: str) -> int:
     """Return 1 for a score of which higher values are better, -1 for one of which lower ones are."""
     return 1 if HIGHER_IS_BETTER.get(score_name, True) else -1
+
+
+def held_out(metrics: Sequence[Metric]) -> list[Metric]:
+    """Return the rows of the held-out split, in order: of test examples, where validation examples are held out beside them."""
+    rows = [m for m in metrics if m.split not in (TRAIN, TRAIN_EVAL)]
+    return [m for m in rows if m.split != VALIDATION] or rows
+
+
+def best_held_out(metrics: Sequence[Metric]) -> Metric:
+    """Return the held-out row of the best epoch, which validation examples choose where there are some beside the test ones."""
+    rows = held_out(metrics)
+    chosen = best_epoch([m for m in metrics if m.split == VALIDATION] or rows)
+    return next((m for m in rows if m.epoch == chosen.epoch), rows[-1])  # a run may have stopped between the two evaluations
 
 
 def best_epoch(metrics: Sequence[Metric]) -> Metric:

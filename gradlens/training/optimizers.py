@@ -15,6 +15,9 @@ from gradlens.training.config import Config
 TRUST = 0.001  # LARS: how far a tensor may move in one update at lr 1, as a share of its own norm
 
 
+NO_DECAY = {"weight_decay": 0.0, "decoupled_decay": 0.0}
+
+
 class SGDW(torch.optim.SGD):
     """SGD whose decay is no part of the gradient: w ← (1 − lr · decay) w − lr · momentum(g) (Loshchilov & Hutter 2019, algorithm 1).
 
@@ -24,7 +27,7 @@ class SGDW(torch.optim.SGD):
     def __init__(self, groups: Any, lr: float, momentum: float, nesterov: bool, decoupled_decay: float) -> None:
         super().__init__(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
         for group in self.param_groups:
-            group["decoupled_decay"] = decoupled_decay
+            group.setdefault("decoupled_decay", decoupled_decay)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -103,6 +106,8 @@ def _trusted(params: list[Tensor], group: dict[str, Any]) -> tuple[Tensor, ...]:
 def make_optimizer(config: Config, network: ModelAndMethod) -> torch.optim.Optimizer:
     """Return the optimiser of a config over the rule's parameter groups; fused where torch has it."""
     groups, c = network.method.param_groups(list(network.model)), config.optimizer
+    if c.decay_blocks is not None:
+        groups = _decayed_apart(groups, network, c.decay_blocks)
     if c.name in ("adam", "adamw"):
         adam = torch.optim.Adam if c.name == "adam" else torch.optim.AdamW
         return adam(groups, lr=c.lr, betas=(c.beta1, 0.999), weight_decay=c.weight_decay, fused=True)
@@ -113,6 +118,17 @@ def make_optimizer(config: Config, network: ModelAndMethod) -> torch.optim.Optim
     if c.name == "sgd":
         return torch.optim.SGD(groups, lr=c.lr, momentum=c.momentum, nesterov=c.nesterov, weight_decay=c.weight_decay, fused=True)
     return torch.optim.RMSprop(groups, lr=c.lr, momentum=c.momentum, weight_decay=c.weight_decay)
+
+
+def _decayed_apart(groups: list[dict[str, Any]], network: ModelAndMethod, blocks: int) -> list[dict[str, Any]]:
+    """Divide each group of parameters: those of the first blocks, and the others, which have no weight decay."""
+    decayed = {p for block in list(network.model)[:blocks] for p in block.parameters()}
+    found = []
+    for group in groups:
+        mine, others = ([p for p in group["params"] if (p in decayed) == inside] for inside in (True, False))
+        found += [{**group, "params": mine}] if mine else []
+        found += [{**group, "params": others, **NO_DECAY}] if others else []
+    return found
 
 
 def lr_factor(config: Config, step: int, total: int) -> float:

@@ -28,7 +28,7 @@ from gradlens.tasks.registry import TASKS
 from gradlens.training.checkpoint import load_checkpoint, weights_digest
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.metrics import TRAIN
+from gradlens.training.metrics import held_out
 from gradlens.training.run_data import data_info, is_place, others, place_now
 from gradlens.training.run_files import must_be_run, write
 
@@ -153,10 +153,10 @@ class Run:
     def facts(self) -> dict[str, str]:
         """Return how far the run came and how accurate it is: what, and how much."""
         last = self.metrics[-1] if self.metrics else None
-        held_out = [m for m in self.metrics if not m.split.startswith(TRAIN) and math.isfinite(m.accuracy)]
+        answered = [m for m in held_out(self.metrics) if math.isfinite(m.accuracy)]
         found = {"state": "finished" if self.finished else "unfinished", "data": self.config.data.name}
         found |= {"epochs": str(last.epoch), "updates": f"{last.step:,}"} if last else {}
-        return found | ({f"{held_out[-1].split} accuracy": f"{held_out[-1].accuracy:.1%}"} if held_out else {})
+        return found | ({f"{answered[-1].split} accuracy": f"{answered[-1].accuracy:.1%}"} if answered else {})
 
     def _repr_html_(self) -> str:
         table = Table(str(self.path))

@@ -13,7 +13,7 @@ from gradlens.runtime.errors import Stopped
 from gradlens.runtime.memory import peak_memory_mb
 from gradlens.runtime.progress import Watch
 from gradlens.training.evaluation import Evaluation, evaluate
-from gradlens.training.metrics import TRAIN, TRAIN_EVAL, best_epoch, sign_of
+from gradlens.training.metrics import TRAIN, TRAIN_EVAL, VALIDATION, best_epoch, best_held_out, sign_of
 from gradlens.training.run_directory import Metric, Timing, save_result
 from gradlens.training.run_writer import Writer
 from gradlens.training.saving import saved_note
@@ -65,6 +65,8 @@ class RunLog:
         found = evaluate(state.network, state.test, state.batches.to_input, config, state.ranks)
         self._metric(state.test_name, epoch, found)
         self._must_be_finite(f"{state.test_name} loss", found.loss, epoch, state.position.step)
+        if state.selection is not None:
+            self._metric(VALIDATION, epoch, evaluate(state.network, state.selection, state.batches.to_input, config, state.ranks))
         if config.record.evaluate_train:  # a non-finite loss here does not end the run: training itself does not use it
             self._metric(TRAIN_EVAL, epoch, evaluate(state.network, state.labelled, state.batches.to_input, config, state.ranks))
 
@@ -84,9 +86,10 @@ class RunLog:
         if self.writer is None:
             return summary
         rows = read_table(self.writer.path / "metrics.csv", Metric)
+        held = self.state.test_name
         for split in dict.fromkeys(row.split for row in rows):
             mine = [row for row in rows if row.split == split]
-            best = best_epoch(mine)
+            best = best_held_out(rows) if split == held and self.state.selection is not None else best_epoch(mine)
             summary[split] = {
                 "best_accuracy": best.accuracy, "best_epoch": best.epoch,
                 "final_accuracy": mine[-1].accuracy, "final_loss": mine[-1].loss, "final_epoch": mine[-1].epoch,

@@ -70,16 +70,24 @@ class ModelSettings(Settings, frozen=True):
     )
     width: int | None = setting(
         None,
-        "channels of basic-cnn (128); first ones of vgg, dcgan (64), resnet (64, 20/32: 16); units of mlp (256), linear (20)",
+        "channels of basic-cnn (128); first ones of vgg, dcgan (64), resnet (64, 20/32: 16); units of mlp (256), linear (20); features"
+        " of gcn, cheb, sage (16), of each head of gat (8)",
         ge=1,
         synonyms=("channels", "hidden", "hidden-size", "hidden-dim"),
     )
-    depth: int | None = setting(None, "blocks of basic-cnn (3), mlp (3) or linear (1)", ge=1, synonyms=("layers", "num-layers"))
+    depth: int | None = setting(
+        None, "blocks of basic-cnn (3), mlp (3), linear (1), or gcn, cheb, sage, gat (1)", ge=1, synonyms=("layers", "num-layers")
+    )
     stem: Literal[3, 5, 7] | None = setting(
         None, "kernel of the first convolution: {choices} (default basic-cnn and resnet-gim 5, others 3)", synonyms=("kernel-size",)
     )
     activation: str = setting("relu", "{choices}", choices=ACTIVATIONS, synonyms=("act", "nonlinearity"))
     attention: str = setting("none", "channel attention of resnet18, 20, 32, 50, 152: {choices}", choices=ATTENTIONS)
+    heads: int | None = setting(None, "attention heads of gat (8)", ge=1, since="0.2.0", synonyms=("num-heads", "n-head"))
+    dropout: float = setting(0.0, "dropout of graph networks", ge=0, lt=1, since="0.2.0", synonyms=("drop",))
+    attention_dropout: list[float] | None = setting(
+        None, "dropout of gat's attention coefficients; two numbers, as 0.6,0: hidden layers, output layer (default 0)", since="0.2.0"
+    )
     cut: str = setting("after-pool", "where blocks end: {choices}", choices=("after-pool", "before-pool"))
 
 
@@ -106,6 +114,7 @@ class OptimizerSettings(Settings, frozen=True):
         allow_inf_nan=False,
         synonyms=("wd", "decay", "l2"),
     )
+    decay_blocks: int | None = setting(None, "weight decay of the first N blocks only (default all)", ge=1, since="0.2.0")
     lr_schedule: str = setting(
         "constant",
         "{choices} (step: x0.1 at 1/2 and 3/4)",

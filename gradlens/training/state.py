@@ -48,6 +48,7 @@ class TrainState:
     test: Split
     test_name: str  # test or validation
     labelled: Split  # the training examples with a target
+    selection: Split | None = None  # validation examples beside the test ones
     stage: Stage = field(init=False)  # updates this process's blocks; ``choose.add_stage`` sets it when all ranks have a state
     ranks: ProcessGroup = SINGLE_PROCESS  # that share the run
     probe: UpdateProbe | None = None

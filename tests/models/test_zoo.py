@@ -15,7 +15,7 @@ from torch import nn
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.resnet import basic_residual
 from gradlens.models.spec import ACTIVATIONS, ModelSpec
-from gradlens.models.zoo import MODELS, build, cut_before_pool, head_width, layers
+from gradlens.models.zoo import INPUTS, MODELS, build, cut_before_pool, head_width, layers
 from gradlens.runtime.errors import InputError
 
 CIFAR, DIGITS = (3, 32, 32), (1, 8, 8)
@@ -25,6 +25,8 @@ VGG = {  # as documented: a number is a convolution's channels, M a pool
     "vgg16": "64 64 M 128 128 M 256 256 256 M 512 512 512 M 512 512 512 M",
     "vgg19": "64 64 M 128 128 M 256 256 256 256 M 512 512 512 512 M 512 512 512 512 M",
 }
+
+OF_IMAGES = [name for name in MODELS if name not in INPUTS]
 
 
 @pytest.fixture(autouse=True)
@@ -247,7 +249,7 @@ def test_activation_replaces_every_relu(name, activation):
 
 
 def test_no_dropout_and_head_widths():
-    assert not any(modules(build(name, ModelSpec(CIFAR, 10, width=2)), nn.Dropout) for name in MODELS)
+    assert not any(modules(build(name, ModelSpec(CIFAR, 10, width=2)), nn.Dropout) for name in OF_IMAGES)
     assert head_width(build("basic-cnn", ModelSpec(CIFAR, 10))) == 256
     assert head_width(build("vgg16", ModelSpec(CIFAR, 10))) == 512
     assert head_width(build("resnet18", ModelSpec(CIFAR, 10))) == 512
@@ -444,7 +446,7 @@ def test_skips_that_stay_inside_a_block_or_carry_no_gradient_are_taken():
 
 
 @pytest.mark.parametrize("cut", ["after-pool", "before-pool"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_every_model_can_be_cut(name, cut):
     plan = ModelSpec(CIFAR, 6, width=2)
     model = build(name, plan, cut)

@@ -73,6 +73,10 @@ BAD = {
     "labels": [0, -0.1, 1.1, NAN, "few"],
     "teacher": [3],
     "data": [3],
+    "heads": [0, 1.5],
+    "dropout": [-0.1, 1.0, NAN],
+    "attention_dropout": [0.5],
+    "decay_blocks": [0, "first"],
 }
 
 
@@ -249,7 +253,8 @@ OTHER = {
     "epochs": 1, "labels": 0.5,
     "steps": 3, "batch_size": 2, "optimizer": "sgd", "lr": 1e-2, "weight_decay": 1e-4, "lr_schedule": "step", "warmup": 4,
     "seed": 1, "precision": "bf16", "compile": True, "record_every": 3, "diagnose_every": 2, "keep_checkpoints": 2, "init_from": "runs/a",
-    "evaluate_train": True, "online_probe": True, "limit_test": 7,
+    "evaluate_train": True, "online_probe": True, "limit_test": 7, "heads": 2, "dropout": 0.1,
+    "attention_dropout": [0.1], "decay_blocks": 1,
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, Field
@@ -18,10 +18,12 @@ from gradlens.gradients.method import FeedbackPair, Method, Signal, Step, top_si
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.feedback.weight_replacement import Switched
 from gradlens.models.feedback_point import feedback_points
+from gradlens.models.graph_layers import current_adjacency
 from gradlens.models.resnet import Residual
 from gradlens.runtime.batch_shard import all_gather_rows, all_reduce_sum, global_count
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
+from gradlens.tasks.graphs import Graphs
 
 
 class DFAOptions(BaseModel, frozen=True, extra="forbid"):
@@ -35,6 +37,11 @@ class DFAOptions(BaseModel, frozen=True, extra="forbid"):
     points: Literal["blocks", "inside"] = Field(
         "blocks",
         description="where errors are projected to: the ends of blocks, or also the places inside them that the network marks",
+        json_schema_extra={"since": "0.2.0"},
+    )
+    feedback: Literal["own", "propagated"] = Field(
+        "own",
+        description="on graphs, what a node gets: its own error, or those up to k edges away too, with k the number of later blocks",
         json_schema_extra={"since": "0.2.0"},
     )
 
@@ -71,18 +78,27 @@ class DFA(Switched, Method):
     Nøkland 2016 (arXiv 1609.01596): B_k ~ U(±1/√n_k), n_k the size of h_k. ``shared``: Launay et al. 2020 (arXiv 2006.12878), one
     matrix of which each block uses the first n_k columns. ``skip=exact``: if block k+1 is residual, act(branch(x) + shortcut(x)),
     delta_k = B_k e + (delta_{k+1} pulled back through act and shortcut alone). ``points=inside``: places inside blocks get B e too, each
-    with its own B, and what the network computes between two places is trained by backprop.
+    with its own B, and what the network computes between two places is trained by backprop. ``feedback=propagated``, on graphs:
+    delta_k = Â^(K−k) e B_k with Â = D^-½ (A + I) D^-½, after Zhao et al. 2024 (arXiv 2406.02040), without their pseudo-errors.
     """
 
     summary = "the output error through a random matrix"
     other_names = ("direct feedback alignment", "direct feedback")
     Options = DFAOptions
     depends_on = frozenset({"input", "output_error"})
+    defaults_on: ClassVar[Mapping[str, Mapping[str, Any]]] = {  # of Launay et al., in their code; sage as gcn
+        "gcn": {"dropout": 0.1, "weight_decay": 1e-4},
+        "cheb": {"dropout": 0.0, "weight_decay": 1e-4},
+        "sage": {"dropout": 0.1, "weight_decay": 1e-4},
+        "gat": {"dropout": 0.1, "attention_dropout": [0.6, 0.0], "weight_decay": 1e-4},
+    }
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         if options.skip == "exact" and not any(isinstance(block, Residual) for block in net.blocks):
             raise InputError("dfa: skip=exact needs residual blocks, and this network has none; set skip=blocked or take resnet18")
+        if options.feedback == "propagated" and not isinstance(net.items, Graphs):
+            raise InputError("dfa: feedback=propagated sends errors along the edges of a graph: set feedback=own, or --task graphs")
         self.names = [net.name(k) for k in range(self.num_blocks)]
         self.sizes = [net.features(k).numel() for k in range(self.num_blocks - 1)]
         self.inside: dict[str, int] = {}  # key of each place inside a block -> its features
@@ -150,6 +166,8 @@ class DFA(Switched, Method):
             return top_signal(self.loss, p, send=False)
         _, e = slope(self.loss, top.z, top.y)
         self.error = e if self.inside else None
+        for _ in range(self.num_blocks - 1 - k if self.options.feedback == "propagated" else 0):
+            e = current_adjacency(len(e)).normalized @ e
         delta = broadcast(e, self.matrix(k), p.h)
         for message in received:
             delta = delta + message

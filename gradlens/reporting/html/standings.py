@@ -11,11 +11,11 @@ from gradlens.methods import BASELINE
 from gradlens.reporting.aggregate import FinalValue, alignment_values, final_values
 from gradlens.reporting.html.wording import in_words
 from gradlens.reporting.statistics import Interval, holm, interval, paired_p
-from gradlens.training.metrics import TRAIN, TRAIN_EVAL
+from gradlens.training.metrics import held_out
 from gradlens.training.run_groups import alike, pairs_by_seed
 
 if TYPE_CHECKING:
-    from gradlens.training.run_directory import Metric, Run
+    from gradlens.training.run_directory import Run
 
 
 MACHINE = ("device", "threads")  # facts of a run that must be equal for times to be comparable
@@ -66,11 +66,6 @@ def below_top(layers: Sequence[str]) -> list[str]:
     """
     block = [name.split(".")[0] for name in layers]
     return [name for name, own in zip(layers, block, strict=True) if own != block[-1]] or list(layers)
-
-
-def held_out(run: Run) -> list[Metric]:
-    """Return the rows of the held-out split, in order."""
-    return [m for m in run.metrics if m.split not in (TRAIN, TRAIN_EVAL)]
 
 
 def _reference(group: Sequence[Run], groups: Mapping[str, Sequence[Run]]) -> str | None:
@@ -125,11 +120,11 @@ def chance_limit(a: MethodSummary, b: MethodSummary) -> float:
 
 def _against(group: Sequence[Run], label: str, groups: Mapping[str, Sequence[Run]]) -> BaselineComparison:
     pairs = pairs_by_seed(group, groups[label])
-    ends = [(held_out(a), held_out(b)) for a, b in pairs]
+    ends = [(held_out(a.metrics), held_out(b.metrics)) for a, b in pairs]
     differences = [a[-1].accuracy - b[-1].accuracy for a, b in ends if a and b and a[-1].split == b[-1].split]
     points = interval(differences)
     if not points.n and not pairs:  # no seed in common: means can be subtracted, but nothing is paired
-        mean = [interval(h[-1].accuracy for run in runs if (h := held_out(run))).mean for runs in (group, groups[label])]
+        mean = [interval(h[-1].accuracy for run in runs if (h := held_out(run.metrics))).mean for runs in (group, groups[label])]
         points = Interval(mean[0] - mean[1], math.nan, math.nan, 0)
     return BaselineComparison(label, points, paired_p(differences), *_time(pairs), _lengths(group[0], groups[label][0]))
 
@@ -173,7 +168,7 @@ def method_summaries(groups: Mapping[str, Sequence[Run]]) -> list[MethodSummary]
         below = below_top([row.layer for row in layers]) if layers else []
         cosines_below, counted = _mean_cosines(group, below)
         worst = min((row for row in layers if math.isfinite(row.mean)), key=lambda row: row.mean, default=None)
-        ends = [rows for run in group if (rows := held_out(run))]
+        ends = [rows for run in group if (rows := held_out(run.metrics))]
         splits = {row.split for rows in ends for row in rows}
         split = splits.pop() if len(splits) == 1 else ""
         reference = _reference(group, groups) if group[0].config.method != BASELINE else None

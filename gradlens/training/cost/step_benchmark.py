@@ -377,11 +377,11 @@ def _measured(
         model=first.model.name,
         data=first.data.name,
         input=tuple(x.shape[1:]),
-        batch_size=first.batch_size,
+        batch_size=len(x),
         rounds=rounds,
         threads=torch.get_num_threads(),
         device=str(device),
         cpu=torch.backends.cpu.get_cpu_capability(),
         versions={"gradlens": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        rows=_rows(candidates, record_every, first.batch_size),
+        rows=_rows(candidates, record_every, len(x)),
     )

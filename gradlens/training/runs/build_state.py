@@ -67,6 +67,7 @@ def build_on_rank(
         test=data.test.to(device),
         test_name=data.test_name,
         labelled=data.train.to(device) if some_unknown else batches.examples,
+        selection=None if data.selection is None else data.selection.to(device),
         ranks=ranks,
         probe=probe,
     )
