@@ -89,7 +89,7 @@ def relay(received: tuple[Tensor, ...]) -> Signal:
 
 
 class Update(NamedTuple):
-    """One block's part of a step, as :func:`backward` yields it; read by the training step, the records and :meth:`.recorded.Recorded.quantities`.
+    """One block's part of a step, as :func:`backward` yields it; read by the training step, the records and ``quantities``.
 
     Attributes:
         k: index of the block, 0 for the first.

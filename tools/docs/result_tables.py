@@ -211,7 +211,12 @@ SCRIPTS = (  # script, folder of its results, what, size; "": as its file has it
     ("self_supervised", "self_supervised", "12 rules with and without labels: probes, gradients of local twins", SMALL),
     ("finetuning", "finetuning", "1, 10, 100 % of the labels from four starts and from scratch", "3,000 images, 90 to 150 updates"),
     ("simclr2", "simclr2", "pretrain, fine-tune, distil; three widths", "widths 8 to 32, 3,000 images, 3 seeds"),
-    ("simclr_ablations augmentations", "simclr_augmentations", "cropping with and without colour", "width 16, 3,000 images, 8 epochs, 5 seeds"),
+    (
+        "simclr_ablations augmentations",
+        "simclr_augmentations",
+        "cropping with and without colour",
+        "width 16, 3,000 images, 8 epochs, 5 seeds",
+    ),
     ("simclr_ablations heads", "simclr_heads", "depth of the projection head", SMALL),
     ("simclr_ablations batches", "simclr_batches", "batch size and number of steps", SMALL),
     ("spoken_digits", "spoken_digits", "what CPC learns of speech", "2,250 recordings, 24 epochs, 12 seeds"),

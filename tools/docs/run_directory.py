@@ -29,8 +29,8 @@ WRITTEN = {  # file of a run directory -> when it is written, and what it holds
     "doctor.json": "what `gradlens doctor` found",
 }
 CONFIG = {  # key of config.json -> meaning
-    "config": "every setting by its flat name, defaults included ([settings](settings.md)); `options`: those of the rule; `task_options`: those of the task; "
-    "`own`: files of yours and their SHA-256",
+    "config": "every setting by its flat name, defaults included ([settings](settings.md)); `options`: those of the rule; "
+    "`task_options`: those of the task; `own`: files of yours and their SHA-256",
     "versions": "of gradlens, Python, torch, torchvision and numpy",
     "git": "commit of gradlens, where it is a checkout",
     "threads": "CPU threads of torch; with other numbers a resumed run is not bit-identical",
