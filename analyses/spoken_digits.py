@@ -13,9 +13,9 @@ classifier (logistic regression, its l2 chosen on a fifth of the training record
 same is read from the network before training, from the spectrogram itself, and from the last layer of an MLP of the same width trained
 by backprop on whole spectrograms with the digits. Twelve seeds: each speaker is left out twice.
 
-Primary tests. "It learns useful representations of speech": the digit of unheard takes, cpc − untrained, above 0. "Optimising InfoNCE
-maximises a lower bound on mutual information": log(negatives + 1) less the loss on unheard takes is higher after training than before.
-Twelve seeds show a paired difference as large as its standard deviation (80 % power). Further tests: the digit of an unheard speaker
+Primary tests. "It learns useful representations of speech": the digit of held-out takes, cpc − untrained, above 0. "Optimising InfoNCE
+maximises a lower bound on mutual information": log(negatives + 1) less the loss on held-out takes is higher after training than before.
+Twelve seeds show a paired difference as large as its standard deviation (80 % power). Further tests: the digit of a held-out speaker
 (its twelve values are of six speakers, each twice), the speaker, cpc − spectrogram.
 
     python -m analyses.spoken_digits --data recordings.tar.xz          # 19 core-minutes; interrupted, it goes on
@@ -62,7 +62,7 @@ GRID = (0.1, 0.03, 0.01, 0.003, 0.001)  # of l2
 NETWORKS = ("cpc", "untrained", "spectrogram", "supervised")
 SHOWN = {"cpc": "CPC, no labels", "untrained": "untrained", "spectrogram": "spectrogram itself", "supervised": "backprop, with digits"}
 READ = ("digit", "digit of a new speaker", "speaker")
-BOUND = "lower bound on the information of context and unheard future"
+BOUND = "lower bound on the information of context and held-out future"
 MINUTES = 1.6  # of one core, a seed
 
 
@@ -74,7 +74,7 @@ def _read_above(what: str, control: str, name: str, primary_of: str = "") -> Tes
 TESTS: tuple[Test, ...] = (
     _read_above("digit", "untrained", "cpc-speech-digit", "cpc-speech"),
     Test(
-        "cpc-speech-bound", "bound on mutual information, on unheard takes: after training − before", BOUND,
+        "cpc-speech-bound", "bound on mutual information, on held-out takes: after training − before", BOUND,
         {"cpc": 1.0, "before training": -1.0}, "nats", at_least=0.0, primary_of="cpc-bound",
     ),
     *details(
@@ -91,7 +91,7 @@ class Fold(NamedTuple):
     """What one seed trains on and is tested on: indices of recordings."""
 
     train: Tensor
-    takes: Tensor  # unheard takes of the speakers trained on
+    takes: Tensor  # held-out takes of the speakers trained on
     speaker: Tensor  # all of the speaker left out
 
 
@@ -101,14 +101,14 @@ def fold(recordings: Recordings, seed: int) -> Fold:
     takes = int(recordings.take.max()) + 1
     held = min(TAKES, takes // 2)
     first = held * (seed % (takes // held))
-    unheard = (recordings.take >= first) & (recordings.take < first + held)
-    train = (~new & ~unheard).nonzero()[:, 0]
+    held_out = (recordings.take >= first) & (recordings.take < first + held)
+    train = (~new & ~held_out).nonzero()[:, 0]
     order = torch.randperm(len(train), generator=generator(seed, "spoken digits"))
-    return Fold(train[order], (~new & unheard).nonzero()[:, 0], new.nonzero()[:, 0])
+    return Fold(train[order], (~new & held_out).nonzero()[:, 0], new.nonzero()[:, 0])
 
 
 def write_fold(recordings: Recordings, seed: int, folder: Path) -> Path:
-    """Write a seed's recordings as a file of arrays, for ``--data``: labels are digits, the test half is the unheard takes."""
+    """Write a seed's recordings as a file of arrays, for ``--data``: labels are digits, the test half is the held-out takes."""
     path = folder / f"fold{seed}.npz"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,7 @@ def probed(runs: Sequence[Run], recordings: Recordings, seed: int, context: RunC
 
 
 def bound(run: Run) -> tuple[float, float]:
-    """The bound in nats on unheard takes, before training and after it."""
+    """The bound in nats on held-out takes, before training and after it."""
     loss = {m.epoch: m.loss for m in run.metrics if m.split == "test"}
     most = math.log(run.config.options.get("negatives", 16) + 1)
     return most - loss[min(loss)], most - loss[max(loss)]
@@ -188,7 +188,7 @@ def draw(values: Mapping[str, Mapping[str, Sequence[float]]], folder: Path) -> N
     cells = [Cell(SHOWN[name], what, *interval(values[what][name])) for name in NETWORKS for what in READ]
     (found, *_) = decide(TESTS, {"values": values})
     gain, low, high = (f"{v:+.1f}".replace("-", "−") for v in found.effect[:3])
-    message = f"CPC less the untrained network, digits of unheard takes: {gain} points [{low}, {high}]"
+    message = f"CPC less the untrained network, digits of held-out takes: {gain} points [{low}, {high}]"
     setting = "Free Spoken Digit Dataset, 2,250 recordings, log-mel spectrograms, MLP of width 128"
     save_figure(rows_figure(cells, message, setting, "linear classifier, test accuracy in %"), cells, folder, "spoken_digits")
 
