@@ -261,7 +261,7 @@ def cost_of_curves():
     return [
         f"are estimated at {cost(STAGES):.0f} core-minutes of a free core",
         f"So far the first {runs['settings']['stages']} stages have been run",
-        f"with augmentation, {minutes('learning_curves')} minutes of training on shared cores",
+        f"of the normalisations, {minutes('learning_curves')} minutes of training on shared cores",
     ]
 
 

@@ -171,6 +171,7 @@ def _minutes(folder: str) -> str:
 
 
 SMALL = "width 16, 3,000 images, 8 epochs, 3 seeds"
+FIVE = "width 16, 3,000 images, 8 epochs, 5 seeds"
 SCRIPTS = (  # script, folder of its results, what, size; "": as its file has it
     (
         "iteration1",
@@ -206,7 +207,7 @@ SCRIPTS = (  # script, folder of its results, what, size; "": as its file has it
         "learning_curves",
         "learning_curves",
         "sentences of the reference study about its curves",
-        "width 16, 1,000 images, 60 epochs, 3 seeds of 10 so far",
+        "width 16, 1,000 images, 60 epochs, 5 seeds of 10 so far",
     ),
     ("self_supervised", "self_supervised", "12 rules with and without labels: probes, gradients of local twins", SMALL),
     ("finetuning", "finetuning", "1, 10, 100 % of the labels from four starts and from scratch", "3,000 images, 90 to 150 updates"),
@@ -215,9 +216,9 @@ SCRIPTS = (  # script, folder of its results, what, size; "": as its file has it
         "simclr_ablations augmentations",
         "simclr_augmentations",
         "cropping with and without colour",
-        "width 16, 3,000 images, 8 epochs, 5 seeds",
+        FIVE,
     ),
-    ("simclr_ablations heads", "simclr_heads", "depth of the projection head", SMALL),
+    ("simclr_ablations heads", "simclr_heads", "depth and width of the projection head", FIVE),
     ("simclr_ablations batches", "simclr_batches", "batch size and number of steps", SMALL),
     ("spoken_digits", "spoken_digits", "what CPC learns of speech", "2,250 recordings, 24 epochs, 12 seeds"),
     ("inpainting", "inpainting", "context encoders beside autoencoders", "width 16, 5,000 images, 8 epochs, 3 seeds"),
@@ -274,7 +275,7 @@ def command_costs() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "iteration1-spread": iteration1_spread, "learning-curves": partial(tests, "learning_curves"),
     "iteration1": iteration1, "iteration1-cosines": iteration1_cosines, "iteration1-epochs": iteration1_epochs,
-    **{f"tests-{study}": partial(tests, study) for study in ("self_supervised", "inpainting", "spoken_digits", "simclr_augmentations")},
+    **{f"tests-{study}": partial(tests, study) for study in ("self_supervised", "inpainting", "spoken_digits", "simclr_augmentations", "simclr_heads")},
     "without-labels": without_labels, "dni-target": dni_target, "step-costs": step_costs,
     "two-ranks": two_ranks, "bf16": bf16, "scripts": scripts,
     "which-rule": which_rule, "command-costs": command_costs, **RULE_TABLES, **THEORY_TABLES, **FEEDBACK_TABLES,
