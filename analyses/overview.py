@@ -72,7 +72,7 @@ def message(rows: Sequence[Standing]) -> str:
     far = min(as_good, key=lambda r: r.cosine)
     points = 100 * (far.accuracy - of["bp"].accuracy)
     where = f"{abs(points):.1f} points {'above' if points > 0 else 'below'} backpropagation"
-    return f"A gradient far from the true one can train as well: {far.method} (cosine {short_number(far.cosine)}) ends {where}"
+    return f"A gradient far from the true one can train well: {far.method} (cosine {short_number(far.cosine)}) ends {where}"
 
 
 def family_legend(figure: Figure, methods: Sequence[str]) -> None:
@@ -99,7 +99,7 @@ def nearness_and_accuracy(rows: Sequence[Standing], setting: str) -> Figure:
         markers.append(Marker(row.method, x, y, colour))
     ax.axhline(100 * control.accuracy, color=GREY, linestyle="--", linewidth=1)
     below = ax.annotate(
-        "only the top trained", (-0.29, 100 * control.accuracy), (0, 3), textcoords="offset points", color="0.35", fontsize=9
+        "only the top trained", (1.05, 100 * control.accuracy), (0, 3), textcoords="offset points", color="0.35", fontsize=9, ha="right"
     )
     ax.axvline(0, color="0.8", linewidth=1, zorder=0)
     ax.set_xlim(-0.3, 1.06)
@@ -122,7 +122,7 @@ def overview_title(rows: Sequence[Standing]) -> str:
     holds = {"bp", "dgl"} <= set(by) and by["dgl"].cosine < 0.7 and by["dgl"].accuracy > by["bp"].accuracy - 0.02
     return title_where(
         holds,
-        "A gradient far from the true one can train as well: dgl beside bp",
+        "A gradient far from the true one can train well: dgl beside bp",
         message(rows) if "bp" in by else "Test accuracy over the cosine of the first layer's gradient",
     )
 

@@ -93,7 +93,7 @@ def accuracies_title(rows: Sequence[Placed]) -> str:
     random = [kept[name] for name in ("fa", "dfa") if name in kept]
     return title_where(
         all(local) and not any([*synthetic, *random]) and bool(local and synthetic and random),
-        "Local losses keep up with backprop; random feedback and synthetic gradients do not",
+        "Local losses end within five points of backprop; random feedback and synthetic gradients do not",
         accuracy_message(rows),
     )
 
