@@ -44,7 +44,7 @@ def bench(
     from gradlens.methods import DEFAULT_COMPARISON
     from gradlens.reporting.benchmarks import bench_table
     from gradlens.training.config_builder import configs_of
-    from gradlens.training.context import data_to_measure, set_up_process, shape_and_classes
+    from gradlens.training.context import set_up_process, to_measure
     from gradlens.training.cost.step_benchmark import bench as measure_cost
     from gradlens.training.run_files import must_be_writable, write
 
@@ -58,8 +58,7 @@ def bench(
     configs = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": "fp32"}, context)]
     low = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, context)]
     configs += [config for config in low if config.precision != "fp32"]
-    shape, classes = shape_and_classes(configs[0], context)
-    data = data_to_measure(configs[0], context)
+    shape, classes, data = to_measure(configs[0], context)
     with Display(quiet) as display:
         result = measure_cost(configs, shape, classes, context.device, rounds, progress=display.count("bench"), data=data)
     output = Output(form)

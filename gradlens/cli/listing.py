@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args, get_origin
 
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.tables import Table
-from gradlens.tasks.scores import HIGHER_IS_BETTER
 
 LOCKED = (
     "locked: fwd = block k runs after block k−1; upd = it is updated after all later blocks have run; bwd = … and have gone backward;"
@@ -157,6 +156,7 @@ def _tasks() -> list[tuple[str, ...]]:
     from gradlens.methods import METHODS
     from gradlens.models.zoo import INPUT, INPUTS, MODELS
     from gradlens.tasks.registry import DEFAULT, TASKS
+    from gradlens.tasks.scores import HIGHER_IS_BETTER
 
     rows: list[tuple[str, ...]] = [("task", "what")]
     for name, task in TASKS.items():

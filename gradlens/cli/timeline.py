@@ -41,7 +41,7 @@ def timeline(
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import InputError
     from gradlens.training.config_builder import configs_of
-    from gradlens.training.context import data_to_measure, set_up_process, shape_and_classes
+    from gradlens.training.context import set_up_process, to_measure
     from gradlens.training.cost import simulation
     from gradlens.training.run_files import must_be_writable
 
@@ -53,8 +53,7 @@ def timeline(
     if micro_batches > configs[0].batch_size:
         raise InputError(f"--micro-batches {micro_batches}: a batch has {configs[0].batch_size} images")
     must_be_writable(out)
-    shape, classes = shape_and_classes(configs[0], context)
-    data = data_to_measure(configs[0], context)
+    shape, classes, data = to_measure(configs[0], context)
     with Display(quiet) as display:
         progress = display.count("timeline")
         found = []

@@ -131,11 +131,6 @@ def load_data(config: Config, context: RunContext) -> Data:
     return TASKS[config.task].load(config, DataFiles(context.data_dir, context.download, context.cache, context.files))
 
 
-def data_to_measure(config: Config, context: RunContext) -> Data | None:
-    """Return the data on whose first batch costs are measured; None: of the default task, whose images are generated."""
-    return None if config.task == DEFAULT else load_data(config, context)
-
-
 def shape_and_classes(config: Config, context: RunContext) -> tuple[tuple[int, ...], int]:
     """Return the shape of a config's examples, of images (C, H, W), and the number of classes; named data need not be there for it."""
     known = TASKS[config.task].shape_and_classes(config)
@@ -143,6 +138,11 @@ def shape_and_classes(config: Config, context: RunContext) -> tuple[tuple[int, .
         return known
     data = load_data(config, context)
     return data.shape, len(data.classes)
+
+
+def to_measure(config: Config, context: RunContext) -> tuple[tuple[int, ...], int, Data | None]:
+    """Return :func:`shape_and_classes`, and the data on whose first batch costs are measured; None: images are generated."""
+    return *shape_and_classes(config, context), None if config.task == DEFAULT else load_data(config, context)
 
 
 def set_up_process(given: dict[str, Any]) -> RunContext:

@@ -83,7 +83,7 @@ class PretextTask:
         return None
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
-        """Compute the task's own numbers to record for one block, as :meth:`gradlens.gradients.recorded.Recorded.quantities`."""
+        """Compute the task's own numbers to record for one block, as :meth:`Recorded.quantities`."""
         return {}
 
     def is_adversary(self, name: str) -> bool:
