@@ -272,10 +272,11 @@ def command_costs() -> str:
     return table(["command", "CPU time", "peak memory"], lines)
 
 
+WITHOUT_LABELS = ("self_supervised", "inpainting", "spoken_digits", "simclr_augmentations", "simclr_heads")
 TABLES: dict[str, Callable[[], str]] = {
     "iteration1-spread": iteration1_spread, "learning-curves": partial(tests, "learning_curves"),
     "iteration1": iteration1, "iteration1-cosines": iteration1_cosines, "iteration1-epochs": iteration1_epochs,
-    **{f"tests-{study}": partial(tests, study) for study in ("self_supervised", "inpainting", "spoken_digits", "simclr_augmentations", "simclr_heads")},
+    **{f"tests-{study}": partial(tests, study) for study in WITHOUT_LABELS},
     "without-labels": without_labels, "dni-target": dni_target, "step-costs": step_costs,
     "two-ranks": two_ranks, "bf16": bf16, "scripts": scripts,
     "which-rule": which_rule, "command-costs": command_costs, **RULE_TABLES, **THEORY_TABLES, **FEEDBACK_TABLES,
