@@ -8,7 +8,7 @@ import math
 import re
 from pathlib import Path
 
-from analyses import finetuning, inpainting, provable, self_supervised, simclr2, simclr_ablations, spoken_digits
+from analyses import finetuning, inpainting, provable, self_supervised, simclr2, simclr_ablations
 from analyses.full_size.readings import EPOCHS, READINGS
 from analyses.training.learning_curve_runs import STAGES, cost
 from gradlens.runtime.batch_shard import BUCKET_BYTES
@@ -412,7 +412,6 @@ SENTENCES = {
         few_labels,
         lambda: f"is estimated at {simclr_ablations.MINUTES['batches']} core-minutes",
         lambda: f"at {finetuning.MINUTES * finetuning.SEEDS} and {simclr2.MINUTES * simclr2.SEEDS} core-minutes",
-        lambda: f"Twelve seeds are estimated at {spoken_digits.MINUTES * 12:.0f} core-minutes",
         lambda: f"an estimated {inpainting.MINUTES * (len(inpainting.TASKS) * 5 + 1):.0f} core-minutes",
     ],
     "docs/results/learning-curves.md": [

@@ -124,21 +124,11 @@ def cosine_map(rows: Sequence[FinalValue], setting: str) -> Figure:
     figure = heat_map(rows, "cosine")
     head(
         figure,
-        cosine_title(rows),
+        nearest(rows),
         f"Cosine of the weight gradient with the true one, final weights, up to {max(row.seeds for row in rows)} seeds",
         setting.replace(" (greedy 15)", ""),
     )
     return figure
-
-
-def cosine_title(rows: Sequence[FinalValue]) -> str:
-    """What the cosines say; three quarters are near."""
-    lowest = {name: min((r.mean for r in rows if r.label == name), default=math.nan) for name in ("usf", "brsf", "frsf", "kp", "overlap")}
-    return title_where(
-        all(value >= 0.75 for value in lowest.values()),
-        "Signed feedback, kp and overlap come near the true gradient in every layer",
-        nearest(rows),
-    )
 
 
 def turned_by(points: Sequence[LayerPoint], name: str) -> float:

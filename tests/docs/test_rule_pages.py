@@ -36,7 +36,7 @@ def test_papers_are_those_that_the_docstrings_name():
     assert named["bp"] == ["Rumelhart, Hinton & Williams 1986"]
     assert named["kp"] == ["Kolen & Pollack 1994", "Akrout et al. 2019"]
     assert named["dgl"] == ["Belilovsky, Eickenberg & Oyallon 2020", "Laskin et al. 2020"]
-    assert named["dfa"] == ["Nøkland 2016", "Launay et al. 2020"]
+    assert named["dfa"] == ["Nøkland 2016", "Launay et al. 2020", "Zhao et al. 2024"]
     assert named["cpc"] == ["Van den Oord et al. 2018", "Löwe, O'Connor & Veeling 2019"]
     numbers = {name: {paper.address.rpartition("/")[2] for paper in papers(METHODS[name])} - {""} for name in METHODS}
     assert numbers["kp"] == {"1904.05391"}

@@ -220,7 +220,7 @@ SCRIPTS = (  # script, folder of its results, what, size; "": as its file has it
     ),
     ("simclr_ablations heads", "simclr_heads", "depth and width of the projection head", FIVE),
     ("simclr_ablations batches", "simclr_batches", "batch size and number of steps", SMALL),
-    ("spoken_digits", "spoken_digits", "what CPC learns of speech", "2,250 recordings, 24 epochs, 12 seeds"),
+    ("spoken_digits", "spoken_digits", "what CPC learns of speech", "2,250 recordings, 24 epochs, twelve seeds"),
     ("inpainting", "inpainting", "context encoders beside autoencoders", "width 16, 5,000 images, 8 epochs, 3 seeds"),
     ("async_slowdown", "async_slowdown", "accuracy against the slowdown of one block", ""),
     (

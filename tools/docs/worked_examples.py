@@ -50,7 +50,7 @@ def examples() -> dict[str, list[str]]:
 
 def run(command: list[str], folder: Path, threads: int) -> str:
     """What a command prints, stdout before stderr; a check that fails is one that the page wants."""
-    there = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": str(threads)}
+    there = {**os.environ, "COLUMNS": "80", "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, cwd=folder, env=there, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1):
         raise SystemExit(f"{shlex.join(command)} failed:\n{done.stderr}")
