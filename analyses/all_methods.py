@@ -155,8 +155,8 @@ def table(groups: dict[str, list[Run]], means: dict[str, list[Means]]) -> list[d
     for name, runs in groups.items():
         (score,) = scores(runs)
         row: dict[str, Any] = {"method": name, "lr": score.lr, "train_loss": score.train_loss}
-        row["best"] = (score.best_accuracy, score.best_low, score.best_high, score.best_epoch)
-        row["final"] = (score.final_accuracy, score.final_low, score.final_high)
+        row["best"] = (score.best_score, score.best_low, score.best_high, score.best_epoch)
+        row["final"] = (score.final_score, score.final_low, score.final_high)
         layers = () if name in STAGED else LAYERS
         for quantity in ("cosine", "null_cosine"):
             row[quantity] = {layer: interval(m.get((layer, quantity), math.nan) for m in means[name])[:3] for layer in layers}

@@ -45,8 +45,8 @@ def summary(runs: list[Run]) -> dict[str, dict[str, Any]]:
         out[label] = {
             "cosine": interval(cosines)[:3],
             "norm_ratio": interval(ratios)[:3],
-            "final_accuracy": (a.final_accuracy, a.final_low, a.final_high),
-            "best_accuracy": a.best_accuracy,
+            "final_accuracy": (a.final_score, a.final_low, a.final_high),
+            "best_accuracy": a.best_score,
         }
     return out
 

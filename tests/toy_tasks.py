@@ -5,6 +5,9 @@ The network of tokens reads an earlier block's output beside its predecessor's, 
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import ClassVar
 
 import torch
@@ -171,6 +174,16 @@ def toy_ring(spec: ModelSpec) -> nn.Sequential:
         top=Convolved(w, spec.classes),
     )
     return nn.Sequential(blocks)
+
+
+@cache
+def text_file() -> Path:
+    """A text of a few words in random order, for the language task; one a process."""
+    rng = torch.Generator().manual_seed(5)
+    words = ("to ", "be ", "or ", "not ", "that ")
+    path = Path(mkdtemp()) / "text.txt"
+    path.write_text("".join(words[i] for i in torch.randint(len(words), (40,), generator=rng)), encoding="utf-8")
+    return path
 
 
 def register() -> None:

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from gradlens.analysis.layer_outputs import LayerOutputs
 from gradlens.data.split import Data
-from gradlens.data.transforms import input_of
 from gradlens.gradients.true_gradient import preserve_buffers_and_rng
 from gradlens.models.feature_pooling import BUDGET, pooled
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.eval_mode import eval_mode
 from gradlens.runtime.progress import Progress, no_progress
+from gradlens.tasks.registry import TASKS
 from gradlens.training.build import build_model_and_method, load_model_and_method
 from gradlens.training.context import RunContext
 from gradlens.training.run_directory import Run
@@ -105,7 +105,8 @@ def _frozen(run: Run, data: Data, context: RunContext, step: int, file: Path | N
     def read(x: Tensor) -> Iterator[Tensor]:
         return method.features(list(model), x)
 
-    return FrozenModel(names, read, [model, method], input_of(run.config.data.normalize, data, context.device), step, file is not None)
+    to_input = TASKS[run.config.task].to_input(run.config, data, context.device)
+    return FrozenModel(names, read, [model, method], to_input, step, file is not None)
 
 
 def freeze_module(model: nn.Module, layers: Sequence[str] | None = None, to_input: Callable[[Tensor], Tensor] = lambda x: x) -> FrozenModel:
@@ -142,6 +143,7 @@ def collect_activations(
     batch: int = FORWARD_BATCH,
     blocks: Sequence[str] | None = None,
     progress: Progress = no_progress,
+    rows: bool = False,
 ) -> dict[str, Tensor]:
     """Return each block's activations [N, d] float32 for some images [N, C, H, W], all blocks in one pass, on the images' device.
 
@@ -152,6 +154,7 @@ def collect_activations(
         batch: images in a forward pass.
         blocks: only these; default: all.
         progress: called with (images done, in all, what).
+        rows: every item of a sequence is a row, [N · T, d].
 
     Raises:
         InputError: a block that is not there, or one (named) that gives nothing, NaN or infinite numbers, or more numbers for some images.
@@ -167,12 +170,13 @@ def collect_activations(
                 if k not in chosen:
                     continue
                 name = frozen.names[k]
-                part = _flattened(name, h, budget, frozen.step)
+                part = _flattened(name, h.flatten(0, -2) if rows else h, budget, frozen.step)
+                each = len(part) // len(h)  # rows an image
                 if name not in found:
-                    found[name] = torch.empty(len(images), part.shape[1], device=part.device)
+                    found[name] = torch.empty(each * len(images), part.shape[1], device=part.device)
                 if part.shape[1] != found[name].shape[1]:
                     raise InputError(f"{name} gives {found[name].shape[1]} numbers for some images and {part.shape[1]} for others")
-                found[name][i : i + batch] = part
+                found[name][each * i : each * (i + batch)] = part
     progress(len(images), len(images), "images")
     return {frozen.names[k]: found[frozen.names[k]] for k in sorted(chosen)}
 

@@ -10,12 +10,13 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from gradlens.analysis.activations import collect_activations, load_snapshots
+from gradlens.analysis.activations import FORWARD_BATCH, collect_activations, load_snapshots
 from gradlens.analysis.doctor_evidence import LAST_STEPS, WATCH, WRONG, MissingEvidence, RunView, Series, Symptom, graded, need_steps
 from gradlens.analysis.representation_similarity import effective_rank, spectrum
 from gradlens.gradients.layer_names import is_norm
 from gradlens.runtime.errors import InputError
-from gradlens.tasks.registry import DEFAULT
+from gradlens.runtime.step_context import step_context
+from gradlens.tasks.registry import TASKS
 from gradlens.training.batches import updates_per_epoch
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Metric
@@ -86,26 +87,26 @@ def effective_rank_of_rows(x: Tensor) -> float:
 def collapse(seen: RunView) -> list[Symptom]:
     """Check that the activations of every block below the output block vary in more than one direction."""
     run = seen.run
-    if run.config.task != DEFAULT:
-        raise MissingEvidence(f"it is measured on images, and this is a run of --task {run.config.task}")
     try:
         data = run.data(context=seen.context)
         (frozen,) = load_snapshots(run, seen.context)
     except InputError as error:
         raise MissingEvidence(f"it needs the checkpoint and the images, and {error}") from error
-    images = data.test.images
-    chosen = images[torch.linspace(0, len(images) - 1, min(IMAGES, len(images))).round().long()]  # folders are sorted by class
+    chosen = torch.linspace(0, len(data.test) - 1, min(IMAGES, len(data.test))).round().long()  # folders are sorted by class
+    task, test = TASKS[run.config.task], data.test if TASKS[run.config.task].one_batch else data.test.take(chosen)
+    made = task.batch(test.to(seen.context.device), -1, run.config)
     try:
-        activations = collect_activations(
-            frozen, chosen.to(seen.context.device), blocks=frozen.names[:-1]
-        )  # the output block gives as many as there are classes
+        with step_context(made.context):
+            activations = collect_activations(  # the output block gives as many as there are classes
+                frozen, made.x, blocks=frozen.names[:-1], batch=len(made.x) if task.one_batch else FORWARD_BATCH, rows=task.per_item
+            )
     except InputError as error:  # numbers that are not finite, the block named
         return [Symptom(WRONG, "run", frozen.step, math.nan, RANK_WRONG, str(error))]
     found = []
     for block, x in activations.items():
         spread = effective_rank_of_rows(x)
         if grade := graded(spread, RANK_WATCH, RANK_WRONG):
-            text = f"the activations of {block} have an effective rank of {spread:.3g} ({len(x)} images, {frozen.step} updates)"
+            text = f"the activations of {block} have an effective rank of {spread:.3g} ({len(x)} {task.item}s, {frozen.step} updates)"
             found.append(Symptom(grade[0], block, frozen.step, spread, grade[1], text))
     return found
 

@@ -10,6 +10,7 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from gradlens.runtime.terminal import rich_console
+from gradlens.training.metrics import ACCURACY, score_text
 
 PLAIN_SECONDS = 15.0  # between lines where there is no terminal
 LONG, FIRST = 30.0, 4.0  # seconds: work that takes longer shows an estimate, after the first seconds
@@ -93,8 +94,11 @@ class _Count:
 
 
 def _answer(numbers: dict[str, Any]) -> str:
-    """Format an accuracy, or the loss of rules that make no predictions."""
-    return f"{numbers['accuracy']:.1%}" if math.isfinite(numbers["accuracy"]) else f"loss {numbers['loss']:.4f}"
+    """Format a score, or the loss of rules that make no predictions."""
+    if not math.isfinite(numbers["score"]):
+        return f"loss {numbers['loss']:.4f}"
+    name = "" if numbers["score_name"] == ACCURACY else f"{numbers['score_name']} "
+    return f"{name}{score_text(numbers['score'], numbers['score_name'])}"
 
 
 class _Line:
@@ -116,7 +120,7 @@ class _Line:
         if event == "metric" and numbers["split"] == "train-eval":
             self._print(f"epoch {numbers['epoch']}/{self.epochs}: training images in eval mode {_answer(numbers)}")
         elif event == "metric" and numbers["split"] != "train":
-            best = f" (best {numbers['best']:.1%})" if math.isfinite(numbers["best"]) else ""
+            best = f" (best {score_text(numbers['best'], numbers['score_name'])})" if math.isfinite(numbers["best"]) else ""
             self.test = f"{numbers['split']} {_answer(numbers)}{best}"
             loss = f", {numbers['split']} loss {numbers['loss']:.4f}" if best else ""
             self._print(f"epoch {numbers['epoch']}/{self.epochs}: {self.test}{loss}")

@@ -67,7 +67,7 @@ def write_figures(runs: Sequence[Run], out: Path, output: Output, drawing: Drawi
         for name, why in drawn.skipped.items():
             output.notice(f"{where}no figure {name}: {why}")
         output.notice(f"{where}{', '.join(drawn.names)}")
-        first = [name for name in ("cosine_heat_map", "cosine_over_training", "test_accuracy") if name in drawn.names]
+        first = [name for name in ("cosine_heat_map", "cosine_over_training", "test_perplexity", "test_accuracy") if name in drawn.names]
         pictures += [folder / f"{name}.{drawing.formats[0]}" for name in drawn.names]
         opened += [folder / f"{name}.{drawing.formats[0]}" for name in (first or drawn.names)[: 3 if len(parts) == 1 else 1]]
     if learned:

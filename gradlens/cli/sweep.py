@@ -134,8 +134,7 @@ class Board:
         order = {"running": 0, "failed": 1, "waiting": 2, "finished": 3}
         for point in sorted(self.points, key=lambda p: order[states[p.name].what])[: max(5, self.console.height - 4)]:
             c, state = point.config, states[point.name]
-            epoch, accuracy = progress_of(point, self.out)
-            answer = "" if accuracy != accuracy else f"{accuracy:.1%}"
+            epoch, answer = progress_of(point, self.out)
             words = state.what + (f", try {state.tries}" if state.tries > 1 else "")
             shown.add_row(c.method, grid_text(point.grid), str(c.seed), words, f"{epoch}/{c.epochs}", answer)
         return shown

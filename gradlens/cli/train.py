@@ -228,14 +228,14 @@ def figures(
 
 
 @trained.command()
-@with_flags("set", "quiet", rules="method")
+@with_flags("set", "task", "quiet", rules="method")
 def check(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="FILE.py:Class, a rule of your own, or a shipped one")],
     verbose: Annotated[bool, typer.Option("--verbose", help="for each check, what it requires, and why it was skipped")] = False,
     *,
     given: dict[str, Any],
 ) -> None:
-    """Check what every rule must satisfy, on small networks in float64; exit status 1 if a check fails."""
+    """Check what every rule must satisfy, on small networks (of --task) in float64; exit status 1 if a check fails."""
     from gradlens.cli.progress import Display
     from gradlens.methods import METHODS
     from gradlens.training.checks import method_checks, trial
@@ -247,11 +247,11 @@ def check(
     quiet, name = given.pop("quiet", False), known_as("method", method)
     taught = {"teacher": "a function"} if name in METHODS and METHODS[name].has_teacher else {}
     ((config,),) = configs_of([method], {**given, **taught}, RunContext())
-    rule = config.rule
+    rule, networks = config.rule, trial.OTHER_TASKS.get(config.task, trial.NETWORKS)
     with Display(quiet) as display:
-        findings = list(method_checks.run_method_checks(rule, rule.Options(**config.options), display.count("check")))
+        findings = list(method_checks.run_method_checks(rule, rule.Options(**config.options), display.count("check"), tuple(networks)))
     if verbose or not any(f.failed for f in findings):
-        say(f"{rule.__name__} on {', '.join(trial.NETWORKS)}, float64:")
+        say(f"{rule.__name__} on {', '.join(networks)}, float64:")
     say("\n".join((method_checks.result_lines if verbose else method_checks.summary_lines)(findings)))
     if any(f.failed for f in findings) or not any(f.applicable for f in findings):
         raise typer.Exit(1)

@@ -36,6 +36,7 @@ class FeedbackPoint(nn.Module):
 
     """
 
+    key: str = ""  # by which a rule knows the place; set by the rule, and kept by copies
     feedback: Feedback | None = None  # gradient -> what replaces it, None: nothing does; set by a rule while the block runs
 
     def __init__(self, features: int) -> None:

@@ -32,9 +32,10 @@ class ModelSpec:
         stem: kernel size of the first convolution.
         activation: a key of ``ACTIVATIONS``.
         attention: one of ``ATTENTIONS``.
-        heads: attention heads of gat.
-        dropout: of graph networks.
+        heads: attention heads of gat and transformer.
+        dropout: of graph networks and transformer.
         attention_dropout: of gat's attention coefficients, of all layers, or of the hidden ones and the output layer; empty: 0.
+        norm_first: whether a transformer is pre-LN.
 
     """
 
@@ -48,6 +49,7 @@ class ModelSpec:
     heads: int | None = None
     dropout: float = 0.0
     attention_dropout: tuple[float, ...] = ()
+    norm_first: bool = False
 
     def act(self) -> nn.Module:
         """Make an activation module.

@@ -11,6 +11,7 @@ from torch import nn
 from gradlens.models.graph_networks import GRAPH_NETWORKS
 from gradlens.models.resnet import WITH_ATTENTION, resnet18, resnet20, resnet32, resnet50, resnet152, resnet_gim
 from gradlens.models.spec import ACTIVATIONS, ATTENTIONS, ModelSpec, conv_block, numbered, pooled_top
+from gradlens.models.transformer import transformer
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.rng import seeded
 
@@ -149,10 +150,11 @@ MODELS: dict[str, Callable[[ModelSpec], nn.Sequential]] = {
     "mlp": mlp,
     "linear": linear,
     **GRAPH_NETWORKS,
+    "transformer": transformer,
 }
 
 INPUT = "images"  # the kind of input that a network reads if nothing else is stated, see Task.reads
-INPUTS: dict[str, str] = dict.fromkeys(GRAPH_NETWORKS, "nodes")  # network -> the kind it reads instead
+INPUTS: dict[str, str] = {**dict.fromkeys(GRAPH_NETWORKS, "nodes"), "transformer": "tokens"}  # network -> the kind it reads instead
 
 
 def cut_before_pool(model: nn.Sequential) -> nn.Sequential:
@@ -168,6 +170,20 @@ def cut_before_pool(model: nn.Sequential) -> nn.Sequential:
             blocks[below] = nn.Sequential(OrderedDict((n, m) for n, m in giver.named_children() if n != "pool"))
             blocks[above] = nn.Sequential(OrderedDict([("pool_in", pool), *taker.named_children()]))
     return nn.Sequential(blocks)
+
+
+READ_BY = {  # options of some networks only: field of the spec -> the flag, and the networks
+    "heads": ("--heads", ("gat", "transformer")),
+    "dropout": ("--dropout", (*GRAPH_NETWORKS, "transformer")),
+    "attention_dropout": ("--attention-dropout", ("gat",)),
+    "norm_first": ("--pre-norm", ("transformer",)),
+}
+
+
+def _refuse_what_is_not_read(name: str, spec: ModelSpec) -> None:
+    for field, (flag, networks) in READ_BY.items():
+        if getattr(spec, field) and name not in networks:
+            raise InputError(f"{flag} is of {', '.join(networks)}, and has no meaning for {name}: leave it out")
 
 
 def build(
@@ -194,6 +210,8 @@ def build(
         raise unknown("attention", spec.attention, ATTENTIONS)
     if spec.attention != "none" and name not in WITH_ATTENTION:
         raise InputError(f"--attention {spec.attention}: {name} has no place for channel attention; {', '.join(WITH_ATTENTION)} have")
+    if make is None:
+        _refuse_what_is_not_read(name, spec)
     with seeded(seed, "init"):
         model = (make or MODELS[name])(spec)
     return cut_before_pool(model) if cut == "before-pool" else model

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gradlens.gradients.layer_names import is_norm
 from gradlens.reporting.statistics import interval
 from gradlens.runtime.errors import InputError
-from gradlens.training.metrics import TRAIN, best_held_out, held_out
+from gradlens.training.metrics import ACCURACY, TRAIN, best_held_out, held_out, score_of
 from gradlens.training.run_groups import group_runs
 from gradlens.training.run_progress import recorded_only_untrained
 
@@ -29,7 +29,7 @@ class CurvePoint(NamedTuple):
 
     label: str
     split: str  # train, train-eval, test, validation
-    quantity: str  # loss, accuracy (share)
+    quantity: str  # loss, accuracy (share), the task's score
     epoch: int  # 0: the untrained network
     mean: float
     low: float
@@ -73,16 +73,17 @@ class Score(NamedTuple):
     lr: float
     seeds: int
     split: str  # the held-out one: test, or validation where the config holds out training images
-    best_accuracy: float  # share; each seed's best epoch, then the mean over seeds
+    best_score: float  # an accuracy as a share; each seed's best epoch, then the mean over seeds
     best_low: float
     best_high: float
     best_epoch: float  # median over seeds; the earliest of equals
-    final_accuracy: float
+    final_score: float
     final_low: float
     final_high: float
     train_loss: float  # last epoch, mean over seeds
     test_loss: float  # of ``split``
     images_per_s: float  # median over epochs and seeds
+    score_name: str = ACCURACY
 
 
 # ------------------------------------------------------------------------------------------------------------ groups
@@ -130,18 +131,20 @@ def curve_points(runs: Sequence[Run]) -> list[CurvePoint]:
         found: dict[tuple[str, str, int], list[float]] = {}
         for metric in (m for run in group for m in run.metrics):
             found.setdefault((metric.split, "loss", metric.epoch), []).append(metric.loss)
-            found.setdefault((metric.split, "accuracy", metric.epoch), []).append(metric.accuracy)
+            found.setdefault((metric.split, ACCURACY, metric.epoch), []).append(metric.accuracy)
+            if metric.score_name not in ("", ACCURACY):
+                found.setdefault((metric.split, metric.score_name, metric.epoch), []).append(metric.score)
         for split, quantity, epoch in sorted(found):
             rows.append(CurvePoint(label, split, quantity, epoch, *interval(found[split, quantity, epoch])))
     return rows
 
 
-def _recorded(run: Run, quantity: str, kind: str) -> dict[tuple[str, int], float]:
+def _recorded(run: Run, quantity: str, kind: str, norms: bool = False) -> dict[tuple[str, int], float]:
     """Return a dict (layer, step) -> value. Where a step was both recorded and measured later, the recorded batch counts."""
     found: dict[tuple[str, int], float] = {}
     for rows in (run.gradients, run.measured):
         for row in rows:
-            if row.quantity == quantity and row.kind == kind and not (kind == "weight" and is_norm(row.layer)):
+            if row.quantity == quantity and row.kind == kind and (norms or not (kind == "weight" and is_norm(row.layer))):
                 found.setdefault((row.layer, row.step), row.value)
     return found
 
@@ -187,9 +190,9 @@ def _last_epoch(run: Run, steps: Iterable[int]) -> set[int]:
     return {step for step, e in epoch.items() if e == max(epoch.values())}
 
 
-def _final(run: Run, quantity: str, kind: str) -> dict[str, list[float]]:
+def _final(run: Run, quantity: str, kind: str, norms: bool = False) -> dict[str, list[float]]:
     """Return a dict layer -> what the last epoch recorded of it."""
-    values = _recorded(run, quantity, kind)
+    values = _recorded(run, quantity, kind, norms)
     last = _last_epoch(run, {step for _, step in values})
     found: dict[str, list[float]] = {}
     for (layer, step), value in values.items():
@@ -198,16 +201,17 @@ def _final(run: Run, quantity: str, kind: str) -> dict[str, list[float]]:
     return found
 
 
-def final_values(runs: Sequence[Run], quantity: str, kind: str = "weight") -> list[FinalValue]:
+def final_values(runs: Sequence[Run], quantity: str, kind: str = "weight", norms: bool = False) -> list[FinalValue]:
     """Return each layer's value at the end of training, layers bottom first: the mean over the last recorded epoch, then over seeds.
 
     Args:
         runs: several methods, several seeds each.
         quantity: as in ``gradients.csv``.
         kind: as for :func:`layer_points`.
+        norms: whether the scales of normalisation layers count as weights.
 
     """
-    found = {label: [_final(run, quantity, kind) for run in group] for label, group in group_runs(runs).items()}
+    found = {label: [_final(run, quantity, kind, norms) for run in group] for label, group in group_runs(runs).items()}
     order = _first_seen(layer for group in found.values() for values in group for layer in values)
     rows = []
     for label, group in found.items():
@@ -301,10 +305,10 @@ def scores(runs: Sequence[Run]) -> list[Score]:
         rows.append(
             Score(
                 label, group[0].config.optimizer.lr, len(tests), split,
-                *interval(m.accuracy for m in bests)[:3], float(median(m.epoch for m in bests)),
-                *interval(test[-1].accuracy for test in tests)[:3],
+                *interval(map(score_of, bests))[:3], float(median(m.epoch for m in bests)),
+                *interval(score_of(test[-1]) for test in tests)[:3],
                 interval(train[-1].loss for train in trains).mean, interval(test[-1].loss for test in tests).mean,
-                median(speeds) if speeds else math.nan,
+                median(speeds) if speeds else math.nan, bests[0].score_name or ACCURACY,
             )
         )  # fmt: skip
     return rows

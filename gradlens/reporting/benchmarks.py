@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from gradlens.reporting.numbers import count_cell, number_cell, with_ends, with_thousands
@@ -16,8 +17,9 @@ def protocol(result: Bench) -> str:
     """Describe how the numbers were measured, to print beside them."""
     where = f"{result.device}, {result.threads} threads, {result.cpu}" if result.device == "cpu" else result.device
     image = "x".join(map(str, result.input))
+    of = "generated images" if result.example == "image" else f"{result.example}s of {Path(result.data).name},"
     return (
-        f"{result.model}, batches of {result.batch_size} generated images {image}, {where}, torch {result.versions['torch']}."
+        f"{result.model}, batches of {result.batch_size} {of} {image}, {where}, torch {result.versions['torch']}."
         f" Medians of {result.rounds} interleaved rounds; ratios are to the plain loop (channels-last) of the same round."
         " Recording every n-th step: ((n-1) unrecorded + 1 recorded)/n, one of each timed every round; its memory is the recorded"
         " step's. Memory: what a step adds at its peak, gradients included. Rate share: multiply-adds per second against bp's."
@@ -38,7 +40,14 @@ def bench_table(result: Bench) -> Table:
     shares = any(row.task_share is not None for row in result.rows)
     printed.add_column("record every")
     printed.add_column("precision", align="left")
-    columns = [("images/s", ""), ("time", "×"), ("memory", "MB"), ("memory ratio", "×"), ("multiply-adds", "×"), ("rate share", "")]
+    columns = [
+        (f"{result.example}s/s", ""),
+        ("time", "×"),
+        ("memory", "MB"),
+        ("memory ratio", "×"),
+        ("multiply-adds", "×"),
+        ("rate share", ""),
+    ]
     for column, unit in (*columns, *([("views", "%")] if shares else [])):
         printed.add_column(column, unit)
     for row in result.rows:

@@ -13,7 +13,7 @@ from gradlens.reporting.html.notices import by_value, differences
 from gradlens.reporting.numbers import NONE, count_cell, mean_cell, short_number
 from gradlens.runtime.tables import Cell, Table
 from gradlens.training.comparison import Comparison, as_runs
-from gradlens.training.metrics import TRAIN
+from gradlens.training.metrics import ACCURACY, TRAIN
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import experiments, group_runs
 from gradlens.training.run_progress import run_progress, split_finished, unfinished_text
@@ -22,12 +22,22 @@ WIDE = 8  # layers beyond which layers become rows and methods columns
 DIVERGED = 100.0  # a mean loss per image that is written as a power of ten, and reported as diverged at the end of training
 
 
-def _accuracies(score: Score) -> tuple[Cell, Cell, Cell]:
-    """Return the best accuracy in %, its epoch, the accuracy after the last epoch."""
-    if math.isnan(score.best_accuracy):  # a rule that makes no predictions
+def _score_columns(results: Sequence[Score], last: str = "final") -> list[tuple[str, str]]:
+    """Return the names and units of the columns of :func:`_scores`."""
+    split = " or ".join(dict.fromkeys(score.split for score in results))
+    names = list(dict.fromkeys(score.score_name for score in results))
+    unit = "%" if names == [ACCURACY] else ""
+    what = f"{split} {' or '.join(names)}"
+    return [(f"best {what}", unit), ("best epoch", ""), (f"{last} {what}", unit)]
+
+
+def _scores(score: Score) -> tuple[Cell, Cell, Cell]:
+    """Return the best score (an accuracy in %), its epoch, and the score after the last epoch."""
+    if math.isnan(score.best_score):  # a rule that makes no predictions
         return NONE, NONE, NONE
-    best = mean_cell(score.best_accuracy, score.best_low, 1, 100, high=score.best_high)
-    final = mean_cell(score.final_accuracy, score.final_low, 1, 100, high=score.final_high)
+    digits, scale = (1, 100) if score.score_name == ACCURACY else (2, 1)
+    best = mean_cell(score.best_score, score.best_low, digits, scale, high=score.best_high)
+    final = mean_cell(score.final_score, score.final_low, digits, scale, high=score.final_high)
     return best, Cell(f"{score.best_epoch:g}", score.best_epoch), final
 
 
@@ -58,7 +68,8 @@ def comparison_table(
     begun = [run for run in runs if not run.finished]
     so_far = len(begun) == len(runs)
     when = "cosine at update 0" if len(untrained) == len(results) else "cosine so far" if so_far else "final cosine"
-    title = f"{when} of each layer's weight gradient with the true one, and {split} accuracy{_not_finished(begun) if so_far else ''}"
+    scored = " or ".join(dict.fromkeys(score.score_name for score in results))
+    title = f"{when} of each layer's weight gradient with the true one, and {split} {scored}{_not_finished(begun) if so_far else ''}"
     notes = [*_seeds_note(results), *truths(runs)]
     if untrained:
         short = ", ".join(untrained)
@@ -74,14 +85,13 @@ def comparison_table(
         table.add_column("seeds")
     for i, layer in enumerate(cells):
         table.add_column(layer, apart=rates and not i)
-    last = "last" if so_far else "final"
-    for i, (name, unit) in enumerate(((f"best {split} accuracy", "%"), ("best epoch", ""), (f"{last} {split} accuracy", "%"))):
+    for i, (name, unit) in enumerate(_score_columns(results, "last" if so_far else "final")):
         table.add_column(name, unit, apart=not i)
     for score in results:
         found = [cells[layer].get(score.label) for layer in cells]
         cosines = [mean_cell(value.mean, value.low, high=value.high) if value else NONE for value in found]
         first = [Cell(f"{score.lr:g}", score.lr)] if rates else []
-        table.add_row(score.label, *first, *([score.seeds] if whole else []), *cosines, *_accuracies(score))
+        table.add_row(score.label, *first, *([score.seeds] if whole else []), *cosines, *_scores(score))
     if so_far:
         _add_updates(table, results, begun)
     return table
@@ -147,13 +157,13 @@ def results_table(runs: Sequence[Run]) -> Table:
     split = " or ".join(dict.fromkeys(score.split for score in results))
     table = Table(notes=[*_seeds_note(results), *(sentence for run in runs if (sentence := diverged(run)))])
     table.add_column("method")
-    for name, unit in ((f"best {split} accuracy", "%"), ("best epoch", ""), (f"final {split} accuracy", "%")):
+    for name, unit in _score_columns(results):
         table.add_column(name, unit)
     for name in ("train loss", f"{split} loss", "images/s"):
         table.add_column(name)
     for score in results:
         losses = (Cell(_loss_text(loss), loss) for loss in (score.train_loss, score.test_loss))
-        table.add_row(score.label, *_accuracies(score), *losses, count_cell(score.images_per_s))
+        table.add_row(score.label, *_scores(score), *losses, count_cell(score.images_per_s))
     return table
 
 

@@ -9,8 +9,9 @@ from gradlens.reporting.console import diverged
 from gradlens.reporting.numbers import with_thousands
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.terminal import shell_word
+from gradlens.tasks.registry import TASKS
 from gradlens.training.config_fields import settings_of
-from gradlens.training.metrics import best_held_out, held_out
+from gradlens.training.metrics import ACCURACY, best_held_out, held_out
 from gradlens.training.run_directory import Run, edited
 from gradlens.training.run_progress import run_progress
 
@@ -35,6 +36,9 @@ def run_summary(run: Run) -> dict[str, Any]:
     rows = held_out(run.metrics)
     answered = [m for m in rows if math.isfinite(m.accuracy)]
     best = best_held_out([m for m in run.metrics if math.isfinite(m.accuracy)]) if answered else None
+    scored: dict[str, Any] = {}
+    if best is not None and best.score_name not in ("", ACCURACY):
+        scored = {"score": best.score_name, "best_score": best.score, "last_score": answered[-1].score}
     images = [row.seconds * row.images_per_s for row in run.timing]
     return {
         "run": str(run.path),
@@ -50,6 +54,7 @@ def run_summary(run: Run) -> dict[str, Any]:
         "best_epoch": best.epoch if best else None,
         "final_accuracy": answered[-1].accuracy if answered and run.finished else None,
         "last_accuracy": answered[-1].accuracy if answered else None,  # of an unfinished run: as far as it came
+        **scored,
         "settings": run.config.as_dict(),
         **{name: run.info[name] for name in ABOUT if run.info.get(name) is not None},
     }
@@ -79,11 +84,14 @@ def _changed(run: Run) -> list[str]:
     words = []
     for name, setting in known.items():
         value = flat[name]
-        if value != setting.default and value not in (None, ()):
+        if name == "task_options":
+            usual = TASKS[run.config.task].Options().model_dump()
+            words += [f"--set {run.config.task}.{option}={_word(v)}" for option, v in value.items() if v != usual.get(option)]
+        elif value != setting.default and value not in (None, ()):
             flag = name.replace("_", "-")
             words.append(f"--{flag}" if value is True else f"--no-{flag}" if value is False else f"--{flag} {_word(value)}")
     try:
-        usual = run.config.rule.Options().model_dump()
+        usual = {**run.config.rule.Options().model_dump(), **TASKS[run.config.task].rule_options}
     except InputError:  # a rule of a user's file that is gone
         usual = {}
     return words + [f"--set {name}={_word(v)}" for name, v in run.config.options.items() if v is not None and v != usual.get(name)]

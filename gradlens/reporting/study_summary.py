@@ -44,7 +44,7 @@ def quantities(run: Run) -> dict[str, float]:
     for split, ends in run.summary.items():
         if not isinstance(ends, dict):
             continue
-        names = ("final_loss",) if split == "train" else ("best_accuracy", "final_accuracy", "final_loss")
+        names = ("final_loss",) if split == "train" else ("best_accuracy", "final_accuracy", "best_score", "final_score", "final_loss")
         found |= {f"{split} {name}": float(ends[name]) for name in names if ends.get(name) is not None}
     found |= {f"cosine {value.layer}": value.mean for value in final_values([run], "cosine")}
     return found
@@ -99,9 +99,10 @@ def merged_rows(runs: Sequence[tuple[StudyPoint, Run]]) -> list[Merged]:
 
 
 def study_table(lines: Sequence[SummaryLine], baseline: str) -> Table:
-    """Tabulate the held-out accuracies (or losses, of rules without predictions), beside their paired difference from the baseline."""
-    accuracies = [line for line in lines if line.quantity.endswith("_accuracy") and math.isfinite(line.mean)]
-    chosen = accuracies or [line for line in lines if line.quantity.endswith("final_loss")]
+    """Tabulate held-out scores (losses, of rules without predictions), beside their paired difference from the baseline."""
+    scores = [line for line in lines if line.quantity.endswith("_score") and math.isfinite(line.mean)]
+    accuracies = [line for line in lines if line.quantity.endswith("_accuracy") and math.isfinite(line.mean)] if not scores else []
+    chosen = scores or accuracies or [line for line in lines if line.quantity.endswith("final_loss")]
     few = min((line.seeds for line in chosen), default=0) < 2
     caption = (
         "Means over seeds [95 % percentile bootstrap interval; too short with few seeds]; differences from "

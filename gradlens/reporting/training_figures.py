@@ -43,9 +43,10 @@ from gradlens.reporting.axes import (
     y_axis,
 )
 from gradlens.reporting.heat_map import alignment_figure, heat_map
+from gradlens.reporting.layer_kinds import kind_points, over_depth
 from gradlens.reporting.style import LOOK, MOST_IN_LEGEND, Style, in_lines, joined, styles
 from gradlens.runtime.errors import InputError
-from gradlens.training.metrics import TRAIN, TRAIN_EVAL
+from gradlens.training.metrics import ACCURACY, TRAIN, TRAIN_EVAL
 from gradlens.training.run_groups import run_labels
 
 if TYPE_CHECKING:  # imports torch
@@ -256,7 +257,8 @@ def figure_set(runs: Sequence[Run], layers: Sequence[str] = ()) -> Figures:
 
     The names: ``train_loss``, ``train_accuracy``, and for each held-out split there is ``test_loss``, ``test_accuracy``
     (``validation_…`` where training images were held out), with ``--evaluate-train`` also ``train_eval_…``;
-    ``cosine_over_training``, ``cosine_heat_map``, ``norm_ratio_over_training``; ``alignment`` and ``descent_over_training`` where
+    ``cosine_over_training``, ``cosine_heat_map``, ``norm_ratio_over_training``; of language models ``cosine_over_depth``, by kind of
+    layer; ``alignment`` and ``descent_over_training`` where
     sparse rows were recorded;
     ``explained_variance_over_training`` and ``feedback_…_over_training`` where a rule recorded them. A figure of layer panels of
     more labels than a legend can hold is drawn in parts: ``cosine_over_training``, ``cosine_over_training_2``, ….
@@ -274,7 +276,7 @@ def figure_set(runs: Sequence[Run], layers: Sequence[str] = ()) -> Figures:
             wanted[part] = partial(over_training, quantity=quantity, beside=beside, title=joined(title, which)), rows
 
     for split in dict.fromkeys([TRAIN, *sorted({p.split for p in points})]):
-        for quantity in ("loss", "accuracy"):
+        for quantity in dict.fromkeys(["loss", ACCURACY, *(p.quantity for p in points if p.split == split)]):
             rows = [p for p in points if (p.split, p.quantity) == (split, quantity)]
             wanted[f"{split}_{quantity}".replace("-", "_")] = partial(curve_figure, split=split, quantity=quantity, title=title), rows
     nulls = layer_points(runs, "null_cosine")
@@ -282,6 +284,8 @@ def figure_set(runs: Sequence[Run], layers: Sequence[str] = ()) -> Figures:
     untrained = recorded_untrained(runs)
     when = "update 0, untrained" if len(untrained) == len(look) else joined("last recorded epoch", *(f"{u}: update 0" for u in untrained))
     wanted["cosine_heat_map"] = partial(heat_map, quantity="cosine", when=when, title=title), final_values(runs, "cosine")
+    if kinds := kind_points(runs):
+        wanted["cosine_over_depth"] = partial(over_depth, title=title), kinds
     over("norm_ratio_over_training", "norm_ratio", layer_points(runs, "norm_ratio"))
     if explained := layer_points(runs, "synth_explained_variance", "rule"):
         over("explained_variance_over_training", "synth_explained_variance", explained)

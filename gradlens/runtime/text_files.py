@@ -74,7 +74,8 @@ def decode(content: bytes, path: str | Path) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise InputError(f"{path} is not UTF-8 (byte 0x{content[error.start]:02x} in line {line}): save it as UTF-8") from error
+        at = f"byte 0x{content[error.start]:02x} at position {error.start + 1:,}, in line {line}"
+        raise InputError(f"{path} is not UTF-8 ({at}): save it as UTF-8") from error
     if "\0" in text:  # UTF-16 without a mark, or a binary file
         raise InputError(f"{path} is no text (line {text[: text.index(chr(0))].count(chr(10)) + 1} holds a zero byte): save it as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -58,6 +58,7 @@ class Task(Items, ABC):
             ``--loss`` names one, by default the first.
         score_name: of the score, a key of ``tasks.scores.HIGHER_IS_BETTER``, which has its direction.
         defaults: flat name of a setting -> the task's own default ("model", "data", "batch_size"); a rule's own go before.
+        rule_options: name of an option of rules -> its default in this task ("head"), for the rules that have it.
         settings: flat names of the data settings (``DataSettings``) that it reads, beside ``data``; others are refused if they are set.
         Options: a pydantic model of the task's own options; ``--set NAME.OPTION=VALUE`` sets one, NAME the task's; ``config.task_options``.
         one_batch: True: an epoch is one batch of all examples, and ``--batch-size`` does not apply (a graph).
@@ -72,6 +73,7 @@ class Task(Items, ABC):
     losses: ClassVar[Mapping[str, Loss]] = {"ce": LOSSES["ce"]}
     score_name: ClassVar[str] = "accuracy"
     defaults: ClassVar[Mapping[str, Any]] = {}
+    rule_options: ClassVar[Mapping[str, Any]] = {}
     settings: ClassVar[frozenset[str]] = frozenset()
     Options: ClassVar[type[BaseModel]] = TaskOptions
     one_batch: ClassVar[bool] = False
@@ -228,6 +230,33 @@ class Task(Items, ABC):
 
         """
         return accuracy
+
+    def unknown_class(self, then: Sequence[str], now: Sequence[str]) -> str:
+        """Name a class that a trained network does not know.
+
+        Args:
+            then: the classes it was trained on.
+            now: those of other data.
+
+        Returns:
+            a clause; by default nothing, and the numbers of classes are compared.
+
+        """
+        return ""
+
+    def sample(self, predict: Callable[[Tensor], Tensor], data: Data, config: Config) -> str:
+        """Show in a text what a trained network does; summary.json and the page hold it.
+
+        Args:
+            predict: x [N, *] -> the network's output [N, *, C], both on the CPU, in eval mode.
+            data: as they were loaded.
+            config: of the run.
+
+        Returns:
+            by default nothing.
+
+        """
+        return ""
 
 
 def _identity(x: Tensor) -> Tensor:

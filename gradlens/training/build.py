@@ -161,6 +161,7 @@ def _built(config: Config, read: tuple[int, ...], shape: tuple[int, ...], classe
         heads=config.model.heads,
         dropout=config.model.dropout,
         attention_dropout=tuple(config.model.attention_dropout or ()),
+        norm_first=config.model.pre_norm,
     )
     try:
         return build(config.model.name, spec, config.model.cut, config.seed, builder(config.own))

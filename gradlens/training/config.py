@@ -138,7 +138,9 @@ class Config(Settings, frozen=True):
             ):  # any option is taken of a rule whose file is not read
                 raise unknown(f"option of {self.method}", name, [*fields, "lr"], listed)
         try:
-            resolved = rule.Options(**self.options).model_dump()
+            suits = TASKS[self.task].rule_options
+            given = {name: value for name, value in suits.items() if name in rule.Options.model_fields} | self.options
+            resolved = rule.Options(**given).model_dump()
         except ValidationError as error:
             raise InputError(f"option of {self.method}: {sentence(error, command=listed)}") from error
         object.__setattr__(self, "options", resolved)
@@ -182,6 +184,8 @@ class Config(Settings, frozen=True):
             raise InputError("--schedule and --microbatches apply to pipelined backprop only: bp with --parallel layers")
         if self.record.online_probe and self.parallel.ranks > 1:
             raise InputError("--online-probe needs whole batches in one process; use `gradlens probe` after training")
+        if self.optimizer.clip is not None and self.parallel.mode == "layers":
+            raise InputError("--clip scales the gradient of all blocks together, of which each rank has some with --parallel layers")
         if self.parallel.sync_batchnorm and self.compile:
             raise InputError("--compile: normalisation over several ranks (--sync-batchnorm) cannot be compiled")
 

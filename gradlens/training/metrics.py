@@ -11,6 +11,7 @@ from gradlens.tasks.scores import HIGHER_IS_BETTER
 if TYPE_CHECKING:
     from gradlens.training.run_directory import Metric
 
+ACCURACY = "accuracy"
 TRAIN = "train"  # running, in train mode
 TRAIN_EVAL = "train-eval"  # the same images after the epoch, in eval mode and without augmentation; every other split is a held-out one
 VALIDATION = "validation"  # held out in place of test examples; or beside them, to choose the epoch whose test score is reported
@@ -37,6 +38,15 @@ def best_held_out(metrics: Sequence[Metric]) -> Metric:
     rows = held_out(metrics)
     chosen = best_epoch([m for m in metrics if m.split == VALIDATION] or rows)
     return next((m for m in rows if m.epoch == chosen.epoch), rows[-1])  # a run may have stopped between the two evaluations
+
+
+def score_text(value: float, name: str) -> str:
+    """Return a score in words: an accuracy in %.
+
+    >>> score_text(0.9125, "accuracy"), score_text(7.983, "perplexity")
+    ('91.2%', '7.98')
+    """
+    return f"{value:.1%}" if name in ("", ACCURACY) else f"{value:,.2f}"
 
 
 def best_epoch(metrics: Sequence[Metric]) -> Metric:

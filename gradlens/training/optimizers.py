@@ -104,13 +104,31 @@ def _trusted(params: list[Tensor], group: dict[str, Any]) -> tuple[Tensor, ...]:
 
 
 def make_optimizer(config: Config, network: ModelAndMethod) -> torch.optim.Optimizer:
-    """Return the optimiser of a config over the rule's parameter groups; fused where torch has it."""
+    """Return the optimiser of a config over the rule's parameter groups; with ``--clip`` it scales gradients before each step."""
+    optimizer, clip = _optimizer(config, network), config.optimizer.clip
+    if clip is not None:
+        optimizer.register_step_pre_hook(lambda o, _args, _kwargs: _scale_down(o, clip))
+    return optimizer
+
+
+def _scale_down(optimizer: torch.optim.Optimizer, clip: float) -> None:
+    """Scale the gradient of all parameters together down to a norm of ``clip``, in new tensors: measured ones stay as they are."""
+    trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    grads = _gradients(trained)
+    norm = torch.nn.utils.get_total_norm(grads)
+    scale = (clip / (norm + 1e-6)).clamp(max=1.0)
+    for p, grad in zip(trained, torch._foreach_mul(grads, scale), strict=True):
+        p.grad = grad
+
+
+def _optimizer(config: Config, network: ModelAndMethod) -> torch.optim.Optimizer:
+    """Return the optimiser, fused where torch has it."""
     groups, c = network.method.param_groups(list(network.model)), config.optimizer
     if c.decay_blocks is not None:
         groups = _decayed_apart(groups, network, c.decay_blocks)
     if c.name in ("adam", "adamw"):
         adam = torch.optim.Adam if c.name == "adam" else torch.optim.AdamW
-        return adam(groups, lr=c.lr, betas=(c.beta1, 0.999), weight_decay=c.weight_decay, fused=True)
+        return adam(groups, lr=c.lr, betas=(c.beta1, c.beta2), weight_decay=c.weight_decay, fused=True)
     if c.name == "sgdw":
         return SGDW(groups, lr=c.lr, momentum=c.momentum, nesterov=c.nesterov, decoupled_decay=c.weight_decay)
     if c.name == "lars":
@@ -132,7 +150,11 @@ def _decayed_apart(groups: list[dict[str, Any]], network: ModelAndMethod, blocks
 
 
 def lr_factor(config: Config, step: int, total: int) -> float:
-    """Return what the learning rate is multiplied with at an update: linear warm-up, then constant, cosine to 0, or ×0.1 at ½ and ¾."""
+    """Return what the learning rate is multiplied with at an update.
+
+    Linear warm-up, then constant, cosine to 0, ×0.1 at ½ and ¾, or √(warmup / t) at the t-th update: with lr = (width · warmup)^−½ the
+    last one is the schedule of Vaswani et al. 2017 (arXiv 1706.03762, §5.3), named Noam.
+    """
     c = config.optimizer
     if step < c.warmup:
         return (step + 1) / c.warmup
@@ -141,4 +163,6 @@ def lr_factor(config: Config, step: int, total: int) -> float:
         return 0.5 * (1 + math.cos(math.pi * done))
     if c.lr_schedule == "step":
         return 0.1 ** ((done >= 0.5) + (done >= 0.75))
+    if c.lr_schedule == "inverse-sqrt":
+        return math.sqrt(c.warmup / (step + 1))
     return 1.0

@@ -14,6 +14,7 @@ from gradlens.runtime.errors import InputError
 from gradlens.runtime.paths import is_there
 from gradlens.runtime.user_code import is_reference
 from gradlens.tasks.registry import TASKS
+from gradlens.tasks.task import Task
 from gradlens.training.config import Config
 
 
@@ -83,30 +84,35 @@ def place_now(config: Config, info: Mapping[str, Any], run: Path) -> str:
     raise InputError(f"{name}, the data of {run}, are not there: set --data PATH to where they are now")
 
 
-def others(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def others(then: Mapping[str, Any], now: Mapping[str, Any], task: Task) -> str:
     """Return how data differ from those of a run, the first difference only.
 
     Args:
         then: the run's :func:`data_info`; runs of earlier versions have less of it.
         now: that of other data.
+        task: the run's.
 
     """
-    before, here = _facts(then), _facts(now)
+    known, found = (info.get("source", {}).get("classes", ()) for info in (then, now))
+    if strange := task.unknown_class(known, found):
+        return strange
+    before, here = _facts(then, task), _facts(now, task)
     for what, value in before.items():
         if here.get(what, value) != value:
             return f"{what}: {value} then, {here[what]} now"
     if then.get("source_fingerprint") and then["source_fingerprint"] == now.get("source_fingerprint"):
-        return "it is the same data set, from which other images were chosen then"
+        return f"it is the same data set, from which other {task.example}s were chosen then"
     if then.get("label_hash") != now.get("label_hash"):
-        return "as many images, with other labels or in another order"
-    return "as many images with the same labels, but other pixels"
+        return f"as many {task.example}s, with other labels or in another order"
+    return f"as many {task.example}s with the same labels, but other {'pixels' if task.example == 'image' else 'content'}"
 
 
-def _facts(info: Mapping[str, Any]) -> dict[str, str]:
+def _facts(info: Mapping[str, Any], task: Task) -> dict[str, str]:
     """Return the facts that identify data for people, the most informative first."""
     source, images = info.get("source", {}), info.get("images", {})
-    facts = {"images of C x H x W": "x".join(map(str, source["image"])) if "image" in source else None}
-    facts |= {f"{half} images in all": source.get(half) for half in ("train", "test")}
-    facts |= {f"{half} images": n for half, n in images.items()}
+    shape = "images of C x H x W" if task.example == "image" else f"shape of a {task.example}"
+    facts = {shape: "x".join(map(str, source["image"])) if "image" in source else None}
+    facts |= {f"{half} {task.example}s in all": source.get(half) for half in ("train", "test")}
+    facts |= {f"{half} {task.example}s": n for half, n in images.items()}
     facts |= {"number of classes": info.get("classes")} | {f"class {i}": name for i, name in enumerate(source.get("classes", ()))}
     return {what: str(value) for what, value in facts.items() if value is not None}

@@ -28,7 +28,7 @@ from gradlens.tasks.registry import TASKS
 from gradlens.training.checkpoint import load_checkpoint, weights_digest
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.metrics import held_out
+from gradlens.training.metrics import ACCURACY, held_out, score_of, score_text
 from gradlens.training.run_data import data_info, is_place, others, place_now
 from gradlens.training.run_files import must_be_run, write
 
@@ -153,10 +153,13 @@ class Run:
     def facts(self) -> dict[str, str]:
         """Return how far the run came and how accurate it is: what, and how much."""
         last = self.metrics[-1] if self.metrics else None
-        answered = [m for m in held_out(self.metrics) if math.isfinite(m.accuracy)]
+        answered = [m for m in held_out(self.metrics) if math.isfinite(score_of(m))]
         found = {"state": "finished" if self.finished else "unfinished", "data": self.config.data.name}
         found |= {"epochs": str(last.epoch), "updates": f"{last.step:,}"} if last else {}
-        return found | ({f"{answered[-1].split} accuracy": f"{answered[-1].accuracy:.1%}"} if answered else {})
+        if not answered:
+            return found
+        end = answered[-1]
+        return found | {f"{end.split} {end.score_name or ACCURACY}": score_text(score_of(end), end.score_name)}
 
     def _repr_html_(self) -> str:
         table = Table(str(self.path))
@@ -240,7 +243,7 @@ class Run:
     def require_same_data(self, info: Mapping[str, Any], advice: str = "", place: str | None = None) -> None:
         """Check as :meth:`require_data`, by what :func:`gradlens.training.run_data.data_info` gives."""
         if self.info.get("data_fingerprint") != info["data_fingerprint"]:
-            name, differ = place or self.config.data.name, others(self.info, info)
+            name, differ = place or self.config.data.name, others(self.info, info, TASKS[self.config.task])
             raise InputError(f"the data {name!r} are not the ones {self.path} was trained on ({differ}){advice}")
 
     def require_sources(self, advice: str = "") -> None:

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import Stopped
+from gradlens.runtime.eval_mode import eval_mode
 from gradlens.runtime.memory import peak_memory_mb
 from gradlens.runtime.progress import Watch
+from gradlens.runtime.step_context import step_context
 from gradlens.training.evaluation import Evaluation, evaluate
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL, VALIDATION, best_epoch, best_held_out, sign_of
 from gradlens.training.run_directory import Metric, Timing, save_result
@@ -99,8 +102,23 @@ class RunLog:
         if self.state.probe and self.state.probe.blocks:
             self.watch("regret", {})
             save_result(self.writer.path, "online", {"rows": self.state.probe.regret(self.writer.path)})
+        if text := self._sample():
+            summary["sample"] = text
         self.writer.finish(summary)
         return summary
+
+    def _sample(self) -> str:
+        """Return the task's text of the trained network; none where other ranks hold some of its blocks."""
+        state = self.state
+        if not state.network.method.classifies or state.config.parallel.mode == "layers":
+            return ""
+        device, (model, method) = state.batches.device, state.network
+
+        def predict(x: Tensor) -> Tensor:
+            return method.predict(list(model), x.to(device)).cpu()
+
+        with torch.no_grad(), eval_mode(model, method), step_context({}):
+            return state.batches.task.sample(predict, state.data, state.config)
 
     def _append(self, table: str, rows: Sequence[Any]) -> None:
         if self.writer:

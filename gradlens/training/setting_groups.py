@@ -71,22 +71,30 @@ class ModelSettings(Settings, frozen=True):
     width: int | None = setting(
         None,
         "channels of basic-cnn (128); first ones of vgg, dcgan (64), resnet (64, 20/32: 16); units of mlp (256), linear (20); features"
-        " of gcn, cheb, sage (16), of each head of gat (8)",
+        " of gcn, cheb, sage (16), of each head of gat (8), of transformer (128)",
         ge=1,
         synonyms=("channels", "hidden", "hidden-size", "hidden-dim"),
     )
     depth: int | None = setting(
-        None, "blocks of basic-cnn (3), mlp (3), linear (1), or gcn, cheb, sage, gat (1)", ge=1, synonyms=("layers", "num-layers")
+        None,
+        "blocks of basic-cnn (3), mlp (3), linear (1), or gcn, cheb, sage, gat (1); layers of transformer (4)",
+        ge=1,
+        synonyms=("layers", "num-layers"),
     )
     stem: Literal[3, 5, 7] | None = setting(
         None, "kernel of the first convolution: {choices} (default basic-cnn and resnet-gim 5, others 3)", synonyms=("kernel-size",)
     )
     activation: str = setting("relu", "{choices}", choices=ACTIVATIONS, synonyms=("act", "nonlinearity"))
     attention: str = setting("none", "channel attention of resnet18, 20, 32, 50, 152: {choices}", choices=ATTENTIONS)
-    heads: int | None = setting(None, "attention heads of gat (8)", ge=1, since="0.2.0", synonyms=("num-heads", "n-head"))
-    dropout: float = setting(0.0, "dropout of graph networks", ge=0, lt=1, since="0.2.0", synonyms=("drop",))
+    heads: int | None = setting(
+        None, "attention heads of gat (8), or of a transformer layer (4)", ge=1, since="0.2.0", synonyms=("num-heads", "n-head")
+    )
+    dropout: float = setting(0.0, "dropout of graph networks and transformer", ge=0, lt=1, since="0.2.0", synonyms=("drop",))
     attention_dropout: list[float] | None = setting(
         None, "dropout of gat's attention coefficients; two numbers, as 0.6,0: hidden layers, output layer (default 0)", since="0.2.0"
+    )
+    pre_norm: bool = setting(
+        False, "transformer: LayerNorm before attention and feed-forward, not after their sums", since="0.2.0", synonyms=("norm-first",)
     )
     cut: str = setting("after-pool", "where blocks end: {choices}", choices=("after-pool", "before-pool"))
 
@@ -107,6 +115,14 @@ class OptimizerSettings(Settings, frozen=True):
     momentum: float = setting(0.0, "momentum of sgd, sgdw, rmsprop and lars", ge=0, lt=1)
     nesterov: bool = setting(False, "Nesterov momentum for sgd and sgdw")
     beta1: float = setting(0.9, "decay of adam's and adamw's mean gradient", ge=0, lt=1, synonyms=("betas", "beta"))
+    beta2: float = setting(0.999, "decay of adam's and adamw's mean squared gradient", ge=0, lt=1, since="0.2.0")
+    clip: float | None = setting(
+        None,
+        "scale the gradient of all parameters together down to this norm (default: never)",
+        gt=0,
+        since="0.2.0",
+        synonyms=("clip-grad", "grad-clip", "clip-grad-norm", "max-grad-norm"),
+    )
     weight_decay: float = setting(
         0.0,
         "L2 penalty; with adamw and sgdw decoupled decay; with lars of weights only",
@@ -117,9 +133,9 @@ class OptimizerSettings(Settings, frozen=True):
     decay_blocks: int | None = setting(None, "weight decay of the first N blocks only (default all)", ge=1, since="0.2.0")
     lr_schedule: str = setting(
         "constant",
-        "{choices} (step: x0.1 at 1/2 and 3/4)",
+        "{choices} (step: x0.1 at 1/2 and 3/4; inverse-sqrt: lr is that at the end of --warmup)",
         panel=COURSE,
-        choices=("constant", "cosine", "step"),
+        choices=("constant", "cosine", "step", "inverse-sqrt"),
         synonyms=("scheduler", "lr-scheduler", "lr-decay"),
     )
     warmup: int = setting(0, "updates of linear learning-rate warm-up", panel=COURSE, ge=0, synonyms=("warmup-steps", "lr-warmup"))
@@ -128,8 +144,10 @@ class OptimizerSettings(Settings, frozen=True):
     def _of_one_optimizer(self) -> OptimizerSettings:
         if self.name in ("adam", "adamw") and (self.momentum or self.nesterov):
             raise InputError("--momentum belongs to sgd, sgdw, rmsprop and lars, --nesterov to sgd and sgdw; adam has its own momentum")
-        if self.beta1 != 0.9 and self.name not in ("adam", "adamw"):
-            raise InputError("--beta1 belongs to adam and adamw; --momentum is that of the others")
+        if (self.beta1, self.beta2) != (0.9, 0.999) and self.name not in ("adam", "adamw"):
+            raise InputError("--beta1 and --beta2 belong to adam and adamw; --momentum is that of the others")
+        if self.lr_schedule == "inverse-sqrt" and not self.warmup:
+            raise InputError("--lr-schedule inverse-sqrt falls from the end of the warm-up: set --warmup, as 4000")
         if self.nesterov and not (self.name in ("sgd", "sgdw") and self.momentum):
             raise InputError("--nesterov needs --optimizer sgd or sgdw and a --momentum above 0")
         return self

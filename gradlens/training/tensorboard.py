@@ -22,6 +22,7 @@ from gradlens.gradients.rows import Measurement
 from gradlens.runtime.errors import Failsafe, InputError
 from gradlens.runtime.extras import install_command
 from gradlens.runtime.paths import reason
+from gradlens.training.metrics import ACCURACY
 from gradlens.training.run_directory import Metric, Run
 from gradlens.training.run_files import must_be_writable, write
 
@@ -54,6 +55,8 @@ def metric_scalars(metrics: Iterable[Metric]) -> Iterator[Scalar]:
         yield Scalar(f"loss/{m.split}", m.step, m.loss)
         if m.accuracy == m.accuracy:
             yield Scalar(f"accuracy/{m.split}", m.step, m.accuracy)
+        if m.score_name not in ("", ACCURACY) and m.score == m.score:
+            yield Scalar(f"{m.score_name}/{m.split}", m.step, m.score)
 
 
 def run_scalars(run: Run) -> Iterator[Scalar]:

@@ -12,8 +12,9 @@ def step(step, total=20, epoch=1, loss=1.5, accuracy=0.25, images_per_s=1234.5):
     return {"step": step, "total": total, "epoch": epoch, "loss": loss, "accuracy": accuracy, "images_per_s": images_per_s}
 
 
-def metric(split="test", epoch=1, loss=0.5, accuracy=0.75, best=0.8):
-    return {"split": split, "epoch": epoch, "step": 10, "loss": loss, "accuracy": accuracy, "best": best}
+def metric(split="test", epoch=1, loss=0.5, accuracy=0.75, best=0.8, score=None, score_name="accuracy"):
+    numbers = {"split": split, "epoch": epoch, "step": 10, "loss": loss, "accuracy": accuracy, "best": best}
+    return {**numbers, "score": accuracy if score is None else score, "score_name": score_name}
 
 
 def tell(watch):
@@ -136,3 +137,9 @@ def test_work_that_begins_anew_is_estimated_anew(no_terminal, capsys, monkeypatc
         now[0] += 12
         show(1, 4, "d")
     assert capsys.readouterr().err == "probe: about 48 s in all\n"
+
+
+def test_a_score_that_is_no_accuracy_is_named(capsys):
+    with Display(quiet=False) as display:
+        display.watch("bp", 3)("metric", metric(score=7.983, best=7.5, score_name="perplexity"))
+    assert "epoch 1/3: test perplexity 7.98 (best 7.50), test loss 0.5000" in capsys.readouterr().err

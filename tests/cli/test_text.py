@@ -223,7 +223,10 @@ def test_configs_of_other_editors_are_read(content, program):
     ("content", "said"),
     [
         (CONFIG.encode("utf-16"), "c.json is UTF-16: save it as UTF-8"),
-        (CONFIG.replace("mlp", "é").encode("latin-1"), "c.json is not UTF-8 (byte 0xe9 in line 1): save it as UTF-8"),
+        (
+            CONFIG.replace("mlp", "é").encode("latin-1"),
+            f"c.json is not UTF-8 (byte 0xe9 at position {CONFIG.index('mlp') + 1}, in line 1): save it as UTF-8",
+        ),
         (CONFIG[:-5].encode(), "c.json is not a JSON config: "),
         (CONFIG.replace('"epochs"', '"width": 8, "epochs"').encode(), "c.json is not a JSON config: the key 'width' occurs twice"),
         (CONFIG.replace('"epochs": 1', '"lr": NaN').encode(), "lr"),
@@ -250,7 +253,7 @@ def test_studies_are_read_with_a_mark_and_refused_in_other_encodings(tmp_path):
         file.write_bytes(content)
         assert read_study(file).settings == {"data": "ünï"}
     for content, said in (
-        (STUDY.encode("latin-1"), "is not UTF-8 (byte 0xfc in line 1)"),
+        (STUDY.encode("latin-1"), f"is not UTF-8 (byte 0xfc at position {STUDY.index('ü') + 1}, in line 1)"),
         (STUDY.encode("utf-16"), "is UTF-16: save it as UTF-8"),
         (STUDY.encode("cp1252"), "is not UTF-8"),
         (STUDY.encode("utf-16-le"), "is no"),

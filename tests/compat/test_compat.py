@@ -19,7 +19,7 @@ from saved import HALF, HALVES, TABLES, long_run, short_run
 from gradlens.methods import METHODS, SHIPPED
 from gradlens.models.zoo import MODELS
 from gradlens.training.config import Config, make_config
-from gradlens.training.config_fields import settings_of
+from gradlens.training.config_fields import later_defaults, settings_of
 from gradlens.training.run_directory import load_run
 
 HERE = Path(__file__).resolve().parent
@@ -141,6 +141,8 @@ def test_a_stored_config_is_the_one_it_was_made_from(rule):
     stored = json.loads((HERE / "interrupted" / rule / "config.json").read_text())["config"]
     config = make_config(**stored)
     later = {name: known.default for name, known in settings_of(Config).items() if known.since}
+    fields = config.rule.Options.model_fields
+    stored["options"] |= {name: fields[name].default for name in later_defaults(config.rule.Options, config.options)}
     assert json.loads(json.dumps(config.as_dict())) == {**stored, **later}
     assert [name for name in config.as_dict() if name not in later] == list(stored)
 

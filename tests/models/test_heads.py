@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gradlens.models.decoders import decoder
-from gradlens.models.heads import HEADS, head
+from gradlens.models.heads import HEADS, ITEM_HEADS, TiedHead, head
 from gradlens.models.synthesizers import Synthesiser
 from gradlens.runtime.errors import InputError
 
@@ -30,13 +30,14 @@ def linear(a, b):
 
 
 def test_every_kind_is_tested_here():
-    assert HEADS == ("linear", "mlp", "mlp-sr", "cnn")
+    assert HEADS == ("linear", "mlp", "mlp-sr", "cnn", "norm-linear", "low-rank", "tied")
+    assert HEADS[4:] == ITEM_HEADS
 
 
 @LAYERS
 @POOLED
 @pytest.mark.parametrize("shape", [(C, 8, 8), (C, 5, 7), (C, 1, 1)])
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", [kind for kind in HEADS if kind not in ITEM_HEADS])
 def test_a_head_maps_activations_to_logits_and_every_parameter_matters(kind, shape, layers, pooled):
     net = head(kind, shape, CLASSES, WIDTH, layers, pooled)
     x = torch.randn(4, *shape)
@@ -129,6 +130,62 @@ def test_a_cnn_head_may_have_no_hidden_layer(shape):
     assert net(torch.randn(3, *shape)).shape == (3, CLASSES)
     flat = head("mlp", (C,), CLASSES, WIDTH, 0, False)
     assert [type(m) for m in leaves(flat)] == [nn.Flatten, nn.Linear]
+
+
+# ----------------------------------------------------------------------------------------------------- heads of each item
+
+T, D, RANK = 5, 6, 3
+
+
+def top():
+    return nn.Sequential(nn.LayerNorm(D), nn.Linear(D, CLASSES))
+
+
+@pytest.mark.parametrize("kind", ITEM_HEADS)
+def test_heads_of_items_normalise_and_project_each_token_by_itself(kind):
+    torch.manual_seed(3)
+    net, h = head(kind, (T, D), CLASSES, WIDTH, 1, False, last=True, rank=RANK).double(), torch.randn(4, T, D, dtype=torch.float64)
+    tops = top().double()
+    if kind == "tied":
+        net.tie(tops)
+    norm = net.norm if kind == "tied" else net[0]
+    nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    matrices = {"norm-linear": lambda: (net[1].weight, net[1].bias), "low-rank": lambda: (net[2].weight @ net[1].weight, net[2].bias)}
+    w, b = (tops[1].weight, tops[1].bias) if kind == "tied" else matrices[kind]()
+    got = net(h)
+    for n in range(4):
+        for t in range(T):
+            v = h[n, t]
+            normed = (v - v.mean()) / (v.var(unbiased=False) + 1e-5).sqrt() * norm.weight + norm.bias
+            torch.testing.assert_close(got[n, t], w @ normed + b, rtol=1e-10, atol=1e-10)
+    counts = {"norm-linear": linear(D, CLASSES), "low-rank": D * RANK + linear(RANK, CLASSES), "tied": 0}
+    assert count(net) == 2 * D + counts[kind]
+
+
+def test_a_tied_head_follows_the_output_block_and_sends_it_no_gradient():
+    net, tops, h = TiedHead(D), top(), torch.randn(2, T, D, requires_grad=True)
+    net.tie(tops)
+    before = net(h)
+    with torch.no_grad():
+        tops[1].weight.mul_(2)
+        tops[1].bias.zero_()
+    net.tie(tops)
+    after = net(h)
+    assert not torch.equal(after, before)
+    after.sum().backward()
+    assert all(p.grad is None for p in tops.parameters())
+    assert all(p.grad is not None for p in (h, *net.parameters()))
+
+
+def test_heads_of_items_refuse_features_that_are_not_last_and_output_blocks_of_other_sizes():
+    for kind in ITEM_HEADS:
+        with pytest.raises(InputError, match=rf"head={kind} needs activations with features last.*\[6, 8, 8\]"):
+            head(kind, (C, 8, 8), CLASSES, WIDTH, 1, False)
+        assert head(kind, (D,), CLASSES, WIDTH, 1, False) is not None
+    with pytest.raises(InputError, match="head=tied needs an output block whose linear layer reads the 6 features.*one that reads 7"):
+        TiedHead(D).tie(nn.Linear(7, CLASSES))
+    with pytest.raises(InputError, match="it has none"):
+        TiedHead(D).tie(nn.ReLU())
 
 
 def enlarged(x, height, width):

@@ -31,9 +31,18 @@ from gradlens.training.runs.train_run import train_run
 
 ANY = [name for name, rule in METHODS.items() if not rule.images_only]
 REFUSED = {("tokens", "dgl-async"): "stores what each block gives to the next"}
-CASES = [(task, name) for task in ("tokens", "ring") for name in ANY if (task, name) not in REFUSED]
-OPTIONS = {"greedy": {"stage_epochs": 1}, "dgl-async": {"order": "in-order", "buffer": 2}, "dfa inside": {"points": "inside"}}
+CASES = [(task, name) for task in ("tokens", "ring", "language") for name in ANY if (task, name) not in REFUSED]
+INSIDE = [
+    (task, name) for task in ("tokens", "language") for name in ("dfa inside", "dfa features") if (task, name) != ("tokens", "dfa features")
+]
+TIED = [("language", f"{name} tied") for name in ("dgl", "overlap", "dgl-async")]
+OPTIONS = {
+    "greedy": {"stage_epochs": 1}, "dgl-async": {"order": "in-order", "buffer": 2}, "dfa inside": {"points": "inside"},
+    "dfa features": {"points": "inside", "error": "features", "shared": True},
+    "dgl tied": {"head": "tied"}, "overlap tied": {"head": "tied"}, "dgl-async tied": {"head": "tied", "order": "in-order", "buffer": 2},
+}  # fmt: skip
 FEW = {("tokens", "bp"), ("tokens", "dfa"), ("tokens", "overlap"), ("ring", "dni"), ("ring", "dfa")}
+FEW |= {("language", "bp"), ("language", "fa"), ("language", "dgl tied"), ("language", "dfa features")}
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +60,15 @@ def some(cases, few=FEW):
 def config_of(task, name, **more):
     method = name.split()[0]
     settings = {"epochs": 5, "lr": 0.01, "width": 6, "options": OPTIONS.get(name, {}), "record_every": 2, "diagnose_every": 1}
+    if task == "language":
+        settings |= {
+            "data": str(toy_tasks.text_file()),
+            "task_options": {"length": 5},
+            "depth": 3,
+            "heads": 2,
+            "batch_size": 4,
+            "dropout": 0.1,
+        }
     return make_config(**{"method": method, "task": task, **settings, **more})
 
 
@@ -88,7 +106,7 @@ def backward_on_a_copy(state, x, y, terms=True):
     return twin, hs, loss.detach()
 
 
-@pytest.mark.parametrize(("task", "name"), some([*CASES, ("tokens", "dfa inside")]))
+@pytest.mark.parametrize(("task", "name"), some([*CASES, *INSIDE, *TIED]))
 def test_truth_is_backward_on_an_uncut_copy(task, name):
     state = state_of(config_of(task, name))
     with state.batches.sharded(0):
@@ -196,7 +214,7 @@ def test_auxiliary_modules_act_on_each_item_alone(task, name):
     assert not slope[others].any()
 
 
-@pytest.mark.parametrize(("task", "name"), some([*CASES, ("tokens", "dfa inside")]))
+@pytest.mark.parametrize(("task", "name"), some([*CASES, *INSIDE, *TIED]))
 def test_every_row_of_a_diagnosed_step_is_a_number(task, name):
     state = state_of(config_of(task, name))
     method = state.network.method
@@ -211,11 +229,11 @@ def test_every_row_of_a_diagnosed_step_is_a_number(task, name):
     assert {"cosine", "null_cosine"} <= {row.quantity for row in rows}
 
 
-@pytest.mark.parametrize(("task", "name"), some(CASES, {("tokens", "dni"), ("ring", "dgl")}))
+@pytest.mark.parametrize(("task", "name"), some([*CASES, *INSIDE, *TIED], {("tokens", "dni"), ("ring", "dgl"), ("language", "dgl tied")}))
 def test_recording_leaves_no_trace_and_a_run_resumes_bit_for_bit(task, name, tmp_path):
     whole = train_run(config_of(task, name), RunContext(out=tmp_path / "whole"))
     assert whole.finished
-    assert whole.metrics[-1].score_name == ("perplexity" if task == "tokens" else "accuracy")
+    assert whole.metrics[-1].score_name == ("accuracy" if task == "ring" else "perplexity")
     silent = config_of(task, name, record_every=0)
 
     with pytest.raises(Stopped):

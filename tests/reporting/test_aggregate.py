@@ -233,19 +233,30 @@ def test_scores():
     (score,) = aggregate.scores([run(seed=0, lr=0.01), run(seed=1, rows=other, lr=0.01, speeds=(400.0,))])
     best, final = interval([0.7, 0.9]), interval([0.7, 0.8])
     assert score[:4] == ("bp", 0.01, 2, "test")
-    assert score[4:] == pytest.approx((*best[:3], 1.5, *final[:3], 0.85, 0.75, 250.0))
+    assert score[4:-1] == pytest.approx((*best[:3], 1.5, *final[:3], 0.85, 0.75, 250.0))
+    assert score.score_name == "accuracy"
+
+
+def test_a_score_of_which_lower_is_better_is_best_where_it_is_lowest():
+    losses = metrics((0, 0, 2.3, 0.1), (1, 4, 1.0, 0.9), (2, 8, 1.6, 0.8))
+    rows = [m._replace(score=math.exp(m.loss), score_name="perplexity") for m in losses]
+    (score,) = aggregate.scores([run(rows=rows)])
+    assert (score.score_name, score.best_epoch) == ("perplexity", 1.0)
+    assert (score.best_score, score.final_score) == pytest.approx((math.exp(1.0), math.exp(1.6)))
+    curve = {p.epoch: p.mean for p in aggregate.curve_points([run(rows=rows)]) if (p.split, p.quantity) == ("test", "perplexity")}
+    assert curve == pytest.approx({0: math.exp(2.3), 1: math.exp(1.0), 2: math.exp(1.6)})
 
 
 def test_scores_of_one_seed_name_the_earliest_best_epoch_and_the_validation_split():
     rows = metrics((0, 0, 2.3, 0.1), (1, 4, 1.0, 0.5), (2, 8, 0.8, 0.7), (3, 12, 0.9, 0.7), split="validation")
     (score,) = aggregate.scores([run(rows=rows, validation=0.1)])
-    assert (score.split, score.best_epoch, score.best_accuracy, score.test_loss) == ("validation", 2.0, 0.7, 0.9)
+    assert (score.split, score.best_epoch, score.best_score, score.test_loss) == ("validation", 2.0, 0.7, 0.9)
     assert math.isnan(score.best_low)
 
 
 def test_scores_without_accuracy_or_without_any_evaluation():
     (score,) = aggregate.scores([run(rows=metrics((0, 0, 2.3, NAN), (1, 4, 1.0, NAN)))])
-    assert math.isnan(score.best_accuracy)
+    assert math.isnan(score.best_score)
     assert score.test_loss == 1.0
     with pytest.raises(InputError, match=r"bp: expected one held-out split in metrics.csv, found none \(runs/bp-0\)"):
         aggregate.scores([run(rows=[])])

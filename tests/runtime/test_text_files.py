@@ -49,8 +49,8 @@ def test_marks_and_line_ends_are_no_part_of_a_text(encoding, end, tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{}\né".encode("latin-1") + b"\n", "is not UTF-8 (byte 0xe9 in line 2): save it as UTF-8"),
-        ("{}\n„x“\n".encode("cp1252"), "is not UTF-8 (byte 0x84 in line 2)"),
+        ("{}\né".encode("latin-1") + b"\n", "is not UTF-8 (byte 0xe9 at position 4, in line 2): save it as UTF-8"),
+        ("{}\n„x“\n".encode("cp1252"), "is not UTF-8 (byte 0x84 at position 4, in line 2)"),
         ("{}é\n".encode("utf-16"), "is UTF-16: save it as UTF-8"),
         (b"\xfe\xff" + "{}\n".encode("utf-16-be"), "is UTF-16"),
         ("{}é\n".encode("utf-32"), "is UTF-32"),

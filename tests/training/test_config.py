@@ -52,6 +52,7 @@ BAD = {
     "width": [0, -4, "wide"],
     "depth": [0],
     "stem": [1, 4, 9, "5x5"],
+    "pre_norm": ["perhaps"],
     "epochs": [-1, 2.5, "x", None],
     "steps": [-1],
     "batch_size": [0, -256],
@@ -59,6 +60,8 @@ BAD = {
     "momentum": [-0.1, 1.0, NAN],
     "nesterov": ["perhaps"],
     "beta1": [-0.1, 1.0, NAN],
+    "beta2": [-0.1, 1.0, NAN],
+    "clip": [0, -1.0, NAN, "x"],
     "weight_decay": [-1e-4, NAN, INF],
     "warmup": [-1],
     "seed": [-1, 0.5],
@@ -150,7 +153,7 @@ def test_options_of_a_rule_that_has_none_and_options_of_another_rule():
     [
         ("dgl", {"layers": 4}, ["option of dgl", "layers", "3", "got 4"]),
         ("dgl", {"layers": 0}, ["option of dgl", "layers", "got 0"]),
-        ("dgl", {"head": "conv"}, ["option of dgl", "head", "linear", "cnn", "'conv'", "(of 4; `gradlens list methods dgl` lists all)"]),
+        ("dgl", {"head": "conv"}, ["option of dgl", "head", "cnn", "'conv'", "(of 7; `gradlens list methods dgl` lists all)"]),
         ("dni", {"bp_lambda": 1.5}, ["option of dni", "bp_lambda", "got 1.5"]),
         ("dni", {"target": "max"}, ["option of dni", "target", "sum", "mean"]),
         ("cdni", {"synth_warmup": -1}, ["option of cdni", "synth_warmup", "got -1"]),
@@ -250,7 +253,7 @@ def test_a_config_is_frozen():
 OTHER = {
     "method": "dgl", "data": "mnist", "limit": 5, "label_noise": 0.5, "validation": 0.1, "augment": True, "normalize": "none",
     "model": "mlp", "width": 3, "depth": 2, "stem": 3, "activation": "elu", "attention": "se", "cut": "before-pool", "loss": "mse",
-    "epochs": 1, "labels": 0.5,
+    "epochs": 1, "labels": 0.5, "pre_norm": True,
     "steps": 3, "batch_size": 2, "optimizer": "sgd", "lr": 1e-2, "weight_decay": 1e-4, "lr_schedule": "step", "warmup": 4,
     "seed": 1, "precision": "bf16", "compile": True, "record_every": 3, "diagnose_every": 2, "keep_checkpoints": 2, "init_from": "runs/a",
     "evaluate_train": True, "online_probe": True, "limit_test": 7, "heads": 2, "dropout": 0.1,
@@ -263,7 +266,13 @@ def test_the_digest_depends_on_every_field():
     configs = [make_config(), *(make_config(**{name: value}) for name, value in OTHER.items())]
     configs += [sgd, make_config(optimizer="sgd", momentum=0.5, nesterov=True), make_config(optimizer="sgd", momentum=0.6)]
     configs += [make_config(method="dgl", options={"head": "cnn"}), make_config(method="dgl", options={"layers": 2})]
-    configs += [make_config(beta1=0.5), make_config(init_from="runs/a", keep_head=1), make_config(method="distil", teacher="runs/a")]
+    configs += [
+        make_config(beta1=0.5),
+        make_config(beta2=0.5),
+        make_config(clip=0.5),
+        make_config(init_from="runs/a", keep_head=1),
+        make_config(method="distil", teacher="runs/a"),
+    ]
     configs.append(make_config(method="distil", teacher="runs/b"))
     data, layers = {"ranks": 2, "parallel": "data"}, {"ranks": 2, "parallel": "layers", "diagnose_every": 0}
     configs += [
@@ -280,9 +289,8 @@ def test_the_digest_depends_on_every_field():
     bp = {**layers, "record_every": 0}
     configs += [make_config(**bp), make_config(**bp, schedule="gpipe"), make_config(**bp, microbatches=2)]
     shared = {"ranks", "parallel", "sync_batchnorm", "record_ranks", "stale", "split", "schedule", "microbatches"}
-    assert set(OTHER) | shared | {"own", "task", "task_options", "momentum", "nesterov", "beta1", "options", "keep_head", "teacher"} == set(
-        settings_of(Config)
-    )
+    more = {"own", "task", "task_options", "momentum", "nesterov", "beta1", "beta2", "clip", "options", "keep_head", "teacher"}
+    assert set(OTHER) | shared | more == set(settings_of(Config))
     assert len({c.digest() for c in configs}) == len(configs)
     assert all(len(c.digest()) == 6 and int(c.digest(), 16) >= 0 for c in configs)
 
@@ -297,6 +305,7 @@ def test_the_digest_depends_on_every_field():
         ({"ranks": 2, "parallel": "data", "online_probe": True}, "--online-probe needs whole batches in one process"),
         ({"ranks": 2, "parallel": "layers"}, "--record-every: torch's pipeline does not expose intermediate activations"),
         ({"method": "dgl", "ranks": 2, "parallel": "layers"}, "--diagnose-every needs extra passes through all blocks"),
+        ({"method": "dgl", "ranks": 2, "parallel": "layers", "diagnose_every": 0, "clip": 0.5}, "--clip scales the gradient of all blocks"),
         ({"microbatches": 2}, "--schedule and --microbatches apply to pipelined backprop"),
         ({"ranks": 2, "parallel": "data", "sync_batchnorm": True, "compile": True}, "--compile: normalisation over several ranks"),
     ],

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gradlens.data.datasets import load
+from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 from gradlens.training.build import build_model_and_method
 from gradlens.training.config import make_config
@@ -232,3 +233,43 @@ def test_schedules_are_pytorchs_after_a_linear_warm_up(kind, total, warmup):
     got = [lr_factor(config, step, total) for step in range(total)]
     rising = [(i + 1) / warmup for i in range(min(warmup, total))]
     assert got == pytest.approx(rising + torch_schedule(kind, total, max(0, total - warmup)), abs=1e-12)
+
+
+def test_the_inverse_square_root_is_noams_schedule():
+    width, warmup = 512, 40
+    config = make_config(lr_schedule="inverse-sqrt", warmup=warmup, lr=(width * warmup) ** -0.5)
+    got = [config.optimizer.lr * lr_factor(config, t - 1, 500) for t in range(1, 501)]
+    assert got == pytest.approx([width**-0.5 * min(t**-0.5, t * warmup**-1.5) for t in range(1, 501)], rel=1e-12)
+    with pytest.raises(InputError, match="falls from the end of the warm-up: set --warmup"):
+        make_config(lr_schedule="inverse-sqrt")
+
+
+# ------------------------------------------------------------------------------------------------------ clipping
+
+
+@pytest.mark.parametrize("clip", [0.01, 1e6])
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_clipping_scales_the_whole_gradient_and_no_smaller_one(name, clip):
+    config = make_config(method="dgl", width=4, lr=0.25, optimizer=name)
+    clipped, plain = (build_model_and_method(config, (1, 8, 8), 10, torch.device("cpu")) for _ in range(2))
+    optimizer = make_optimizer(config.replace(clip=clip), clipped)
+    by_hand = make_optimizer(config, plain)
+    rng, params = generator(0, "gradients"), [[p for m in pair for p in m.parameters()] for pair in (clipped, plain)]
+    for p, q in zip(*params, strict=True):
+        p.grad = torch.randn(p.shape, generator=rng)
+        q.grad = p.grad.clone()
+    norm = math.sqrt(sum(p.grad.square().sum().item() for p in params[0]))
+    for q in params[1]:
+        q.grad *= min(1.0, clip / norm)
+    optimizer.step()
+    by_hand.step()
+    for p, q in zip(*params, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-7)
+
+
+def test_both_betas_arrive_and_belong_to_adam():
+    config = make_config(width=4, beta1=0.8, beta2=0.98)
+    optimizer = make_optimizer(config, build_model_and_method(config, (1, 8, 8), 10, torch.device("cpu")))
+    assert optimizer.param_groups[0]["betas"] == (0.8, 0.98)
+    with pytest.raises(InputError, match="--beta1 and --beta2 belong to adam and adamw"):
+        make_config(optimizer="sgd", beta2=0.9)

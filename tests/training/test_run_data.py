@@ -15,6 +15,7 @@ from gradlens.data.array_file import write_array_file
 from gradlens.data.datasets import DATASETS, load
 from gradlens.data.split import Split
 from gradlens.runtime.errors import InputError, Stopped
+from gradlens.tasks.registry import TASKS
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.run_data import data_info, others
@@ -233,15 +234,18 @@ def test_the_first_difference_is_named():
 
     then = info()
     wide = [Split(half.images.repeat(1, 3, 1, 1), half.labels) for half in (train, test)]
-    assert others(then, info(*wide)) == "images of C x H x W: 1x8x8 then, 3x8x8 now"
-    assert others(then, info(test=test.take(torch.arange(5)))) == "test images in all: 8 then, 5 now"
-    assert others(then, info(classes=("a", "b", "c"))) == "number of classes: 2 then, 3 now"
-    assert others(then, info(classes=("a", "z"))) == "class 1: b then, z now"
+    assert others(then, info(*wide), TASKS["images"]) == "images of C x H x W: 1x8x8 then, 3x8x8 now"
+    assert others(then, info(test=test.take(torch.arange(5))), TASKS["images"]) == "test images in all: 8 then, 5 now"
+    assert others(then, info(classes=("a", "b", "c")), TASKS["images"]) == "number of classes: 2 then, 3 now"
+    assert others(then, info(classes=("a", "z")), TASKS["images"]) == "class 1: b then, z now"
     turned = Split(train.images, 1 - train.labels)
-    assert others(then, info(turned)) == "as many images, with other labels or in another order"
-    assert others(then, info(Split(255 - train.images, train.labels))) == "as many images with the same labels, but other pixels"
+    assert others(then, info(turned), TASKS["images"]) == "as many images, with other labels or in another order"
+    assert (
+        others(then, info(Split(255 - train.images, train.labels)), TASKS["images"])
+        == "as many images with the same labels, but other pixels"
+    )
     drawn = {**then, "data_fingerprint": "0", "images": then["images"]}
-    assert others(then, drawn) == "it is the same data set, from which other images were chosen then"
+    assert others(then, drawn, TASKS["images"]) == "it is the same data set, from which other images were chosen then"
 
 
 # -------------------------------------------------------------------------------------------------- an edited config.json

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, ClassVar, Literal
+from weakref import ReferenceType, ref
 
 import torch
 from pydantic import BaseModel, Field
@@ -44,6 +45,11 @@ class DFAOptions(BaseModel, frozen=True, extra="forbid"):
         description="on graphs, what a node gets: its own error, or those up to k edges away too, with k the number of later blocks",
         json_schema_extra={"since": "0.2.0"},
     )
+    error: Literal["logits", "features"] = Field(
+        "logits",
+        description="where the error is read: at the logits, or at the features that the output block reads (below a vocabulary)",
+        json_schema_extra={"since": "0.2.0"},
+    )
 
 
 class _Through(torch.autograd.Function):
@@ -78,7 +84,8 @@ class DFA(Switched, Method):
     Nøkland 2016 (arXiv 1609.01596): B_k ~ U(±1/√n_k), n_k the size of h_k. ``shared``: Launay et al. 2020 (arXiv 2006.12878), one
     matrix of which each block uses the first n_k columns. ``skip=exact``: if block k+1 is residual, act(branch(x) + shortcut(x)),
     delta_k = B_k e + (delta_{k+1} pulled back through act and shortcut alone). ``points=inside``: places inside blocks get B e too, each
-    with its own B, and what the network computes between two places is trained by backprop. ``feedback=propagated``, on graphs:
+    with its own B, and what the network computes between two places is trained by backprop. ``error=features``: e = dL/dh at
+    the input of the output block, which alone has the true gradient then. ``feedback=propagated``, on graphs:
     delta_k = Â^(K−k) e B_k with Â = D^-½ (A + I) D^-½, after Zhao et al. 2024 (arXiv 2406.02040), without their pseudo-errors.
     """
 
@@ -102,22 +109,25 @@ class DFA(Switched, Method):
         self.names = [net.name(k) for k in range(self.num_blocks)]
         self.sizes = [net.features(k).numel() for k in range(self.num_blocks - 1)]
         self.inside: dict[str, int] = {}  # key of each place inside a block -> its features
-        self.key_of: dict[int, str] = {}  # id of the place -> its key
         if options.points == "inside":
             for k, block in enumerate(net.blocks[:-1]):
                 for path, point in feedback_points(block).items():
-                    key = f"{k}/{path.replace('.', '/')}"
-                    self.inside[key], self.key_of[id(point)] = point.features, key
+                    point.key = f"{k}/{path.replace('.', '/')}"
+                    self.inside[point.key] = point.features
             if not self.inside:
                 raise InputError(
                     "dfa: points=inside needs a network that marks places inside its blocks; set points=blocks or another model"
                 )
         self.error: Tensor | None = None  # [N, *, C] of the step, for the places inside blocks
         self.largest = max([*self.sizes, *self.inside.values()], default=0)
+        if options.error == "features":
+            _refuse_reading_twice(net)
+        read = net.features(self.num_blocks - 2).numel() if options.error == "features" else net.classes
+        self.read: tuple[ReferenceType[Tensor], Tensor] | None = None  # the output of the step and the error that was read, of features
         self.feedback = nn.Module()
         widths = {str(k): n for k, n in enumerate(self.sizes)} | self.inside
         for i, (name, n) in enumerate(({"shared": self.largest} if options.shared else widths).items()):
-            u = 2 * torch.rand(net.classes, n, generator=generator(net.seed, "feedback", i)) - 1
+            u = 2 * torch.rand(read, n, generator=generator(net.seed, "feedback", i)) - 1
             self.feedback.register_buffer(name, options.scale * (u if options.shared else u / math.sqrt(n)))
 
     def matrix(self, k: int | str) -> Tensor:
@@ -143,16 +153,29 @@ class DFA(Switched, Method):
         finally:
             self.error = before
 
+    def error_of(self, top: Pass) -> Tensor:
+        """Return the error [N, *, C] at the logits of the output block's pass, or [N, *, D] at its input, run again once a step."""
+        if self.options.error == "logits":
+            return slope(self.loss, top.z, top.y)[1]
+        if self.read is None or self.read[0]() is not top.z:
+            x = top.x.detach().requires_grad_()
+            with torch.enable_grad():
+                (e,) = torch.autograd.grad(self.loss(top.block(x), top.y), x)
+            self.read = ref(top.z), e
+        return self.read[1]
+
     def locking_reason(self) -> str | None:
-        """Return that with ``skip=exact`` blocks send backward messages."""
+        """Return that with ``skip=exact`` blocks send backward messages, and with ``error=features`` read the output block."""
+        if self.options.error == "features":
+            return "with error=features a block reads the output block's weights, which are on another rank"
         return "with skip=exact a block waits for the gradient through the skip of block k+1" if self.options.skip == "exact" else None
 
     def run_block(self, block: nn.Module, x: Tensor, *earlier: Tensor) -> Tensor:
         """Run the block with feedback at its places; with ``skip=exact`` a residual branch's input blocks the rule's gradient."""
         with ExitStack() as after:
             for point in feedback_points(block).values() if self.inside else ():
-                if (key := self.key_of.get(id(point))) is not None:
-                    point.feedback = partial(self._fed, key)
+                if point.key in self.inside:
+                    point.feedback = partial(self._fed, point.key)
                     after.callback(delattr, point, "feedback")
             if self.options.skip == "exact" and isinstance(block, Residual):
                 gate = block.branch.register_forward_pre_hook(lambda _, args: (_Through.apply(args[0], self),))  # type: ignore[no-untyped-call]
@@ -164,7 +187,7 @@ class DFA(Switched, Method):
         p, top = passes[k], passes[self.num_blocks - 1]
         if k == self.num_blocks - 1:
             return top_signal(self.loss, p, send=False)
-        _, e = slope(self.loss, top.z, top.y)
+        e = self.error_of(top)
         self.error = e if self.inside else None
         for _ in range(self.num_blocks - 1 - k if self.options.feedback == "propagated" else 0):
             e = current_adjacency(len(e)).normalized @ e
@@ -175,15 +198,26 @@ class DFA(Switched, Method):
         return Signal(delta, (delta,) if carried else ())
 
     def feedback_pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
-        """Yield B_k and the Jacobian of the logits with respect to h_k, the mean over the batch (of sequences over positions): [C, n_k]."""
+        """Yield B_k and the Jacobian of where the error is read with respect to h_k, the mean over the batch (and positions): [C, n_k]."""
         jacobians: list[list[Tensor]] = [[] for _ in self.sizes]
-        top = passes[-1]
+        features = self.options.error == "features"
+        passes = passes[:-1] if features else passes
+        top, what = passes[-1], "features" if features else "logits"
         for c in range(top.h.shape[-1]):
             m = torch.zeros_like(top.h)
             m[..., c] = 1
-            for k, grad in enumerate(pull_back_chain(passes, {top.k: m}, keep=True, params=False)[:-1]):
+            for k, grad in enumerate(pull_back_chain(passes, {top.k: m}, keep=True, params=False)[: len(self.sizes)]):
                 assert grad.delta is not None
                 each = grad.delta.flatten(0, -2) if self.items.per_item else grad.delta
                 jacobians[k].append(all_reduce_sum(each.sum(0)).flatten() / global_count(len(each)))
         for k, rows in enumerate(jacobians):
-            yield FeedbackPair(self.names[k], "feedback_jacobian", self.matrix(k), torch.stack(rows), "batch-mean Jacobian of the logits")
+            yield FeedbackPair(self.names[k], "feedback_jacobian", self.matrix(k), torch.stack(rows), f"batch-mean Jacobian of the {what}")
+
+
+def _refuse_reading_twice(net: NetworkInfo) -> None:
+    """Reject networks whose output block would give something else when it is run again in a step."""
+    if len(net.blocks) < 2:
+        raise InputError("dfa: error=features reads what the output block reads, and this network is one block; set error=logits")
+    kinds = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
+    if strange := next((m for m in net.blocks[-1].modules() if isinstance(m, kinds)), None):
+        raise InputError(f"dfa: error=features runs the output block twice, which {type(strange).__name__} forbids; set error=logits")

@@ -96,6 +96,7 @@ class DGLAsync(LocalLosses):
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """Run the passes of this round's units, in its order."""
         self.staleness = {}
+        self.tie_heads(blocks[-1])
         for unit in self.visited():
             if (got := self.read(unit, x, y)) is None:
                 continue
@@ -110,7 +111,8 @@ class DGLAsync(LocalLosses):
 
     def locking_reason(self) -> str | None:
         """Return that ``slowdown`` runs in one process only; otherwise there is no lock."""
-        return "slowdown simulates a slow unit in one process; set slowdown=1 on several ranks" if self.options.slowdown > 1 else None
+        slowed = "slowdown simulates a slow unit in one process; set slowdown=1 on several ranks"
+        return slowed if self.options.slowdown > 1 else super().locking_reason()
 
     def can_split_after(self, k: int) -> bool:
         """Return whether blocks k and k+1 are different units."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gradlens.gradients.block_pass import Pass, trainable
 from gradlens.gradients.method import Method, Signal, top_signal
 from gradlens.gradients.network_info import NetworkInfo
-from gradlens.models.heads import head
+from gradlens.models.heads import TiedHead, head
 from gradlens.models.layouts import on_items
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
@@ -22,10 +22,13 @@ from gradlens.runtime.rng import seeded
 class HeadOptions(BaseModel, frozen=True, extra="forbid"):
     """Options of rules with auxiliary heads."""
 
-    head: Literal["linear", "mlp", "mlp-sr", "cnn"] = Field("mlp", description="kind of auxiliary classifier")
+    head: Literal["linear", "mlp", "mlp-sr", "cnn", "norm-linear", "low-rank", "tied"] = Field(
+        "mlp", description="kind of auxiliary classifier (the last three: LayerNorm and a projection, tied: of the output block, detached)"
+    )
     layers: int = Field(1, ge=1, le=3, description="hidden layers of the head (a linear head has none)")
     width: int | None = Field(None, ge=1, description="width of the head's hidden layers; default: that of the model's output block")
     pooled: bool = Field(False, description="average the activations to 2x2 before a linear or mlp head")
+    rank: int = Field(16, ge=1, description="features between the two matrices of a low-rank head", json_schema_extra={"since": "0.2.0"})
 
 
 class Window(NamedTuple):
@@ -216,6 +219,7 @@ class LocalLosses(InWindows, Method):
         self.reach = LossWindows(self.windows(net), self.units, with_top=self.num_blocks > 1)
         with seeded(net.seed, "heads"):
             self.heads = nn.ModuleDict({str(k): self.make_head(k, net) for k in sorted(self.reach.first) if k < self.units - 1})
+        self.tie_heads(net.blocks[-1])
 
     def windows(self, net: NetworkInfo) -> Sequence[Window]:
         """Return the windows over the units 0 … ``self.units`` − 1, each ending at another unit, the last one at the last unit."""
@@ -224,8 +228,26 @@ class LocalLosses(InWindows, Method):
     def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
         """Build the head of unit k: activations [N, *shape] -> logits [N, C], unless ``local_loss`` is overridden too."""
         o = self.options
-        made = head(o.head, net.features(k), net.classes, o.width or net.head_width, o.layers, o.pooled, net.turned(k))
+        width = o.width or net.head_width
+        made = head(o.head, net.features(k), net.classes, width, o.layers, o.pooled, net.turned(k), o.rank)
         return on_items(made, net.items.per_item)
+
+    def tie_heads(self, top: nn.Module) -> None:
+        """Let heads that are tied to the output block use its present weights."""
+        for m in self.heads.modules():
+            if isinstance(m, TiedHead):
+                m.tie(top)
+
+    def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
+        """Run the plain chain, with tied heads on the output block's present weights."""
+        self.tie_heads(blocks[-1])
+        return super().forward(blocks, x, y)
+
+    def locking_reason(self) -> str | None:
+        """Return the lock, unless two neighbouring blocks are in different windows; tied heads keep all blocks on one rank."""
+        if any(isinstance(m, TiedHead) for m in self.heads.modules()):
+            return "its heads are tied to the output block (set another head)"
+        return super().locking_reason()
 
     def local_loss(self, k: int, p: Pass) -> Local:
         """Compute the loss of unit k's head on the leaf ``p.z`` [N, *out]."""

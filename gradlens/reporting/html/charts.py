@@ -16,6 +16,7 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex, to_rgb
 
 from gradlens.reporting.aggregate import CurvePoint, LayerPoint
+from gradlens.reporting.layer_kinds import KindPoint
 from gradlens.reporting.style import Style, contrast, readable_ink
 
 Chart = dict[str, Any]
@@ -99,7 +100,7 @@ def looks(styles: Mapping[str, Style]) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------------------- charts
 
 
-def series(label: str, x: Sequence[Any], rows: Sequence[CurvePoint | LayerPoint]) -> dict[str, Any]:
+def series(label: str, x: Sequence[Any], rows: Sequence[CurvePoint | LayerPoint | KindPoint]) -> dict[str, Any]:
     """Return a line of means and, where there are any, the ends of its band."""
     line: dict[str, Any] = {"label": label, "x": list(x), "y": [compact(row.mean) for row in rows]}
     if any(math.isfinite(row.low) for row in rows):

@@ -49,6 +49,14 @@ class Picture(NamedTuple):
     dark: str = ""  # the same for a dark page; "": it is fit for both
 
 
+class Sample(NamedTuple):
+    """A text that a network wrote."""
+
+    name: str
+    method: int  # the place of the method it is of
+    text: str
+
+
 @dataclass
 class ReportSection:
     """A part of the page, in the order in which it is read: sentences, charts, tables, what is missing."""
@@ -59,6 +67,7 @@ class ReportSection:
     charts: list[Chart] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)  # how the numbers were made
     missing: list[str] = field(default_factory=list)  # sentences
     command: str = ""  # what would fill the section, where nothing has
@@ -67,7 +76,9 @@ class ReportSection:
     @property
     def empty(self) -> bool:
         """Return whether the section holds no data, only the command that makes them."""
-        return bool(self.command) and not (self.text or self.charts or self.tables or self.pictures or self.facts or self.missing)
+        return bool(self.command) and not (
+            self.text or self.charts or self.tables or self.pictures or self.samples or self.facts or self.missing
+        )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from gradlens.reporting.html.verdict import SAME_TO
 from gradlens.reporting.html.wording import in_words, listed
 from gradlens.reporting.numbers import number_text, short_number, with_thousands
 from gradlens.reporting.statistics import Interval, interval
-from gradlens.training.metrics import TRAIN, TRAIN_EVAL
+from gradlens.training.metrics import ACCURACY, TRAIN, TRAIN_EVAL
 from gradlens.training.run_directory import Run
 
 RECORDS = "gradlens train … --record-every 10"
@@ -72,7 +72,8 @@ def learning(held: ReportContext) -> ReportSection:
     points = curve_points(held.runs)
     splits = dict.fromkeys(p.split for p in points)
     held_out_first = [*(s for s in splits if s not in (TRAIN, TRAIN_EVAL)), *(s for s in (TRAIN_EVAL, TRAIN) if s in splits)]
-    for quantity in ("accuracy", "loss"):
+    quantities = list(dict.fromkeys([*(p.quantity for p in points if p.quantity not in (ACCURACY, "loss")), ACCURACY, "loss"]))
+    for quantity in quantities:
         section.charts += [c for s in held_out_first if (c := curve_chart(points, s, quantity, held.groups))]
     if not section.charts:
         section.missing.append("No epoch has been evaluated yet; `gradlens train … --resume` continues an unfinished run.")
@@ -83,7 +84,7 @@ def learning(held: ReportContext) -> ReportSection:
         f"{eval_mode}. Bands are 95 % t-intervals over seeds."
     )
     last = {(p.label, p.split, p.quantity): Interval(p.mean, p.low, p.high, p.seeds) for p in sorted(points, key=lambda p: p.epoch)}
-    shown = [(split, quantity) for split in held_out_first for quantity in ("accuracy", "loss")]
+    shown = [(split, quantity) for split in held_out_first for quantity in quantities]
     rows = []
     for label, group in held.groups.items():
         cells = [held.named(label)]

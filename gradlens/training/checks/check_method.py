@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from gradlens.gradients.method import Method
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.training.checks.method_checks import CheckResult, run_method_checks
-from gradlens.training.checks.trial import NETWORKS, CheckFailed
+from gradlens.training.checks.trial import ALL_NETWORKS, NETWORKS, CheckFailed
 from gradlens.training.config_fields import sentence
 
 
@@ -32,7 +32,7 @@ def check_method(
     Args:
         rule: a subclass of :class:`Method`.
         options: values of its ``Options``; default: their defaults.
-        networks: which of ``mlp``, ``basic-cnn`` and ``resnet`` to run on.
+        networks: which of ``mlp``, ``basic-cnn`` and ``resnet`` to run on; ``transformer`` is one of the language task.
         on_fail: ``raise`` at the first check that fails, or ``return`` all results, those of failed checks among them.
         progress: called with (done, in all, what comes next).
 
@@ -46,8 +46,8 @@ def check_method(
 
     """
     for network in networks:
-        if network not in NETWORKS:
-            raise unknown("network", network, NETWORKS)
+        if network not in ALL_NETWORKS:
+            raise unknown("network", network, ALL_NETWORKS)
     results = []
     for result in run_method_checks(rule, _options_of(rule, options), progress, networks):
         if result.failed and on_fail == "raise":

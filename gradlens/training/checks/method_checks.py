@@ -113,7 +113,7 @@ def run_method_checks(
         rule: the class.
         options: as its ``Options`` gives them.
         progress: called with (done, in all, what comes next).
-        networks: names of NETWORKS; only these are built, in this order.
+        networks: names of ALL_NETWORKS; only these are built, in this order.
 
     """
     total, done = len(METHOD_CHECKS) * len(networks), 0

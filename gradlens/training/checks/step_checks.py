@@ -253,7 +253,7 @@ def answers(trial: Trial) -> None:
         if not made.method.classifies:
             if made.method.evaluate_objective(list(made.model), x, y).numel() != 1:
                 raise CheckFailed("`evaluate_objective` gives no scalar")
-        elif (z := made.method.predict(list(made.model), x)).shape != (IMAGES, 10):
+        elif (z := made.method.predict(list(made.model), x)).shape != (*y.shape, 10):
             raise CheckFailed(f"`predict` gives {'x'.join(map(str, z.shape))} for {IMAGES} images and 10 classes")
     if differ := differing_tensors(before, {**copied_state(made.model), **copied_state(made.method)}):
         raise CheckFailed(f"evaluation changes {first_three(differ)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,10 @@ from gradlens.gradients.losses import cross_entropy
 from gradlens.gradients.method import Method, Update
 from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import build
+from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seed_global
+from gradlens.tasks.registry import DEFAULT, TASKS
+from gradlens.tasks.task import Task
 from gradlens.training.build import ModelAndMethod, make_network_info
 
 NETWORKS: dict[
@@ -25,6 +28,11 @@ NETWORKS: dict[
     "basic-cnn": ("basic-cnn", ModelSpec((3, 8, 8), 10, width=4, depth=2)),
     "resnet": ("resnet20", ModelSpec((3, 8, 8), 10, width=2)),
 }
+OTHER_TASKS: dict[str, dict[str, tuple[str, ModelSpec]]] = {  # networks of other tasks
+    "language": {"transformer": ("transformer", ModelSpec((5,), 10, width=8, depth=2, heads=2))},
+}
+TASK_OF = {network: task for task, networks in OTHER_TASKS.items() for network in networks}
+ALL_NETWORKS = {**NETWORKS, **{name: made for networks in OTHER_TASKS.values() for name, made in networks.items()}}
 IMAGES, EPOCHS = 6, 3
 Bits = dict[str, Tensor]
 
@@ -39,7 +47,7 @@ class CheckSkipped(Exception):
 
 @dataclass(frozen=True)
 class Trial:
-    """A rule with its options, on one of NETWORKS; whatever is made here twice is the same to the bit, if the rule passes the checks."""
+    """A rule with its options, on one of ALL_NETWORKS; what is made here twice is the same to the bit, if the rule passes the checks."""
 
     rule: type[Method]
     options: Any
@@ -49,16 +57,23 @@ class Trial:
         self, loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy, warmed_up: bool = True, dropout: bool = False
     ) -> ModelAndMethod:
         """Build a fresh network and rule; ``warmed_up``: as in the last epoch of a run, past its warm-up, its parameters off the start."""
-        name, spec = NETWORKS[self.network]
+        name, spec = ALL_NETWORKS[self.network]
+        if (why := self.rule.images_only) and self.network in TASK_OF:
+            raise InputError(f"it is a rule of the image task: {why}")
         read = self.rule.input_shape(spec.shape, self.options)
-        model = build(name, ModelSpec(read, spec.classes, spec.width, spec.depth), seed=1).double()
-        net = make_network_info(model, read, spec.classes, loss, 3, EPOCHS)._replace(image=spec.shape, teacher=_teacher)
+        model = build(name, replace(spec, shape=read), seed=1).double()
+        net = make_network_info(model, read, spec.classes, loss, 3, EPOCHS, self.task)._replace(image=spec.shape, teacher=_teacher)
         made = ModelAndMethod(model, self.rule(net, self.options).double())
         if dropout and isinstance(model[0], nn.Sequential):
             model[0].append(nn.Dropout(0.3))
         if warmed_up:
             self._warm_up(made)
         return made
+
+    @property
+    def task(self) -> Task:
+        """Return the task of the network."""
+        return TASKS[TASK_OF.get(self.network, DEFAULT)]
 
     def _warm_up(self, made: ModelAndMethod) -> None:
         noise = torch.Generator().manual_seed(11)
@@ -75,8 +90,12 @@ class Trial:
                 module.training = other.training
 
     def batch(self, method: Method, step: int = 0) -> tuple[Tensor, Tensor]:
-        """Make the input and targets of a step, as the rule does of images and labels."""
-        spec, noise = NETWORKS[self.network][1], torch.Generator().manual_seed(5 + step)
+        """Make the input and targets of a step, as the rule does of images and labels; of text, sequences of noise."""
+        spec, noise = ALL_NETWORKS[self.network][1], torch.Generator().manual_seed(5 + step)
+        if self.network in TASK_OF:
+            x, y = torch.randint(0, spec.classes, (2, IMAGES, *spec.shape), generator=noise)
+            self.task.make_known(y)
+            return x, y
         images = torch.randint(0, 256, (IMAGES, *spec.shape), generator=noise, dtype=torch.uint8)
         labels = torch.randint(0, spec.classes, (IMAGES,), generator=noise)
         return method.make_inputs(images, labels, step, lambda x: x.double() / 127.5 - 1)

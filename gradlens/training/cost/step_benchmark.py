@@ -28,7 +28,7 @@ from gradlens.runtime.csv_tables import csv_line
 from gradlens.runtime.memory import allocations, wait
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.step_context import step_context
-from gradlens.tasks.registry import DEFAULT
+from gradlens.tasks.registry import DEFAULT, TASKS
 from gradlens.training.batches import first_batch
 from gradlens.training.build import build_model_and_method
 from gradlens.training.config import Config, make_config
@@ -73,6 +73,7 @@ class Bench:
     cpu: str  # the vector instructions torch uses
     versions: dict[str, str]
     rows: list[Cost]
+    example: str = "image"  # what a batch holds
 
     def to_json(self) -> str:
         """Return the whole as a JSON object, with a list of objects under ``rows``."""
@@ -184,7 +185,7 @@ def _ours(config: Config, x: Tensor, y: Tensor, classes: int, record: bool) -> _
     step = _Step(trained)
     task = _Step(lambda: made(next(numbers))) if posed else None
     recorded = _Step(lambda: [csv_line(row) for row in trained(Recording(0)).rows]) if record else None
-    defaults = type(network.method).Options().model_dump()
+    defaults = {**type(network.method).Options().model_dump(), **TASKS[config.task].rule_options}
     changed = {name: value for name, value in config.options.items() if value != defaults[name]}
     return _Candidate(config.method, changed, config.precision, optimizer, step, recorded, task)
 
@@ -384,4 +385,5 @@ def _measured(
         cpu=torch.backends.cpu.get_cpu_capability(),
         versions={"gradlens": __version__, "torch": torch.__version__, "python": platform.python_version()},
         rows=_rows(candidates, record_every, len(x)),
+        example=TASKS[first.task].example,
     )

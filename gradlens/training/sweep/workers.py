@@ -27,6 +27,7 @@ from gradlens.runtime.extras import install_command
 from gradlens.runtime.interrupts import interruptible
 from gradlens.runtime.text_files import write_text
 from gradlens.training.context import RunContext
+from gradlens.training.metrics import score_of, score_text
 from gradlens.training.run_directory import Metric, load_run
 from gradlens.training.run_files import is_run
 from gradlens.training.runs.check import check
@@ -81,10 +82,13 @@ def is_finished(point: StudyPoint, out: Path) -> bool:
     return (out / point.name / "summary.json").exists() and load_run(out / point.name).finished
 
 
-def progress_of(point: StudyPoint, out: Path) -> tuple[int, float]:
-    """Return (epochs finished, last held-out accuracy or NaN) of a run under way."""
+def progress_of(point: StudyPoint, out: Path) -> tuple[int, str]:
+    """Return the epochs finished of a run under way, and its last held-out score in words, "" without one."""
     rows = [row for row in read_table(out / point.name / "metrics.csv", Metric) if row.split in ("test", "validation")]
-    return (rows[-1].epoch, rows[-1].accuracy) if rows else (0, float("nan"))
+    if not rows:
+        return 0, ""
+    score = score_of(rows[-1])
+    return rows[-1].epoch, score_text(score, rows[-1].score_name) if score == score else ""
 
 
 # ------------------------------------------------------------------------------------------------------ local processes
