@@ -42,7 +42,7 @@ def evidence(figures: Path) -> list[Evidence]:
     found = []
     for study, (script, _, _) in STUDIES.items():
         old = str(results_of(study, figures).get("written", "")) < TESTS_WRITTEN
-        found += [Evidence(one, script, study, old or one.seeds <= one.test.seen) for one in decided(study, figures)]
+        found += [Evidence(one, script, study, old or one.test.seen > 0) for one in decided(study, figures)]
     rates = benjamini_hochberg([e.found.p if e.found.test.primary_of else math.nan for e in found])
     return [e._replace(rate=rate) for e, rate in zip(found, rates, strict=True)]
 
@@ -64,10 +64,10 @@ uncorrected; where a study has eight seeds or more and its differences vary alik
 Values that are the same with every seed have no interval but a sign test. *FDR* is the rate of Benjamini and Hochberg over all primary
 tests of the page. One seed decides nothing. What is repeated are seeds, or what the column names: rounds of one measurement, trials.
 
-**†**: the values were stored before the test was written, or took its present form, so it may have been chosen after a look at them; a run
-with new seeds would be the better evidence. Values from before December 2026 are also of the size that their `results.json` names (most
+**†**: the values, or those of its first seeds, were stored before the test was written, or took its present form, so it may have been chosen
+after a look at them; a run with new seeds alone would be the better evidence. Values from before December 2026 are also of the size that their `results.json` names (most
 often three seeds at a constant learning rate), not of the script's present settings. All others hold for the size in the first lines of
-`analyses/SCRIPT.py`, most often small networks on subsets of CIFAR-10 (JPEG copy).
+`analyses/SCRIPT.py`, with as many seeds as stand here, most often small networks on subsets of CIFAR-10 (JPEG copy).
 """
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib import style
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import LOOK, Style, head, in_lines, joined, line_handles, panels, styles
@@ -100,10 +101,12 @@ def pareto_figure(points: Sequence[ParetoPoint], *, title: str = "", look: Mappi
             colour, _, marker = look[p.label]
             ax.plot(p.sequential, p.total, marker=marker, color=colour, markersize=7, linestyle="", zorder=3)
         missing = [p.label for p in points if p.loss == loss and not math.isfinite(p.total)]
-        note = f"not: {', '.join(missing)}" if missing else ""
+        note = fill(f"not: {', '.join(missing)}", 26) if missing else ""
         ax.set_title("\n".join(part for part in (f"loss {loss:g}", note) if part), loc="left", pad=3)
         ax.set(xscale="log", yscale="log", xlabel="sequential (s)")
         for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_minor_locator(NullLocator())
             axis.set_major_formatter(EngFormatter(sep=""))
     grid[0].set_ylabel("total (s)")
     handles = line_handles((name, look[name]) for name in look if any(p.label == name for p in points))

@@ -425,3 +425,18 @@ def test_a_trial_makes_the_same_twice():
                            (*b.model.state_dict().values(), *b.method.state_dict().values()), strict=True):  # fmt: skip
         assert torch.equal(mine, other)
     assert torch.equal(trial.batch(a.method)[0], trial.batch(b.method)[0])
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "dgl")) for n, rule in METHODS.items() if not rule.images_only]
+)
+def test_a_rule_of_any_task_passes_every_check_on_a_transformer_of_tokens(name):
+    found = list(run_method_checks(METHODS[name], METHODS[name].Options(), networks=["transformer"]))
+    assert [(f.check, f.message) for f in found if f.failed] == []
+    assert sum(f.applicable for f in found) >= 9
+
+
+def test_a_rule_of_images_refuses_a_transformer_of_tokens():
+    found = list(run_method_checks(METHODS["predsim"], METHODS["predsim"].Options(), networks=["transformer"]))
+    assert not any(f.applicable for f in found)
+    assert "it is a rule of the image task: it compares" in found[0].message

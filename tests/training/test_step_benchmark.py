@@ -11,6 +11,7 @@ from gradlens.gradients.lens import Lens
 from gradlens.reporting.benchmarks import bench_table, protocol
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import make_config
+from gradlens.training.context import RunContext, load_data
 from gradlens.training.cost import step_benchmark
 from gradlens.training.cost.step_benchmark import SHORTEST, Cost, added_memory, bench, plain_step, seconds_per_step
 
@@ -183,3 +184,21 @@ def test_making_views_is_part_of_the_step_and_its_share_is_reported():
     assert "views" in [column.name for column in bench_table(found).columns]
     alone = bench([make_config(method="bp", **small)], (1, 8, 8), 10, CPU, rounds=1, record_every=())
     assert "views" not in [column.name for column in bench_table(alone).columns]
+
+
+def test_a_task_of_its_own_data_is_measured_beside_a_loop_of_the_same_network(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("the same words again and again, " * 40)
+    small = {"task": "language", "data": str(path), "width": 16, "depth": 3, "batch_size": 8, "task_options": {"length": 16}}
+    configs = [make_config(method=name, **small) for name in ("bp", "dgl")]
+    data = load_data(configs[0], RunContext())
+    found = bench(configs, data.shape, len(data.classes), CPU, rounds=2, record_every=(1,), data=data)
+    assert (found.example, found.input) == ("sequence", (16,))
+    plain, bp, dgl = (pick(found, name) for name in ("plain", "bp", "dgl"))
+    assert bp.multiply_adds == plain.multiply_adds
+    assert bp.options == dgl.options == {}
+    assert dgl.memory_mb < bp.memory_mb  # blocks and heads are freed one by one
+    assert bp.memory_ratio < 1.6
+    assert pick(found, "bp", 1).memory_ratio < 1.6
+    assert "batches of 8 sequences of a.txt, 16" in protocol(found)
+    assert "sequences/s" in bench_table(found).columns[3].name

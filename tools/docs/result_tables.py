@@ -187,8 +187,8 @@ SCRIPTS = (  # script, folder of its results, what, size; "": as its file has it
         "18 rules: accuracy, cosine, noise, chance",
         "",
     ),
-    ("linear_separability", "linear_separability", "linear probes of every block", "the same runs, and greedy with 3 seeds"),
-    ("representations", "representations", "rank, class separation, information, CKA", "the same runs of bp, dgl and dni"),
+    ("linear_separability", "linear_separability", "linear probes of every block", "width 32, 6,000 images, 5 epochs, 3 seeds"),
+    ("representations", "representations", "rank, class separation, information, CKA", "width 32, 6,000 images, 5 epochs, 3 seeds"),
     ("random_labels", "random_labels", "random labels: bp and dgl with three heads", ""),
     ("random_labels", "partly_random", "a fifth of the labels random, by block", ""),
     (
