@@ -64,10 +64,11 @@ uncorrected; where a study has eight seeds or more and its differences vary alik
 Values that are the same with every seed have no interval but a sign test. *FDR* is the rate of Benjamini and Hochberg over all primary
 tests of the page. One seed decides nothing. What is repeated are seeds, or what the column names: rounds of one measurement, trials.
 
-**†**: the values, or those of its first seeds, were stored before the test was written, or took its present form, so it may have been chosen
-after a look at them; a run with new seeds alone would be the better evidence. Values from before December 2026 are also of the size that their `results.json` names (most
-often three seeds at a constant learning rate), not of the script's present settings. All others hold for the size in the first lines of
-`analyses/SCRIPT.py`, with as many seeds as stand here, most often small networks on subsets of CIFAR-10 (JPEG copy).
+**†**: the values, or those of its first seeds, were stored before the test was written, or took its present form, so it may have been
+chosen after a look at them; a run with new seeds alone would be the better evidence. Values from before December 2026 are also of the
+size that their `results.json` names (most often three seeds at a constant learning rate), not of the script's present settings. All
+others hold for the size in the first lines of `analyses/SCRIPT.py`, with as many seeds as stand here, most often small networks on
+subsets of CIFAR-10 (JPEG copy).
 """
 
 

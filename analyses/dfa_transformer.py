@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from analyses.figures.drawing import title_where
 from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, minutes_of, publish, trained
-from analyses.verdicts.decision import Test
+from analyses.verdicts.decision import Test, details
 from analyses.verdicts.wording import report
 from gradlens.reporting.statistics import interval
 from gradlens.reporting.style import LOOK, MORE_COLOURS, head, over_seeds, save_figure, styles
@@ -85,10 +85,13 @@ def _above(name: str, better: tuple[str, str], worse: tuple[str, str], at_least:
 
 TESTS = (
     _above("dfa-transformer-shallow", ("micro", LAST), ("shallow", LAST), 0.2, "dfa-language"),
-    *(_above(f"dfa-transformer-macro-{rung}", ("bp", rung), ("macro", rung)) for rung in RUNGS),
-    *(_above(f"dfa-transformer-micro-{rung}", ("macro", rung), ("micro", rung)) for rung in RUNGS),
-    *(_above(f"dfa-transformer-{rule}-schedule", (rule, "constant"), (rule, "noam")) for rule in ("macro", "micro")),
-    *(_above(f"dfa-transformer-{rule}-beta2", (rule, LAST), (rule, "constant")) for rule in ("macro", "micro")),
+    *details(
+        "dfa-language",
+        *(_above(f"dfa-transformer-macro-{rung}", ("bp", rung), ("macro", rung)) for rung in RUNGS),
+        *(_above(f"dfa-transformer-micro-{rung}", ("macro", rung), ("micro", rung)) for rung in RUNGS),
+        *(_above(f"dfa-transformer-{rule}-less-schedule", (rule, "constant"), (rule, "noam")) for rule in ("macro", "micro")),
+        *(_above(f"dfa-transformer-{rule}-longer-average", (rule, LAST), (rule, "constant")) for rule in ("macro", "micro")),
+    ),
 )
 
 

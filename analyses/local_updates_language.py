@@ -32,7 +32,7 @@ import torch
 from analyses.dfa_transformer import held_out, perplexity
 from analyses.training.cost import announce_cost
 from analyses.training.study import arguments, minutes_of, publish, run_context_of, trained
-from analyses.verdicts.decision import Test
+from analyses.verdicts.decision import Test, details
 from analyses.verdicts.wording import report
 from gradlens.gradients.layer_names import depth_and_kind
 from gradlens.reporting.layer_kinds import kind_points, over_depth
@@ -68,10 +68,13 @@ def _behind(better: str, worse: str) -> Test:
 
 TESTS = (
     Test("language-dgl-near", f"{LOSS}: bp − dgl", LOSS, {"bp": 1, "dgl": -1}, "nats", at_least=-NEAR, primary_of="local-language"),
-    _behind("bp", "chunked"),
-    _behind("chunked", "overlap"),
-    _behind("overlap", "dgl"),
-    Test("language-first-layer", f"{FIRST}: chunked − dgl", FIRST, {"chunked": 1, "dgl": -1}, "", at_least=0.0),
+    *details(
+        "local-language",
+        _behind("bp", "chunked"),
+        _behind("chunked", "overlap"),
+        _behind("overlap", "dgl"),
+        Test("language-first-layer", f"{FIRST}: chunked − dgl", FIRST, {"chunked": 1, "dgl": -1}, "", at_least=0.0),
+    ),
 )
 
 

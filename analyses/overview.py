@@ -64,7 +64,7 @@ def standings(results: dict[str, Any]) -> list[Standing]:
 
 
 def rank_correlation(rows: Sequence[Standing]) -> float:
-    """Spearman's correlation of the first layer's cosine with the accuracy, of the rules that replace backpropagation; NaN of fewer than 3."""
+    """Spearman's correlation of the first layer's cosine with the accuracy, of rules other than bp; NaN of fewer than 3."""
     others = [row for row in rows if row.method not in ("bp", CONTROL)]
     if len(others) < 3:
         return math.nan

@@ -341,7 +341,7 @@ SENTENCES = {
     "docs/concepts/chance-and-noise.md": [
         lambda: f"it lies between {chance_between('block1.conv')} at block 1",
         lambda: f"and between {chance_between('top.hidden')} at the top's hidden layer",
-        lambda: f'"{cosine_of("dgl")} where chance gives {cosine_of("dgl", quantity="null_cosine")}"',
+        lambda: f'"{cosine_of("dgl")} where chance gives {cosine_of("dgl", quantity="null_cosine").replace("-", "−")}"',
         lambda: f"predsim's first block has cosine {cosine_of('predsim')} and dgl's {cosine_of('dgl')}",
         lambda: f"final accuracies are {behind_dgl('predsim')} points apart",
         lambda: f"±{number(1 / math.sqrt(128 * 128 * 25), 3)} for the {128 * 128 * 25:,} weights",

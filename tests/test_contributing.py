@@ -154,12 +154,12 @@ def refused(**settings):
     except InputError as error:
         return str(error)
 
-run = "train bp --clip 2 --model mlp --width 2 --limit 64 --batch-size 32 --epochs 0 --quiet --run-name one".split()
+run = "train bp --gradient-noise 2 --model mlp --width 2 --limit 64 --batch-size 32 --epochs 0 --quiet --run-name one".split()
 print(json.dumps({
-    "help": " ".join(program("train", "--help").split()), "synonym": program("train", "bp", "--grad-clip", "1"), "run": program(*run),
-    "refused": refused(clip=0), "wrong": program("train", "bp", "--clip", "much"),
-    "names": [make_config().run_name(), make_config(clip=None).run_name(), make_config(clip=2).run_name(), make_config(clip=3).run_name()],
-    "read": make_config(clip=2).optimizer.clip, "order": list(make_config().as_dict()),
+    "help": " ".join(program("train", "--help").split()), "synonym": program("train", "bp", "--grad-noise", "1"), "run": program(*run),
+    "refused": refused(gradient_noise=0), "wrong": program("train", "bp", "--gradient-noise", "much"),
+    "names": [make_config(**more).run_name() for more in ({}, *({"gradient_noise": value} for value in (None, 2, 3)))],
+    "read": make_config(gradient_noise=2).optimizer.gradient_noise, "order": list(make_config().as_dict()),
 }))
 """
 
@@ -173,13 +173,15 @@ def test_a_setting_is_added_in_one_file(tmp_path):
     done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
-    assert re.search(r"--clip <?(float|FLOAT)>? scale gradients whose norm is above this \(default never\)", said["help"]), said["help"]
-    assert "no such option --grad-clip; nearest: --clip (" in said["synonym"]
-    assert said["refused"] == "--clip: input should be greater than 0, got 0"
-    assert "--clip" in said["wrong"]
-    assert json.loads((tmp_path / "runs" / "one" / "config.json").read_text())["config"]["clip"] == 2, said["run"]
+    assert re.search(r"--gradient-noise <?(float|FLOAT)>? add noise of this deviation to gradients \(default none\)", said["help"]), said[
+        "help"
+    ]
+    assert "no such option --grad-noise; nearest: --gradient-noise (" in said["synonym"]
+    assert said["refused"] == "--gradient-noise: input should be greater than 0, got 0"
+    assert "--gradient-noise" in said["wrong"]
+    assert json.loads((tmp_path / "runs" / "one" / "config.json").read_text())["config"]["gradient_noise"] == 2, said["run"]
     assert said["read"] == 2
-    assert said["order"][said["order"].index("warmup") + 1] == "clip"
+    assert said["order"][said["order"].index("warmup") + 1] == "gradient_noise"
     plain, unsaid, two, three = said["names"]
     assert plain == unsaid == make_config().run_name()
     assert len({plain, two, three}) == 3

@@ -199,7 +199,6 @@ def pull_back_chain(
     keep: bool = False,
     further: bool = False,
     params: bool = True,
-    known: Mapping[int, Grad] = {},
 ) -> list[Grad]:
     """Pull slopes of an objective back through all passes: backpropagation on these very forward passes.
 
@@ -211,7 +210,6 @@ def pull_back_chain(
         keep: keep the graphs, for more pull-backs.
         further: pull it back to the input of the first pass too, for passes before these.
         params: compute the gradients of parameters too.
-        known: block -> result of an earlier pull-back of a message through the same pass, used where the very same message comes.
 
     Returns:
         one Grad per pass, first to last; ``delta`` is the true gradient at that block's output.
@@ -222,8 +220,7 @@ def pull_back_chain(
     for p in reversed(passes):
         delta = came.pop(p.k)
         send = (delta,) if p is not passes[0] or further else ()
-        found = known.get(p.k)
-        grad = found if found is not None and found.delta is delta else pull_back(p, delta if params else None, send, keep)
+        grad = pull_back(p, delta if params else None, send, keep)
         grads.append(grad._replace(delta=delta))
         for j, (message,) in grad.sent(p.k).items():
             came[j] = came[j] + message if j in came else message

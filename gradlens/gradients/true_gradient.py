@@ -65,7 +65,7 @@ def true_gradients(method: Method, step: Step, keep: bool = False) -> Truth:
         if signal.delta is None or signal.loss is None:
             raise ValueError("the output block was not trained on this batch: there is no true gradient to compare with")
         slopes, loss = _slopes(method, signal, step.passes)
-        grads = pull_back_chain(step.passes, slopes, keep, known=_as_backprop(method, step))
+        grads = pull_back_chain(step.passes, slopes, keep)
         return _truth(method, signal, loss, grads, step.passes, "same passes")
     with preserve_buffers_and_rng((*step.blocks, method)):
         clean = list(chain(step.blocks[: top + 1], method.prepare_input(step.x), step.y))
@@ -75,14 +75,6 @@ def true_gradients(method: Method, step: Step, keep: bool = False) -> Truth:
         slopes, loss = _slopes(method, signal, clean)
         grads = pull_back_chain(clean, slopes, keep)
     return _truth(method, signal, loss, grads, clean, "clean chain pass")
-
-
-def _as_backprop(method: Method, step: Step) -> dict[int, Grad]:
-    """Return the results of the rule's pull-backs that are backpropagation of one message: the truth is the same, where that one is."""
-    if type(method).backward_context is not Method.backward_context:  # the rule's pass is another one
-        return {}
-    found = {k: u for k, u in step.updates.items() if [m is u.signal.delta for m in u.signal.messages_below] == [True]}
-    return {k: u.grad for k, u in found.items() if u.p.h is step.passes[k].h}
 
 
 def _slopes(method: Method, top: Signal, passes: Sequence[Pass]) -> tuple[dict[int, Tensor], Tensor]:

@@ -142,7 +142,10 @@ def joined(*parts: str) -> str:
 
 def text_width(text: str, points: float = 10) -> float:
     """Return the inches that a line of text takes."""
-    width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=points), ismath=False)
+    drawn = text.encode("utf-8", "replace").decode()  # a path may hold bytes that are no text
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # said, or looked for in other fonts, where it is drawn
+        width, _, _ = text_to_path.get_text_width_height_descent(drawn, FontProperties(size=points), ismath=False)
     return float(width) / 72
 
 

@@ -129,7 +129,7 @@ QUICK = [
     (["bench", "--device", "cuda:x"], ["unknown device 'cuda:x'"]),
     (
         ["train", "dgl", "--set", "hed=linear"],
-        ["unknown option of dgl 'hed'; nearest: head", "(of 5; `gradlens list methods dgl` lists all)"],
+        ["unknown option of dgl 'hed'; nearest: head", "(of 6; `gradlens list methods dgl` lists all)"],
     ),
     (["train", "dgl", "--set", "dgl.hed=linear"], ["unknown option of dgl 'hed'; nearest: head"]),
     (["compare-gradients", "bp", "dgl", "--set", "hed=linear"], ["unknown option of bp, dgl 'hed'; nearest: head", "methods bp dgl`"]),

@@ -44,7 +44,7 @@ REFUSED = {"convolved": PATCHES | FEEDBACK, "tokens": PATCHES}
 @pytest.mark.parametrize("name", METHODS)
 def test_every_rule_is_right_on_sequences_or_refuses_them(name, net, monkeypatch):
     monkeypatch.setitem(MODELS, net, NETS[net])
-    monkeypatch.setitem(trials.NETWORKS, net, (net, ModelSpec((3, 8, 8), 10)))
+    monkeypatch.setitem(trials.ALL_NETWORKS, net, (net, ModelSpec((3, 8, 8), 10)))
     if said := REFUSED[net].get(name):
         with pytest.raises(InputError) as refused:
             trial(name, net).build()

@@ -531,7 +531,8 @@ def test_only_the_loop_writes_grad():
     package = Path(loop.__file__).parents[1]
     files = [file for room in ("data", "models", "gradients", "methods", "training") for file in (package / room).rglob("*.py")]
     writers = [file.stem for file in files if re.search(r"\.grad\s*=[^=]", file.read_text())]
-    assert sorted(writers) == ["block_costs", "step"]  # the former times an optimiser step on networks of its own
+    # block_costs times an optimiser step on networks of its own; optimizers clips for the step alone and puts back what is measured
+    assert sorted(writers) == ["block_costs", "optimizers", "step"]
 
 
 def test_a_gradient_of_another_layout_reaches_the_fused_optimiser_right():
