@@ -167,7 +167,7 @@ def test_a_graph_of_torch_geometric_is_that_of_a_file(tmp_path):
 
 def test_torch_geometric_is_needed_for_its_sets_only(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_geometric.datasets", None)
-    with pytest.raises(InputError, match=r"geometric:Planetoid/Cora needs torch_geometric; pip install .*graphs.* installs it"):
+    with pytest.raises(InputError, match=r"geometric:Planetoid/Cora needs torch_geometric; pip install .* installs it"):
         load_graph("geometric:Planetoid/Cora", tmp_path)
 
 
