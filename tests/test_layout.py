@@ -332,7 +332,13 @@ def test_the_search_finds_text_in_the_locales_encoding():
 # ------------------------------------------------------------------------------------------------- what CONTRIBUTING refers to
 
 PAGE = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
-OF_EXAMPLES = {"gradlens/methods/sign_bp.py", "tests/methods/test_sign_bp.py", "config.optimizer.gradient_noise", "WeightNorms(),", "FOLDER"}
+OF_EXAMPLES = {
+    "gradlens/methods/sign_bp.py",
+    "tests/methods/test_sign_bp.py",
+    "config.optimizer.gradient_noise",
+    "WeightNorms(),",
+    "FOLDER",
+}
 
 
 @cache
