@@ -4,7 +4,7 @@ GCN, Chebyshev filters and graph attention on Cora, GCN and Chebyshev filters on
 (arXiv 2006.12878) released: 250 epochs of the whole graph, the test accuracy at the best validation accuracy (the public split of
 Planetoid). Four rules: bp, dfa, dfa whose feedback also goes along the edges (``feedback=propagated``, GCN only), and shallow. Ten seeds.
 
-A node is told the projection of its own error, and only the labelled nodes have one: 140 of Cora's 2,708. Backprop also reaches their
+A node receives the projection of its own error, and only the labelled nodes have one: 140 of Cora's 2,708. Backprop also reaches their
 neighbours. The share of nodes that each rule reaches is kept beside the accuracies, and the cosine of the first block's gradient.
 
 What is tested was fixed before the first run of this script; a replication of the same settings in plain PyTorch, five or ten seeds a cell,

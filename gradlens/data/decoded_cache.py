@@ -151,7 +151,7 @@ def _write(path: Path, save: Callable[[IO[bytes]], Any]) -> None:
         try:
             os.link(temporary, path)
         except FileExistsError:
-            pass
+            pass  # another process has written the same images meanwhile
         except OSError:  # a file system without links
             os.replace(temporary, path)
     finally:
