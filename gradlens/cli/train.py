@@ -247,9 +247,9 @@ def check(
     quiet, name = given.pop("quiet", False), known_as("method", method)
     taught = {"teacher": "a function"} if name in METHODS and METHODS[name].has_teacher else {}
     ((config,),) = configs_of([method], {**given, **taught}, RunContext())
-    rule, networks = config.rule, trial.OTHER_TASKS.get(config.task, trial.NETWORKS)
+    rule, networks = config.rule, trial.networks_of(config.task)
     with Display(quiet) as display:
-        findings = list(method_checks.run_method_checks(rule, rule.Options(**config.options), display.count("check"), tuple(networks)))
+        findings = list(method_checks.run_method_checks(rule, rule.Options(**config.options), display.count("check"), networks))
     if verbose or not any(f.failed for f in findings):
         say(f"{rule.__name__} on {', '.join(networks)}, float64:")
     say("\n".join((method_checks.result_lines if verbose else method_checks.summary_lines)(findings)))

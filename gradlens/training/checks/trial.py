@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from gradlens.gradients.backward import backward
 from gradlens.gradients.losses import cross_entropy
 from gradlens.gradients.method import Method, Update
+from gradlens.models.graph_layers import EDGES
 from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import build
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seed_global
+from gradlens.runtime.step_context import set_context
 from gradlens.tasks.registry import DEFAULT, TASKS
-from gradlens.tasks.task import Task
+from gradlens.tasks.task import Batch, Task
 from gradlens.training.build import ModelAndMethod, make_network_info
 
 NETWORKS: dict[
@@ -30,6 +32,7 @@ NETWORKS: dict[
 }
 OTHER_TASKS: dict[str, dict[str, tuple[str, ModelSpec]]] = {  # networks of other tasks
     "language": {"transformer": ("transformer", ModelSpec((5,), 10, width=8, depth=2, heads=2))},
+    "graphs": {"gcn": ("gcn", ModelSpec((7,), 10, width=6, depth=2)), "gat": ("gat", ModelSpec((7,), 10, width=3, depth=2, heads=2))},
 }
 TASK_OF = {network: task for task, networks in OTHER_TASKS.items() for network in networks}
 ALL_NETWORKS = {**NETWORKS, **{name: made for networks in OTHER_TASKS.values() for name, made in networks.items()}}
@@ -43,6 +46,20 @@ class CheckFailed(Exception):
 
 class CheckSkipped(Exception):
     """A check does not apply to a rule; the message gives the reason."""
+
+
+def networks_of(task: str) -> list[str]:
+    """Return the names of a task's small networks.
+
+    Raises:
+        InputError: it has none.
+
+    """
+    if task == DEFAULT:
+        return list(NETWORKS)
+    if task not in OTHER_TASKS:
+        raise InputError(f"gradlens check has no small network for --task {task}: set --task to {' or '.join([DEFAULT, *OTHER_TASKS])}")
+    return list(OTHER_TASKS[task])
 
 
 @dataclass(frozen=True)
@@ -90,15 +107,34 @@ class Trial:
                 module.training = other.training
 
     def batch(self, method: Method, step: int = 0) -> tuple[Tensor, Tensor]:
-        """Make the input and targets of a step, as the rule does of images and labels; of text, sequences of noise."""
+        """Make the input and targets of a step from noise, as the rule does of images and labels; set the step's context."""
         spec, noise = ALL_NETWORKS[self.network][1], torch.Generator().manual_seed(5 + step)
         if self.network in TASK_OF:
-            x, y = torch.randint(0, spec.classes, (2, IMAGES, *spec.shape), generator=noise)
-            self.task.make_known(y)
-            return x, y
+            batch = BATCHES[TASK_OF[self.network]](spec, noise)
+            self.task.make_known(batch.y)
+            set_context(batch.context)
+            return batch.x, batch.y
         images = torch.randint(0, 256, (IMAGES, *spec.shape), generator=noise, dtype=torch.uint8)
         labels = torch.randint(0, spec.classes, (IMAGES,), generator=noise)
         return method.make_inputs(images, labels, step, lambda x: x.double() / 127.5 - 1)
+
+
+def _sequences(spec: ModelSpec, noise: torch.Generator) -> Batch:
+    """Make sequences of random tokens."""
+    x, y = torch.randint(0, spec.classes, (2, IMAGES, *spec.shape), generator=noise)
+    return Batch(x, y)
+
+
+def _ring(spec: ModelSpec, noise: torch.Generator) -> Batch:
+    """Make nodes on a ring with a chord, the first one without a label."""
+    nodes = torch.arange(IMAGES)
+    there = torch.cat([torch.stack([nodes, nodes.roll(-1)]), torch.tensor([[1], [4]])], 1)
+    labels = torch.randint(0, spec.classes, (IMAGES,), generator=noise).index_fill(0, nodes[:1], -1)
+    x = torch.randn(IMAGES, *spec.shape, generator=noise, dtype=torch.float64)
+    return Batch(x, labels, {EDGES: torch.cat([there, there.flip(0)], 1)})
+
+
+BATCHES: dict[str, Callable[[ModelSpec, torch.Generator], Batch]] = {"language": _sequences, "graphs": _ring}  # of OTHER_TASKS
 
 
 def _teacher(images: Tensor) -> Tensor:
