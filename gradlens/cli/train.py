@@ -68,7 +68,7 @@ def train(
         def watch_for(config: Config) -> Any:
             if state is None or context.overwrite or not is_finished(context.path_of(config)):
                 trained_now.add(config.seed)
-            return display.watch(config.method if len(configs) == 1 else f"{config.method} seed {config.seed}", config.epochs)
+            return display.watch_run(config.method if len(configs) == 1 else f"{config.method} seed {config.seed}", config)
 
         # of several seeds some may be finished, others not begun
         try:
@@ -106,7 +106,7 @@ def _train_together(method: str | None, given: dict[str, Any], context: RunConte
         raise InputError("--seeds: several ranks share one run; `gradlens sweep` makes many")
     (config,) = configs
     with Display(quiet or not ranks.is_main) as display:
-        run = train_run(config, replace(context, ranks=ranks), display.watch(config.method, config.epochs))
+        run = train_run(config, replace(context, ranks=ranks), display.watch_run(config.method, config))
     if ranks.is_main:
         output.tables([console.results_table([run])])
         output.notice(f"run: {run.path}")
@@ -165,7 +165,7 @@ def compare_gradients(
 
         def watch_for(config: Config) -> Any:
             extra = f" seed {config.seed}" if len(request.groups[0]) > 1 else ""
-            return display.watch(config.method + extra + (f" lr {config.optimizer.lr:g}" if grid else ""), config.epochs)
+            return display.watch_run(config.method + extra + (f" lr {config.optimizer.lr:g}" if grid else ""), config)
 
         made = compare_runs(request, folder, context, watch_for, notice_reused, [] if out else known_places(folder))
     show_comparison(made, figures_to or folder / FIGURES, output, draws, rates_chosen(map(Path, paths)))

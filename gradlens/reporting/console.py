@@ -11,6 +11,7 @@ from gradlens.analysis.doctor_evidence import WRONG
 from gradlens.reporting.aggregate import FinalValue, Score, final_values, recorded_untrained, scores, truths
 from gradlens.reporting.html.notices import by_value, differences
 from gradlens.reporting.numbers import NONE, count_cell, mean_cell, short_number
+from gradlens.reporting.task_words import items_of
 from gradlens.runtime.tables import Cell, Table
 from gradlens.training.comparison import Comparison, as_runs
 from gradlens.training.metrics import ACCURACY, TRAIN
@@ -159,7 +160,7 @@ def results_table(runs: Sequence[Run]) -> Table:
     table.add_column("method")
     for name, unit in _score_columns(results):
         table.add_column(name, unit)
-    for name in ("train loss", f"{split} loss", "images/s"):
+    for name in ("train loss", f"{split} loss", f"{items_of(runs)}/s"):
         table.add_column(name)
     for score in results:
         losses = (Cell(_loss_text(loss), loss) for loss in (score.train_loss, score.test_loss))

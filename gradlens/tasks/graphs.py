@@ -68,8 +68,8 @@ class Graphs(Task):
         return Batch(examples.x, examples.y, examples.context)
 
     def blank(self, shape: Sequence[int]) -> Batch:
-        """Return one node without neighbours."""
-        return Batch(torch.zeros(1, *shape), torch.zeros(1, dtype=torch.long), {EDGES: torch.zeros(2, 0, dtype=torch.long)})
+        """Return two nodes that are neighbours: a normalisation over nodes needs more than one."""
+        return Batch(torch.zeros(2, *shape), torch.zeros(2, dtype=torch.long), {EDGES: torch.tensor([[0, 1], [1, 0]])})
 
     def count(self, y: Tensor) -> int:
         """Count the labelled nodes."""

@@ -71,7 +71,7 @@ def test_sparse_features_are_the_dense_ones(tmp_path):
         ({"y": np.array([-1, -1, 0, 1, -1, 1])}, "all labels of the train part are masked: none of its 2 nodes has a label"),
         ({"y": np.full(6, -1)}, "all labels of the train part are masked"),
         ({"y": np.array([0, -2, 0, 1, -1, 1])}, "labels go from -2 to 1; with 2 classes they are 0 to 1, -1 where unknown"),
-        ({"y": np.array([0, 1])}, "2 labels for 6 nodes"),
+        ({"y": np.array([0, 1])}, r"labels of the shape \[2\] for 6 nodes"),
         ({"classes": np.array(["one"])}, "labels go from -1 to 1; with 1 classes they are 0 to 0"),
         ({"test": np.array([0, 3])}, "node 0 is in more than one of train, validation, test"),
         ({"val": np.array([7])}, "the validation part must be numbers of nodes, 0 to 5, got node 7"),
