@@ -65,7 +65,7 @@ def data_info(name: str, data: Data) -> dict[str, Any]:
 
 def _examples(split: Split) -> int:
     """Count the examples of a part; of a graph, which is whole in every part, its labelled nodes."""
-    return int((split.y >= 0).sum()) if split.context else len(split)
+    return int((split.y >= 0).sum()) if split.context and split.y.ndim == 1 else len(split)
 
 
 def place_now(config: Config, info: Mapping[str, Any], run: Path) -> str:

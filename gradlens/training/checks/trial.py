@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.gradients.backward import backward
-from gradlens.gradients.losses import cross_entropy
+from gradlens.gradients.losses import Loss
 from gradlens.gradients.method import Method, Update
 from gradlens.models.graph_layers import EDGES
 from gradlens.models.spec import ModelSpec
@@ -33,6 +33,7 @@ NETWORKS: dict[
 OTHER_TASKS: dict[str, dict[str, tuple[str, ModelSpec]]] = {  # networks of other tasks
     "language": {"transformer": ("transformer", ModelSpec((5,), 10, width=8, depth=2, heads=2))},
     "graphs": {"gcn": ("gcn", ModelSpec((7,), 10, width=6, depth=2)), "gat": ("gat", ModelSpec((7,), 10, width=3, depth=2, heads=2))},
+    "links": {"encoder": ("gcn", ModelSpec((7,), 10, width=6, depth=2))},
 }
 TASK_OF = {network: task for task, networks in OTHER_TASKS.items() for network in networks}
 ALL_NETWORKS = {**NETWORKS, **{name: made for networks in OTHER_TASKS.values() for name, made in networks.items()}}
@@ -71,15 +72,18 @@ class Trial:
     network: str
 
     def build(
-        self, loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy, warmed_up: bool = True, dropout: bool = False
+        self, loss: Callable[[Tensor, Tensor], Tensor] | None = None, warmed_up: bool = True, dropout: bool = False
     ) -> ModelAndMethod:
         """Build a fresh network and rule; ``warmed_up``: as in the last epoch of a run, past its warm-up, its parameters off the start."""
         name, spec = ALL_NETWORKS[self.network]
         if (why := self.rule.images_only) and self.network in TASK_OF:
             raise InputError(f"it is a rule of the image task: {why}")
+        if (why := self.rule.reads_classes) and not self.task.classes_of_items:
+            raise InputError(f"it needs the class of each item: {why}")
         read = self.rule.input_shape(spec.shape, self.options)
         model = build(name, replace(spec, shape=read), seed=1).double()
-        net = make_network_info(model, read, spec.classes, loss, 3, EPOCHS, self.task)._replace(image=spec.shape, teacher=_teacher)
+        net = make_network_info(model, read, spec.classes, loss or self.loss, 3, EPOCHS, self.task)
+        net = net._replace(image=spec.shape, teacher=_teacher)
         made = ModelAndMethod(model, self.rule(net, self.options).double())
         if dropout and isinstance(model[0], nn.Sequential):
             model[0].append(nn.Dropout(0.3))
@@ -91,6 +95,11 @@ class Trial:
     def task(self) -> Task:
         """Return the task of the network."""
         return TASKS[TASK_OF.get(self.network, DEFAULT)]
+
+    @property
+    def loss(self) -> Loss:
+        """Return the task's loss."""
+        return next(iter(self.task.losses.values()))
 
     def _warm_up(self, made: ModelAndMethod) -> None:
         noise = torch.Generator().manual_seed(11)
@@ -134,7 +143,24 @@ def _ring(spec: ModelSpec, noise: torch.Generator) -> Batch:
     return Batch(x, labels, {EDGES: torch.cat([there, there.flip(0)], 1)})
 
 
-BATCHES: dict[str, Callable[[ModelSpec, torch.Generator], Batch]] = {"language": _sequences, "graphs": _ring}  # of OTHER_TASKS
+def _pairs(spec: ModelSpec, noise: torch.Generator) -> Batch:
+    """Make the same nodes, four of their edges and four other pairs."""
+    pairs = torch.tensor([[0, 1, 1], [1, 2, 1], [2, 3, 1], [1, 4, 1], [0, 3, 0], [2, 5, 0], [0, 2, 0], [1, 5, 0]])
+    return _ring(spec, noise)._replace(y=pairs)
+
+
+BATCHES: dict[str, Callable[[ModelSpec, torch.Generator], Batch]] = {  # of OTHER_TASKS
+    "language": _sequences,
+    "graphs": _ring,
+    "links": _pairs,
+}
+
+
+def other_labels(y: Tensor, task: Task) -> Tensor:
+    """Return other targets of the same items: the next class; of pairs whether they are linked, turned round."""
+    other = torch.where(y < 0, y, (y + 1) % 10) if task.classes_of_items else torch.cat([y[:, :2], 1 - y[:, 2:]], 1)
+    task.make_known(other)
+    return other
 
 
 def _teacher(images: Tensor) -> Tensor:
