@@ -152,7 +152,7 @@ def other_pairs(edges: Tensor, nodes: int, number: int, rng: torch.Generator) ->
         [number, 2] on the CPU, the lower node first.
 
     """
-    known, found, have = _codes(edges.cpu(), nodes).unique(), list[Tensor](), 0
+    known, found, have = _codes(edges.cpu(), nodes), list[Tensor](), 0
     while have < number:
         drawn = torch.randint(nodes, (2 * (number - have) + 8, 2), generator=rng)
         drawn = drawn[drawn[:, 0] != drawn[:, 1]].sort(1).values
@@ -186,8 +186,8 @@ def divided(edges: Tensor, nodes: int, shares: tuple[float, float], seed: int, w
     if nodes * (nodes - 1) // 2 < 2 * len(edges):
         raise InputError(f"{where} links {len(edges)} of its {nodes * (nodes - 1) // 2} pairs of nodes: fewer than half may be linked")
     order = torch.randperm(len(edges), generator=generator(seed, "link parts"))
-    none = other_pairs(edges, nodes, sum(counts), generator(seed, "link parts", "none"))
-    parts, others = edges[order].split([left, *counts]), none.split(counts)
+    none = other_pairs(edges, nodes, sum(counts), generator(seed, "unlinked pairs"))
+    parts, others = edges[order].tensor_split([left, left + counts[0]]), none.tensor_split([counts[0]])
     held = (torch.cat([F.pad(part, (0, 1), value=1), F.pad(other, (0, 1))]) for part, other in zip(parts[1:], others, strict=True))
     return (F.pad(parts[0], (0, 1), value=1), *held)  # type: ignore[return-value]
 
