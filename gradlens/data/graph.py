@@ -55,7 +55,9 @@ class Graph:
             raise InputError(f"{where}: labels go from {int(self.labels.min())} to {most}; {wanted}")
         taken = torch.cat([*self.parts.values()])
         if len(twice := taken[torch.bincount(taken, minlength=nodes)[taken] > 1]):
-            raise InputError(f"{where}: node {int(twice[0])} is in more than one of {', '.join(PARTS)}; each node may be in one")
+            raise InputError(
+                f"{where}: node {int(twice[0])} stands more than once in {', '.join(PARTS)}; each node may be in one of them, once"
+            )
 
     def _part(self, where: str, part: str, chosen: Tensor) -> Tensor:
         """Return the labelled nodes among those chosen for a part."""

@@ -65,7 +65,7 @@ def normalised(spec):
 @pytest.mark.parametrize(
     ("task", "name", "words"),
     [
-        ("language", "pooled", r"its top gives 18 for each sequence of 8 tokens; wanted 8x18, one number a class"),
+        ("language", "pooled", r"its top gives 13 for each sequence of 8 tokens; wanted 8x13, one number a class"),
         ("language", "of_images", "its network does not take sequences of 8: RuntimeError"),
         ("graphs", "narrow", "its top gives 3 for each node; wanted 2, one number a class"),
         ("graphs", "of_images", "its network does not take nodes of 34: RuntimeError"),
