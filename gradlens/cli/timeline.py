@@ -59,7 +59,7 @@ def timeline(
         raise InputError(f"--micro-batches {micro_batches} with --task {configs[0].task}: {task.not_data_parallel}; leave it out")
     must_be_writable(out)
     shape, classes, data = to_measure(configs[0], context)
-    size = len(data.train) if task.one_batch and data is not None else configs[0].batch_size
+    size = len(data.train.x) if task.one_batch and data is not None else configs[0].batch_size
     parts = micro_batches or (1 if task.one_batch else 4)
     if parts > size:
         raise InputError(f"--micro-batches {parts}: a batch has {size} {task.example}s")

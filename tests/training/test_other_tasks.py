@@ -18,8 +18,13 @@ TEXT = "the cat sat on the mat, the rat ran at the cat; " * 12
 OF_TASK = {
     "language": "--data text.txt --set language.length=8 --width 8 --depth 2 --batch-size 16 --epochs 2 --record-every 1",
     "graphs": "--data karate --depth 2 --epochs 2 --record-every 1",
+    "links": "--data karate --depth 2 --epochs 2 --record-every 1",
 }
-UPDATE = {"language": "--data text.txt --set language.length=8 --width 8 --depth 2 --batch-size 16", "graphs": "--data karate --depth 2"}
+UPDATE = {
+    "language": "--data text.txt --set language.length=8 --width 8 --depth 2 --batch-size 16",
+    "graphs": "--data karate --depth 2",
+    "links": "--data karate --depth 2",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +129,7 @@ NO_MEANING = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["language", "graphs"])
+@pytest.mark.parametrize("task", ["language", "graphs", "links"])
 def test_every_command_works_on_every_task_or_says_in_one_sentence_why_not(task, program):
     flags, update = ["--task", task, *OF_TASK[task].split()], ["--task", task, *UPDATE[task].split()]
     items, examples = f"{TASKS[task].item}s", f"{TASKS[task].example}s"
