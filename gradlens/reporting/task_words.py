@@ -10,11 +10,16 @@ from gradlens.training.run_directory import Run
 
 def items_of(runs: Iterable[Run]) -> str:
     """Return the name of the items of runs, which losses are means over: "tokens"; of several tasks "items"."""
-    return f"{item_of(runs)}s"
+    return f"{_item(runs)}s"
 
 
-def item_of(runs: Iterable[Run]) -> str:
-    """Return the name of one of them."""
+def an_item(runs: Iterable[Run]) -> str:
+    """Return the name of one of them, with its article: "an image"."""
+    item = _item(runs)
+    return f"a{'n' * (item[0] in 'aeiou')} {item}"
+
+
+def _item(runs: Iterable[Run]) -> str:
     names = {TASKS[run.config.task].item for run in runs}
     return names.pop() if len(names) == 1 else "item"
 

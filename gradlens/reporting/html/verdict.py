@@ -16,7 +16,7 @@ from gradlens.reporting.html.standings import MethodSummary, below_top, chance_l
 from gradlens.reporting.html.wording import listed
 from gradlens.reporting.numbers import number_text, short_number, with_thousands
 from gradlens.reporting.statistics import LEVEL, interval
-from gradlens.reporting.task_words import example_of, item_of
+from gradlens.reporting.task_words import an_item, example_of
 from gradlens.runtime.terminal import shell_word
 
 SAME_TO = 0.995  # cosines from here on are written 1.00
@@ -96,7 +96,7 @@ def _pace(s: MethodSummary) -> str:
     if not math.isfinite(ratio.mean):
         return f"time not comparable with {s.against.label}'s" if any(run.timing for run in s.runs) else ""
     if s.against.times_differ:
-        return f"{short_number(ratio.mean, 1 if ratio.mean >= 0.95 else 2)} × {s.against.label}'s time per {item_of(s.runs)}"
+        return f"{short_number(ratio.mean, 1 if ratio.mean >= 0.95 else 2)} × {s.against.label}'s time {an_item(s.runs)}"
     varied = f": its epochs vary by {100 * s.pace_varies:.0f} %" if s.pace_varies >= UNSTEADY else ""
     return f"time not distinguishable from {s.against.label}'s{varied}"
 
