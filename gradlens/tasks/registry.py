@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gradlens.tasks.clicks import Clicks
 from gradlens.tasks.graphs import Graphs
 from gradlens.tasks.images import Images
 from gradlens.tasks.language import Language
@@ -11,5 +12,6 @@ TASKS: dict[str, Task] = {
     "images": Images(),
     "graphs": Graphs(),
     "language": Language(),
+    "clicks": Clicks(),
 }
 DEFAULT = "images"

@@ -18,6 +18,7 @@ from gradlens.gradients.losses import slope
 from gradlens.gradients.method import FeedbackPair, Method, Signal, Step, top_signal
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.feedback.weight_replacement import Switched
+from gradlens.models.click_layers import FieldVectors
 from gradlens.models.feedback_point import exact_features, feedback_points
 from gradlens.models.graph_layers import current_adjacency
 from gradlens.models.resnet import Residual
@@ -43,6 +44,11 @@ class DFAOptions(BaseModel, frozen=True, extra="forbid"):
     feedback: Literal["own", "propagated"] = Field(
         "own",
         description="on graphs, what a node gets: its own error, or those up to k edges away too, with k the number of later blocks",
+        json_schema_extra={"since": "0.2.0"},
+    )
+    embedding: Literal["feedback", "fixed"] = Field(
+        "feedback",
+        description="what trains the vectors of ids: feedback at the embedding's end, or nothing",
         json_schema_extra={"since": "0.2.0"},
     )
     error: Literal["logits", "features"] = Field(
@@ -86,7 +92,7 @@ class DFA(Switched, Method):
     delta_k = B_k e + (delta_{k+1} pulled back through act and shortcut alone). ``points=inside``: places inside blocks get B e too, each
     with its own B, and what the network computes between two places is trained by backprop. ``error=features``: e = dL/dh at
     the input of the output block, which alone has the true gradient then. What the output block reads itself of a block's features
-    (``exact_from``) keeps its true gradient. ``feedback=propagated``, on graphs:
+    (``exact_from``) keeps its true gradient. ``embedding=fixed``: vectors of ids are not trained. ``feedback=propagated``, on graphs:
     delta_k = Â^(K−k) e B_k with Â = D^-½ (A + I) D^-½, after Zhao et al. 2024 (arXiv 2406.02040), without their pseudo-errors.
     """
 
@@ -105,6 +111,7 @@ class DFA(Switched, Method):
         super().__init__(net, options)
         if options.skip == "exact" and not any(isinstance(block, Residual) for block in net.blocks):
             raise InputError("dfa: skip=exact needs residual blocks, and this network has none; set skip=blocked or take resnet18")
+        self.fixed = _fixed_vectors(net) if options.embedding == "fixed" else None
         if options.feedback == "propagated" and not isinstance(net.items, Graphs):
             raise InputError("dfa: feedback=propagated sends errors along the edges of a graph: set feedback=own, or --task graphs")
         self.names = [net.name(k) for k in range(self.num_blocks)]
@@ -196,7 +203,10 @@ class DFA(Switched, Method):
         for _ in range(self.num_blocks - 1 - k if self.options.feedback == "propagated" else 0):
             e = current_adjacency(len(e)).normalized @ e
         if k in self.exact:
-            return Signal(torch.cat([e.to(p.h.dtype) @ self.matrix(k).to(p.h.dtype), received[0][:, self.sizes[k] :]], 1))
+            fed = (e.to(p.h.dtype) @ self.matrix(k)).to(p.h.dtype) * (k != self.fixed)
+            return Signal(torch.cat([fed, received[0][:, self.sizes[k] :]], 1))
+        if k == self.fixed:
+            return Signal(None)
         delta = broadcast(e, self.matrix(k), p.h)
         for message in received if self.options.skip == "exact" else ():
             delta = delta + message
@@ -220,6 +230,18 @@ class DFA(Switched, Method):
             mean = torch.stack(rows)[:, : self.sizes[k]]
             if mean.numel():
                 yield FeedbackPair(self.names[k], "feedback_jacobian", self.matrix(k), mean, f"batch-mean Jacobian of the {what}")
+
+
+def _fixed_vectors(net: NetworkInfo) -> int:
+    """Return the block whose vectors of ids are not trained."""
+    k = next((k for k, block in enumerate(net.blocks) if isinstance(block, FieldVectors)), None)
+    if k is None:
+        raise InputError("dfa: embedding=fixed needs a network with vectors of ids, as deep-cross has: set embedding=feedback")
+    if exact_features(net.blocks).get(k) == 0:
+        raise InputError(
+            "dfa: embedding=fixed: this network's output block trains the vectors itself, without feedback; set embedding=feedback"
+        )
+    return k
 
 
 def _refuse_reading_twice(net: NetworkInfo) -> None:
