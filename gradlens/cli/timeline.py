@@ -26,8 +26,7 @@ def timeline(
     ] = 3,
     batches: Annotated[int, typer.Option("--batches", min=1, help="simulated batches, with filling and draining of the pipeline")] = 32,
     micro_batches: Annotated[
-        int | None,
-        typer.Option("--micro-batches", min=1, help="micro-batches of a batch in backprop's pipelines (default 4, graphs: 1)"),
+        int | None, typer.Option("--micro-batches", min=1, help="of a batch in bp's pipelines (4; of a graph 1)")
     ] = None,
     link: Annotated[float, typer.Option("--link", help="GB/s between two workers; the default is 10 Gbit Ethernet")] = 1.25,
     latency: Annotated[float, typer.Option("--latency", min=0, help="latency of one message in us")] = 50.0,
@@ -70,8 +69,7 @@ def timeline(
         points = simulation.throughput_curves(found, wire, batches, parts, sorted({*simulation.WORKERS, workers}))
         seconds = simulation.first_batches(found)
         bars = simulation.pictured(found, workers, wire, parts, seconds)
-    chosen = [point for point in points if point.workers == workers]
-    output, formats = Output(form), figure_formats(figure_format)
+    chosen, output, formats = [p for p in points if p.workers == workers], Output(form), figure_formats(figure_format)
     output.tables([timeline_pictures.timeline_table(chosen, wire, size, examples)])
     output.notice("\n".join(timeline_pictures.unused_workers_text(chosen)))
     title = f"{configs_title(configs)} · batches of {size} {examples}"
