@@ -13,6 +13,7 @@ from tiny_runs import learned, same_state, signal_at
 from gradlens.gradients.alignment import cosine
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.diagnostics import sparse_rows
+from gradlens.gradients.rows import REACHED, step_rows
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.graph_layers import EDGES, current_adjacency
@@ -142,6 +143,31 @@ def test_feedback_of_its_own_reaches_the_labelled_nodes_and_propagated_feedback_
         torch.testing.assert_close(theirs.updates[k].grad.delta, torch.matrix_power(a, 2 - k) @ e @ b, rtol=1e-12, atol=1e-15)
         assert torch.equal(mine.updates[k].grad.delta.ne(0).any(1), labelled)
         assert torch.equal(theirs.updates[k].grad.delta.ne(0).any(1), truth.grads[k].delta.ne(0).any(1))  # as far as backprop
+
+
+def counted(signal):
+    """The share of nodes with a signal, one entry after another."""
+    return sum(any(entry != 0.0 for entry in row) for row in signal.tolist()) / len(signal)
+
+
+@pytest.mark.parametrize("rule", ["bp", "dfa"])
+def test_the_share_of_nodes_reached_is_no_share_of_entries(rule):
+    """Dropout at a block's input leaves entries of the signal below zero, in nodes that are reached all the same."""
+    state = state_of(config_of(rule, "gat", data="blocks", depth=1, dropout=0.6))
+    method = state.network.method
+    with state.batches.sharded(0):
+        step = a_step(state)
+        truth = true_gradients(method, step)
+        rows = step_rows(0, state.network.block_names(), method, step, truth)
+    found = {row.quantity: row.value for row in rows if (row.layer, row.kind) == ("block1", "activation")}
+    used, true = step.updates[0].grad.delta, truth.grads[0].delta
+    assert found["reached"] == counted(used)
+    assert found["true_reached"] == counted(true)
+    labelled = int((step.y >= 0).sum()) / len(step.y)
+    assert (found["reached"] > labelled) == (rule == "bp")
+    assert found["reached"] >= labelled
+    assert found["true_reached"] > 1 - found["true_zeros"] + 0.2
+    assert not any(row.quantity in REACHED for row in rows if row.kind != "activation")
 
 
 def test_propagated_feedback_needs_a_graph():
