@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from made_runs import made
 from tiny_runs import learned, same_state, signal_at
 
 from gradlens.gradients.alignment import cosine
@@ -18,6 +19,8 @@ from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.graph_layers import EDGES, current_adjacency
 from gradlens.models.graph_networks import GRAPH_NETWORKS
+from gradlens.reporting.console import comparison_tables
+from gradlens.reporting.reached import reached_table
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.runtime.rng import generator, key, seed_global
 from gradlens.runtime.step_context import step_context
@@ -335,6 +338,20 @@ def test_accuracies_are_of_the_parts_nodes(tmp_path):
     assert load_run(run.path).info["images"] == {"train": 34, "test": 34}
 
 
+def test_the_share_of_nodes_reached_is_tabulated_beside_that_of_backprop(tmp_path):
+    runs = [train_run(config_of(rule, depth=1, epochs=1, diagnose_every=0), RunContext(out=tmp_path)) for rule in ("bp", "dfa")]
+    table = comparison_tables(runs)[-1]
+    assert [column.heading for column in table.columns] == [
+        "method", "block1 (%)", "block1 by backprop (%)", "top (%)", "top by backprop (%)",
+    ]  # fmt: skip
+    for row, run in zip(table.rows, runs, strict=True):
+        found = {(r.layer, r.quantity): 100 * r.value for r in run.gradients if r.quantity in REACHED}
+        assert [cell.value for cell in row[1:]] == [found[block, q] for block in ("block1", "top") for q in REACHED]
+    bp, dfa = ([cell.value for cell in row[1:]] for row in table.rows)
+    assert bp[0] == bp[1] == dfa[1] > dfa[0] == pytest.approx(100 * 4 / 34)
+    assert reached_table([made()]) is None  # a run of images
+
+
 def test_a_wrong_graph_is_refused_in_one_sentence(tmp_path, program):
     content = {
         "features": np.eye(4, dtype=np.float32),
@@ -372,6 +389,9 @@ def test_commands_work_on_graphs(command, tmp_path, program):
     }[command]
     status, out, err = program(*arguments)
     assert status in ((0, 1) if command == "doctor" else (0,)), out + err
+    shown = {"compare": out, "show": out, "report": (tmp_path / "report.html").read_text() if command == "report" else ""}
+    if command in shown:
+        assert "odes that have an error signal at the output of each block" in " ".join(shown[command].split())
 
 
 def test_the_direction_of_a_gradient_does_not_depend_on_the_order_of_nodes():
