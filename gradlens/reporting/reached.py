@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gradlens.reporting.aggregate import FinalValue, final_values
 from gradlens.reporting.numbers import NONE, mean_cell
+from gradlens.reporting.task_words import example_of
 from gradlens.runtime.tables import Table
 from gradlens.tasks.registry import TASKS
 
@@ -32,8 +33,7 @@ def reached_values(runs: Sequence[Run]) -> dict[tuple[str, str, str], FinalValue
 
 def reached_title(runs: Sequence[Run]) -> str:
     """Say what is tabulated of runs of one task or of several."""
-    rows = " or ".join(dict.fromkeys(f"{TASKS[run.config.task].example}s" for run in runs if TASKS[run.config.task].records_reached))
-    return f"{rows} that have an error signal at the output of each block, and how many backprop reaches (%)"
+    return f"{example_of(run for run in runs if TASKS[run.config.task].records_reached)}s that have an error signal at the output of each block, and how many backprop reaches (%)"
 
 
 def reached_columns(blocks: Sequence[str]) -> list[tuple[str, str, str]]:
