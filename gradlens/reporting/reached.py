@@ -33,7 +33,8 @@ def reached_values(runs: Sequence[Run]) -> dict[tuple[str, str, str], FinalValue
 
 def reached_title(runs: Sequence[Run]) -> str:
     """Say what is tabulated of runs of one task or of several."""
-    return f"{example_of(run for run in runs if TASKS[run.config.task].records_reached)}s that have an error signal at the output of each block, and how many backprop reaches (%)"
+    rows = example_of(run for run in runs if TASKS[run.config.task].records_reached)
+    return f"{rows}s that have an error signal at the output of each block, and how many backprop reaches (%)"
 
 
 def reached_columns(blocks: Sequence[str]) -> list[tuple[str, str, str]]:
