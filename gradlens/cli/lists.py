@@ -147,6 +147,8 @@ ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
         ('true_zeros', "share of t's entries that are exactly zero", 'in training'),
         ('projection', '<g, t> / |t|²: the step along t, 1 for t itself, 0 for nothing', 'by measure'),
         ('relative_error', '|g - t| / |t|', 'by measure'),
+        ('reached', "share of rows, such as nodes, for which g at a block's output has an entry that is not zero: those with an error signal", 'in training, --task graphs, --task links'),
+        ('true_reached', 'the same share of t: the rows that backpropagation reaches', 'in training, --task graphs, --task links'),
         ('null_cosine', "cosine with the true gradient if the rows of the rule's delta are permuted over images: chance level on this batch", 'in training, sparsely'),
         ('corrected_cosine', 'cos(rule on half A, truth on half B) / cos(truth on A, truth on B), both ways, each half its own passes', 'in training, sparsely'),
         ('across_halves', 'cos(rule on half A, truth on half B), the mean of both ways: the numerator of corrected_cosine', 'in training, sparsely'),

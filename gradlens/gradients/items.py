@@ -29,10 +29,13 @@ class Items:
         per_item: False: an item is a row, its features at a block are all of the row [*out]. True: the features of an item are the *last*
             dimension of a block's output, [N, *, D], and all dimensions before it count items; heads, synthesisers and feedback matrices
             act on that dimension.
+        records_reached: True: rows may have no error signal (nodes without a label), and the share that has one is recorded
+            (``gradients.rows.REACHED``).
 
     """
 
     per_item: ClassVar[bool] = False
+    records_reached: ClassVar[bool] = False
 
     def count(self, y: Tensor) -> int:
         """Count the items of targets.
