@@ -16,12 +16,12 @@ RULES_READ = {'inpaint': ('context-encoder', 'context-encoder-local')}
 
 DIGESTS = {  # of the files that say so; where one has changed since, a name is not refused before torch is imported
     'methods/__init__.py': '240a8b5d0786',
-    'models/zoo.py': '7f441b909503',
+    'models/zoo.py': 'b3d8094cf2a6',
     'data/datasets.py': '1d7f2796096e',
     'tasks/registry.py': '746d86aa0f63',
     'gradients/alignment.py': '2b84b662ba12',
     'gradients/diagnostics.py': 'c2c30707a8e1',
-    'training/config.py': '6c4b67e4d6f7',
+    'training/config.py': 'f04e12a99ce0',
     'training/setting_groups.py': '62f0e1e739ca',
     'models/spec.py': 'a10c07ddd770',
     'gradients/losses.py': 'cff5bcf5b62c',

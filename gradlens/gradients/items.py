@@ -29,10 +29,12 @@ class Items:
         per_item: False: an item is a row, its features at a block are all of the row [*out]. True: the features of an item are the *last*
             dimension of a block's output, [N, *, D], and all dimensions before it count items; heads, synthesisers and feedback matrices
             act on that dimension.
+        has_edges: True: rows are nodes, and the batch's context has the edges between them.
 
     """
 
     per_item: ClassVar[bool] = False
+    has_edges: ClassVar[bool] = False
 
     def count(self, y: Tensor) -> int:
         """Count the items of targets.

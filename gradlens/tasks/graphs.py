@@ -40,6 +40,7 @@ class Graphs(Task):
     item, example = "labelled node", "node"
     reads = "nodes"
     defaults = USUAL
+    has_edges = True
     one_batch = True
     not_data_parallel = "a graph is one batch, and every node reads its neighbours"
 

@@ -150,7 +150,9 @@ class Config(Settings, frozen=True):
         """Check rule, network and settings for the task, and resolve its options."""
         task = TASKS[self.task]
         if (why := rule.images_only) and self.task != DEFAULT:
-            raise InputError(f"{self.method} is a rule of the image task and cannot be used with --task {self.task}: {why}")
+            raise InputError(
+                f"{self.method} is a rule of the image task and cannot be used with --task {self.task}: {task.with_items(why)}"
+            )
         reads = INPUTS.get(self.model.name, INPUT)
         if "model" not in self.own and reads != task.reads:
             fit = [name for name in MODELS if INPUTS.get(name, INPUT) == task.reads]

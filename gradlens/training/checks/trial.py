@@ -59,7 +59,7 @@ class Trial:
         """Build a fresh network and rule; ``warmed_up``: as in the last epoch of a run, past its warm-up, its parameters off the start."""
         name, spec = ALL_NETWORKS[self.network]
         if (why := self.rule.images_only) and self.network in TASK_OF:
-            raise InputError(f"it is a rule of the image task: {why}")
+            raise InputError(f"it is a rule of the image task: {self.task.with_items(why)}")
         read = self.rule.input_shape(spec.shape, self.options)
         model = build(name, replace(spec, shape=read), seed=1).double()
         net = make_network_info(model, read, spec.classes, loss, 3, EPOCHS, self.task)._replace(image=spec.shape, teacher=_teacher)
