@@ -33,12 +33,15 @@ class Graph:
         self, where: str, features: Tensor, edges: Tensor, labels: Tensor, parts: dict[str, Tensor], classes: tuple[str, ...] | None = None
     ) -> None:
         nodes = len(features)
-        if features.ndim != 2 or not features.numel() or not features.isfinite().all():
-            raise InputError(f"{where}: features must be finite numbers [nodes, features], got the shape {list(features.shape)}")
+        if features.ndim != 2 or not features.numel():
+            raise InputError(f"{where}: features must be numbers [nodes, features], got the shape {list(features.shape)}")
+        if len(strange := (~features.isfinite()).nonzero()):
+            node, column = strange[0].tolist()
+            raise InputError(f"{where}: feature {column} of node {node} is {features[node, column]:g}; features must be finite numbers")
         if edges.ndim != 2 or edges.shape[1] != 2:
             raise InputError(f"{where}: edges must be pairs of nodes [E, 2], got the shape {list(edges.shape)}")
         if labels.shape != (nodes,):
-            raise InputError(f"{where}: {len(labels)} labels for {nodes} nodes; wanted one for each, -1 where it is unknown")
+            raise InputError(f"{where}: labels of the shape {list(labels.shape)} for {nodes} nodes; wanted one for each, -1 where unknown")
         if wrong := _outside(edges, nodes):
             raise InputError(f"{where}: an edge leads to node {wrong[0]}, which does not exist; nodes are 0 to {nodes - 1}")
         self.features = features.float() / features.float().abs().sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
@@ -52,7 +55,9 @@ class Graph:
             raise InputError(f"{where}: labels go from {int(self.labels.min())} to {most}; {wanted}")
         taken = torch.cat([*self.parts.values()])
         if len(twice := taken[torch.bincount(taken, minlength=nodes)[taken] > 1]):
-            raise InputError(f"{where}: node {int(twice[0])} is in more than one of {', '.join(PARTS)}; each node may be in one")
+            raise InputError(
+                f"{where}: node {int(twice[0])} stands more than once in {', '.join(PARTS)}; each node may be in one of them, once"
+            )
 
     def _part(self, where: str, part: str, chosen: Tensor) -> Tensor:
         """Return the labelled nodes among those chosen for a part."""

@@ -73,9 +73,10 @@ class Method(RefusesOldNames, Locking, Recorded, ABC):
         has_windows: True: a block waits for the later blocks of its loss's window only, not for all.
         plain_local_loss: True: each local loss is the network's own loss, of a head that classifies.
         has_feedback: True: errors are propagated by the rule's own matrices, which :meth:`feedback_pairs` compares.
+        reads_classes: what it does with the class of each item, beside the loss, a clause; "": nothing.
         images_only: why the rule is of the image task only, a clause ("it compares two views of an image"; ``{items}``
             stands for the items of the task that it is refused on); "": it is of any task.
-        needs: what the rule, or a value of an option, needs of a network; ``gradlens list tasks`` prints what is lacking, building refuses it.
+        needs: what the rule, or a value of an option, needs of a network; building refuses one that lacks it.
         inpaints: True: images are corrupted, and :meth:`made` returns the network's reconstruction.
         method_quantities: name -> meaning of the numbers that :meth:`quantities` returns.
         replay_size, replay_reads: with "replay_buffer": batches stored before each block, and how often one is used at most.
@@ -124,6 +125,7 @@ class Method(RefusesOldNames, Locking, Recorded, ABC):
     plain_local_loss: ClassVar[bool] = False
     has_feedback: ClassVar[bool] = False
     images_only: ClassVar[str] = ""
+    reads_classes: ClassVar[str] = ""
     needs: ClassVar[Sequence[Need]] = ()
     inpaints: ClassVar[bool] = False
     method_quantities: ClassVar[Mapping[str, str]] = {}

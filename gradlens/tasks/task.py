@@ -65,6 +65,8 @@ class Task(Items, ABC):
         shows: what :meth:`sample` shows, sentences of the page; "": there are no samples.
         one_batch: True: an epoch is one batch of all examples, and ``--batch-size`` does not apply (a graph).
         not_data_parallel: why a batch cannot be divided over ranks, a clause; "": it can.
+        settings_of_networks: whether the settings that a rule has for a network (``Method.defaults_on``) were found in this task.
+        classes_of_items: whether y holds the class of each item; rules that read it (``Method.reads_classes``) are refused where not.
 
     """
 
@@ -82,6 +84,8 @@ class Task(Items, ABC):
     shows: ClassVar[str] = ""
     one_batch: ClassVar[bool] = False
     not_data_parallel: ClassVar[str] = ""
+    settings_of_networks: ClassVar[bool] = True
+    classes_of_items: ClassVar[bool] = True
 
     # ------------------------------------------------------------------------------------------------ what every task defines
 
