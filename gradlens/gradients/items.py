@@ -31,11 +31,13 @@ class Items:
             act on that dimension.
         records_reached: True: rows may have no error signal (nodes without a label), and the share that has one is recorded
             (``gradients.rows.REACHED``).
+        has_edges: True: rows are nodes, and the batch's context has the edges between them.
 
     """
 
     per_item: ClassVar[bool] = False
     records_reached: ClassVar[bool] = False
+    has_edges: ClassVar[bool] = False
 
     def count(self, y: Tensor) -> int:
         """Count the items of targets.
