@@ -71,14 +71,21 @@ def test_sparse_features_are_the_dense_ones(tmp_path):
         ({"y": np.array([-1, -1, 0, 1, -1, 1])}, "all labels of the train part are masked: none of its 2 nodes has a label"),
         ({"y": np.full(6, -1)}, "all labels of the train part are masked"),
         ({"y": np.array([0, -2, 0, 1, -1, 1])}, "labels go from -2 to 1; with 2 classes they are 0 to 1, -1 where unknown"),
-        ({"y": np.array([0, 1])}, "2 labels for 6 nodes"),
+        ({"y": np.array([0, 1])}, r"labels of the shape \[2\] for 6 nodes"),
+        ({"y": np.int64(3)}, r"labels of the shape \[\] for 6 nodes"),
+        (
+            {"y": np.array([0, 1, 0, 1, -1, 10**9])},
+            "a label is 1000000000, and 6 nodes have 6 classes at most: number them from 0, -1 where",
+        ),
+        ({"train": np.array([0, 0, 1])}, "node 0 is in the train part more than once; name each node once"),
+        ({"features": np.float32(3)}, r"features must be numbers \[nodes, features\], got the shape \[\]"),
         ({"classes": np.array(["one"])}, "labels go from -1 to 1; with 1 classes they are 0 to 0"),
         ({"test": np.array([0, 3])}, "node 0 is in more than one of train, validation, test"),
         ({"val": np.array([7])}, "the validation part must be numbers of nodes, 0 to 5, got node 7"),
         ({"test": None}, "lacks the array test"),
         ({"features": None}, "lacks the array features, or indptr, indices, shape of a sparse matrix by rows"),
-        ({"features": ROWS[:, 0]}, r"features must be finite numbers \[nodes, features\]"),
-        ({"features": np.full((6, 3), np.nan)}, "features must be finite numbers"),
+        ({"features": ROWS[:, 0]}, r"features must be numbers \[nodes, features\]"),
+        ({"features": np.full((6, 3), np.nan)}, "feature 0 of node 0 is nan; features must be finite numbers"),
         (
             {"features": None, "indptr": np.array([0, 9]), "indices": np.array([9]), "shape": np.array([1, 3])},
             "indptr, indices and shape are no sparse matrix by rows",
@@ -163,6 +170,42 @@ def test_a_graph_of_torch_geometric_is_that_of_a_file(tmp_path):
     assert graph.fingerprint == read(tmp_path, y=np.array([0, 1, 0, 1, 0, 1]), val=np.array([2])).fingerprint
     with pytest.raises(InputError, match="geometric:X has no val_mask: a graph for node classification has x, edge_index, y, train_mask"):
         from_geometric("geometric:X", planetoid_like(val_mask=None))
+
+
+@pytest.mark.parametrize(
+    ("y", "got"),
+    [
+        (torch.tensor([[0, 1, 0]] * 6), r"int64 \[6, 3\]"),
+        (torch.tensor([0.5, 1, 0, 1, 0, 1]), r"float32 \[6\]"),
+        (torch.tensor(1), r"int64 \[\]"),
+        (torch.ones(6, dtype=torch.bool), r"bool \[6\]"),
+    ],
+)
+def test_targets_of_torch_geometric_that_are_no_classes(y, got):
+    with pytest.raises(InputError, match=rf"geometric:X: y must be one class a node, whole numbers \[6\] or \[6, 1\], got {got}"):
+        from_geometric("geometric:X", planetoid_like(y=y))
+
+
+def test_what_is_not_read_of_torch_geometric_is_named(capsys):
+    plain = from_geometric("geometric:X", planetoid_like())
+    more = from_geometric("geometric:X", planetoid_like(y=torch.tensor([[0], [1], [0], [1], [0], [1]]), edge_attr=torch.ones(6, 2)))
+    assert torch.equal(plain.labels, more.labels)
+    assert "geometric:X: edge_attr [6, 2] is not used: all edges count alike" in capsys.readouterr().err
+
+
+def test_a_set_of_several_graphs(tmp_path, monkeypatch):
+    sets = SimpleNamespace(__all__=["Many", "One"], Many=lambda: [planetoid_like()] * 3, One=lambda: [planetoid_like()])
+    monkeypatch.setitem(sys.modules, "torch_geometric", SimpleNamespace(datasets=sets))
+    monkeypatch.setitem(sys.modules, "torch_geometric.datasets", sets)
+    assert load_graph("geometric:One", tmp_path).nodes == 6
+    with pytest.raises(InputError, match="geometric:Many holds 3 graphs: nodes are classified on one; set --data to a set of one graph"):
+        load_graph("geometric:Many", tmp_path)
+
+
+def test_features_whose_sum_is_no_float32(tmp_path):
+    rows = ROWS.copy()
+    rows[0] = 2e38, 1e38, 2e38
+    torch.testing.assert_close(read(tmp_path, features=rows).features[0], torch.tensor([0.4, 0.2, 0.4]))
 
 
 def test_torch_geometric_is_needed_for_its_sets_only(tmp_path, monkeypatch):
