@@ -61,6 +61,7 @@ STUDIES: dict[str, Study] = {
     "local_updates_language": Study("local_updates_language", 18, 5),
     "certificates": Study("certificates", 15, 7),
     "dfa_graphs": Study("dfa_graphs", 40, 10),
+    "graph_autoencoder": Study("graph_autoencoder", 10, 5),
 }
 
 SCALES = (
@@ -244,6 +245,8 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
             "five seeds on characters of a text: `analyses.dfa_transformer`, 13 core-minutes",
             of_field=True,
         ),
+        Sentence("dfa-links", "A graph autoencoder learns by DFA, as well as by back-prop", of_field=True),
+        Sentence("dfa-links-shallow", "... and far better than its last layer alone", of_field=True),
         Sentence("dfa-graphs-propagated", "On graphs feedback along the edges is no worse than a node's own", of_field=True),
     ),
     "Textbooks of learning theory": (

@@ -170,7 +170,8 @@ def _tasks() -> list[tuple[str, ...]]:
             rows.append(("", f"not with --parallel data: {task.not_data_parallel}"))
         options = task.Options.model_fields
         rows += [("", f"--set {name}.{option}: {field.description} (default {field.default})") for option, field in options.items()]
-        without = {} if name == DEFAULT else {key: rule.images_only for key, rule in METHODS.items() if rule.images_only}
+        whys = {key: rule.images_only or ("" if task.classes_of_items else rule.reads_classes) for key, rule in METHODS.items()}
+        without = {} if name == DEFAULT else {key: why for key, why in whys.items() if why}
         fitting = [key for key in METHODS if key not in without]
         rows.append(("", f"methods: {'all' if not without else ', '.join(fitting)}"))
         reasons = dict.fromkeys(without.values())

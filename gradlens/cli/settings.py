@@ -18,10 +18,10 @@ DIGESTS = {  # of the files that say so; where one has changed since, a name is 
     'methods/__init__.py': '240a8b5d0786',
     'models/zoo.py': '7f441b909503',
     'data/datasets.py': '1d7f2796096e',
-    'tasks/registry.py': '746d86aa0f63',
+    'tasks/registry.py': '744bc8c8a998',
     'gradients/alignment.py': '2b84b662ba12',
     'gradients/diagnostics.py': 'c2c30707a8e1',
-    'training/config.py': '6c4b67e4d6f7',
+    'training/config.py': '4d1e516e030b',
     'training/setting_groups.py': '62f0e1e739ca',
     'models/spec.py': 'a10c07ddd770',
     'gradients/losses.py': 'cff5bcf5b62c',
@@ -29,7 +29,7 @@ DIGESTS = {  # of the files that say so; where one has changed since, a name is 
 }
 
 SETTINGS = (
-    Flag('task', str, 'what is learned: images, graphs, language (default images)', 'Training', choices=('images', 'graphs', 'language')),
+    Flag('task', str, 'what is learned: images, graphs, links, language (default images)', 'Training', choices=('images', 'graphs', 'links', 'language')),
     Flag('data', str, 'digits, hierarchical, sequences, cifar10, cifar100, mnist, fashion-mnist, svhn, stl10, an image folder, an .npz file, or FILE.py:build (default digits)', 'Data', choices=('digits', 'hierarchical', 'sequences', 'cifar10', 'cifar100', 'mnist', 'fashion-mnist', 'svhn', 'stl10'), synonyms=('dataset', 'data-set')),
     Flag('limit', int, 'train on N images, a seeded choice (default all)', 'Data', synonyms=('num-train', 'train-size', 'subset')),
     Flag('limit-test', int, 'test on N of the test images, a seeded choice (default all)', 'Data', synonyms=('num-test', 'test-size')),

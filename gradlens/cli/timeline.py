@@ -21,7 +21,10 @@ def timeline(
         int, typer.Option("--workers", min=1, max=64, help="workers in the table and the timeline; the curves have 1 to 64")
     ] = 3,
     batches: Annotated[int, typer.Option("--batches", min=1, help="simulated batches, with filling and draining of the pipeline")] = 32,
-    micro_batches: Annotated[int, typer.Option("--micro-batches", min=1, help="micro-batches of a batch in backprop's pipelines")] = 4,
+    micro_batches: Annotated[
+        int | None,
+        typer.Option("--micro-batches", min=1, help="micro-batches of a batch in backprop's pipelines (default 4, graphs: 1)"),
+    ] = None,
     link: Annotated[float, typer.Option("--link", help="GB/s between two workers; the default is 10 Gbit Ethernet")] = 1.25,
     latency: Annotated[float, typer.Option("--latency", min=0, help="latency of one message in us")] = 50.0,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="rounds of measuring; the least of each cost is used")] = 3,
@@ -40,6 +43,7 @@ def timeline(
     from gradlens.reporting.timeline import gantt, over_workers
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import InputError
+    from gradlens.tasks.registry import TASKS
     from gradlens.training.config_builder import configs_of
     from gradlens.training.context import set_up_process, to_measure
     from gradlens.training.cost import simulation
@@ -50,10 +54,15 @@ def timeline(
         raise InputError(f"--link: must be above 0 GB/s, got {link:g}")
     wire = simulation.Link(link * 1e9, latency * 1e-6)
     configs = [config for (config,) in configs_of(methods or DEFAULT_SIMULATION, given, context)]
-    if micro_batches > configs[0].batch_size:
-        raise InputError(f"--micro-batches {micro_batches}: a batch has {configs[0].batch_size} images")
+    task = TASKS[configs[0].task]
+    if task.one_batch and (micro_batches or 1) > 1:
+        raise InputError(f"--micro-batches {micro_batches} with --task {configs[0].task}: {task.not_data_parallel}; leave it out")
     must_be_writable(out)
     shape, classes, data = to_measure(configs[0], context)
+    size = len(data.train.x) if task.one_batch and data is not None else configs[0].batch_size
+    parts = micro_batches or (1 if task.one_batch else 4)
+    if parts > size:
+        raise InputError(f"--micro-batches {parts}: a batch has {size} {task.example}s")
     with Display(quiet) as display:
         progress = display.count("timeline")
         found = []
@@ -61,14 +70,14 @@ def timeline(
             progress(i, len(configs), f"measuring {config.method}")
             found.append(simulation.measure_costs(config, shape, classes, context.device, rounds, data))
         progress(len(configs), len(configs), "simulating")
-        points = simulation.throughput_curves(found, wire, batches, micro_batches, sorted({*simulation.WORKERS, workers}))
+        points = simulation.throughput_curves(found, wire, batches, parts, sorted({*simulation.WORKERS, workers}))
         seconds = simulation.first_batches(found)
-        bars = simulation.pictured(found, workers, wire, micro_batches, seconds)
+        bars = simulation.pictured(found, workers, wire, parts, seconds)
     chosen = [point for point in points if point.workers == workers]
     output, formats = Output(form), figure_formats(figure_format)
-    output.tables([timeline_pictures.timeline_table(chosen, wire, configs[0].batch_size)])
+    output.tables([timeline_pictures.timeline_table(chosen, wire, size, f"{task.example}s")])
     output.notice("\n".join(timeline_pictures.unused_workers_text(chosen)))
-    title = f"{configs_title(configs)} · batches of {configs[0].batch_size}"
+    title = f"{configs_title(configs)} · batches of {size} {task.example}s"
     files = [
         save_figure(gantt(bars, seconds, title=f"{title} · {workers} workers"), bars, out, "timeline", formats=formats)[0],
         save_figure(over_workers(points, title=title), points, out, "workers", formats=formats)[0],

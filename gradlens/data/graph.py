@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
@@ -60,15 +57,15 @@ class Graph:
             raise InputError(f"{where}: labels go from {least} to {most}; {wanted}")
         taken = torch.cat([*self.parts.values()])
         if len(twice := taken[torch.bincount(taken, minlength=nodes)[taken] > 1]):
-            raise InputError(f"{where}: node {int(twice[0])} is in more than one of {', '.join(PARTS)}; each node may be in one")
+            raise InputError(
+                f"{where}: node {int(twice[0])} stands more than once in {', '.join(PARTS)}; each node may be in one of them, once"
+            )
 
     def _part(self, where: str, part: str, chosen: Tensor) -> Tensor:
         """Return the labelled nodes among those chosen for a part."""
         if chosen.ndim != 1 or (wrong := _outside(chosen, len(self.labels))):
             got = f"node {wrong[0]}" if chosen.ndim == 1 else f"the shape {list(chosen.shape)}"
             raise InputError(f"{where}: the {part} part must be numbers of nodes, 0 to {len(self.labels) - 1}, got {got}")
-        if len(twice := (torch.bincount(chosen, minlength=1) > 1).nonzero()):
-            raise InputError(f"{where}: node {int(twice[0])} is in the {part} part more than once; name each node once")
         labelled = chosen[self.labels[chosen] >= 0]
         if not len(labelled):
             raise InputError(f"{where}: all labels of the {part} part are masked: none of its {len(chosen)} nodes has a label")
@@ -78,14 +75,6 @@ class Graph:
     def nodes(self) -> int:
         """Return the number of nodes."""
         return len(self.labels)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash features, edges, labels and parts to 16 hex digits."""
-        digest = hashlib.sha256()
-        for tensor in (self.features, self.edges, self.labels, *self.parts.values()):
-            digest.update(tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
 
 
 def _outside(numbers: Tensor, nodes: int) -> list[int]:

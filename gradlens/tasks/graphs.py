@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradlens.data.datasets import DATA_DIR
 from gradlens.data.files import DataFiles
-from gradlens.data.graphs import GRAPHS, load_graph
+from gradlens.data.graphs import GRAPHS, file_stamp, load_graph
 from gradlens.data.split import Data, Split
 from gradlens.gradients.items import Half
 from gradlens.models.graph_layers import EDGES
@@ -61,15 +61,15 @@ class Graphs(Task):
 
     def load(self, config: Config, files: DataFiles) -> Data:
         """Load a graph by name, an ``.npz`` file, or a data set of torch_geometric; the last ones loaded are kept."""
-        return _data(config.data.name, _stamp(config.data.name), files.data_dir or DATA_DIR, files.download)
+        return _data(config.data.name, file_stamp(config.data.name), files.data_dir or DATA_DIR, files.download)
 
     def batch(self, examples: Split, step: int, config: Config) -> Batch:
         """Return all nodes with the part's targets, and the edges."""
         return Batch(examples.x, examples.y, examples.context)
 
     def blank(self, shape: Sequence[int]) -> Batch:
-        """Return one node without neighbours."""
-        return Batch(torch.zeros(1, *shape), torch.zeros(1, dtype=torch.long), {EDGES: torch.zeros(2, 0, dtype=torch.long)})
+        """Return two nodes that are neighbours: a normalisation over nodes needs more than one."""
+        return Batch(torch.zeros(2, *shape), torch.zeros(2, dtype=torch.long), {EDGES: torch.tensor([[0, 1], [1, 0]])})
 
     def count(self, y: Tensor) -> int:
         """Count the labelled nodes."""
@@ -98,13 +98,6 @@ class Graphs(Task):
 def _targets(y: Tensor, nodes: Tensor) -> Tensor:
     """Return the labels of some nodes, and of all others none."""
     return torch.full_like(y, NONE).index_copy(0, nodes, y[nodes])
-
-
-def _stamp(name: str) -> Any:
-    """Return what changes if a file of this name does; of a named graph nothing."""
-    path = Path(name)
-    state = path.stat() if path.is_file() else None
-    return state and (state.st_size, state.st_mtime_ns, state.st_ino)
 
 
 @lru_cache(maxsize=2)

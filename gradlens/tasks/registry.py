@@ -5,11 +5,13 @@ from __future__ import annotations
 from gradlens.tasks.graphs import Graphs
 from gradlens.tasks.images import Images
 from gradlens.tasks.language import Language
+from gradlens.tasks.links import Links
 from gradlens.tasks.task import Task
 
 TASKS: dict[str, Task] = {
     "images": Images(),
     "graphs": Graphs(),
+    "links": Links(),
     "language": Language(),
 }
 DEFAULT = "images"

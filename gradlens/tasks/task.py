@@ -63,6 +63,8 @@ class Task(Items, ABC):
         Options: a pydantic model of the task's own options; ``--set NAME.OPTION=VALUE`` sets one, NAME the task's; ``config.task_options``.
         one_batch: True: an epoch is one batch of all examples, and ``--batch-size`` does not apply (a graph).
         not_data_parallel: why a batch cannot be divided over ranks, a clause; "": it can.
+        settings_of_networks: whether the settings that a rule has for a network (``Method.defaults_on``) were found in this task.
+        classes_of_items: whether y holds the class of each item; rules that read it (``Method.reads_classes``) are refused where not.
 
     """
 
@@ -78,6 +80,8 @@ class Task(Items, ABC):
     Options: ClassVar[type[BaseModel]] = TaskOptions
     one_batch: ClassVar[bool] = False
     not_data_parallel: ClassVar[str] = ""
+    settings_of_networks: ClassVar[bool] = True
+    classes_of_items: ClassVar[bool] = True
 
     # ------------------------------------------------------------------------------------------------ what every task defines
 

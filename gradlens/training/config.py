@@ -105,7 +105,8 @@ class Config(Settings, frozen=True):
         rule = rule_of(str(flat.get("method", BASELINE)), flat.get("own", {}))
         task = TASKS.get(str(flat.get("task", DEFAULT)))
         network = str(flat.get("model", task.defaults.get("model") if task else None))
-        own = {**rule.defaults, **rule.defaults_on.get(network, {})} if rule else {}
+        on = rule.defaults_on.get(network, {}) if rule and (task is None or task.settings_of_networks) else {}
+        own = {**rule.defaults, **on} if rule else {}
         theirs = own.get("optimizer", OptimizerSettings.model_fields["name"].default)
         if flat.get("optimizer", theirs) == theirs:  # a bundle: another optimiser takes none of it
             flat = {**own, **flat}
@@ -151,6 +152,8 @@ class Config(Settings, frozen=True):
         task = TASKS[self.task]
         if (why := rule.images_only) and self.task != DEFAULT:
             raise InputError(f"{self.method} is a rule of the image task and cannot be used with --task {self.task}: {why}")
+        if rule.reads_classes and not task.classes_of_items:
+            raise InputError(f"{self.method} cannot be used with --task {self.task}, whose items have no class: {rule.reads_classes}")
         reads = INPUTS.get(self.model.name, INPUT)
         if "model" not in self.own and reads != task.reads:
             fit = [name for name in MODELS if INPUTS.get(name, INPUT) == task.reads]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gradlens.tasks.scores import HIGHER_IS_BETTER
+from gradlens.tasks.scores import DIGITS, HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
     from gradlens.training.run_directory import Metric
@@ -46,7 +46,7 @@ def score_text(value: float, name: str) -> str:
     >>> score_text(0.9125, "accuracy"), score_text(7.983, "perplexity")
     ('91.2%', '7.98')
     """
-    return f"{value:.1%}" if name in ("", ACCURACY) else f"{value:,.2f}"
+    return f"{value:.1%}" if name in ("", ACCURACY) else f"{value:,.{DIGITS.get(name, 2)}f}"
 
 
 def best_epoch(metrics: Sequence[Metric]) -> Metric:

@@ -306,7 +306,7 @@ def test_accuracies_are_of_the_parts_nodes(tmp_path):
     for m in run.metrics:
         assert m.accuracy * shares[m.split] == pytest.approx(round(m.accuracy * shares[m.split]))
     assert any(m.accuracy * 22 != round(m.accuracy * 8) for m in run.metrics if m.split == "test")
-    assert load_run(run.path).info["images"] == {"train": 34, "test": 34}
+    assert load_run(run.path).info["images"] == {"train": 4, "test": 22}
 
 
 def test_a_wrong_graph_is_refused_in_one_sentence(tmp_path, program):

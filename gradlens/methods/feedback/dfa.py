@@ -12,6 +12,7 @@ from weakref import ReferenceType, ref
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from gradlens.gradients.block_pass import Pass, pull_back_chain
 from gradlens.gradients.losses import slope
@@ -160,7 +161,8 @@ class DFA(Switched, Method):
         if self.read is None or self.read[0]() is not top.z:
             x = top.x.detach().requires_grad_()
             with torch.enable_grad():
-                (e,) = torch.autograd.grad(self.loss(top.block(x), top.y), x)
+                weights = {name: w.detach() for name, w in top.block.named_parameters()}
+                (e,) = torch.autograd.grad(self.loss(functional_call(top.block, weights, (x,)), top.y), x)
             self.read = ref(top.z), e
         return self.read[1]
 

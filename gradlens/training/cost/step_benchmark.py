@@ -152,7 +152,7 @@ def _plain(
     optimizer = make_optimizer(config, network)
     loss = F.cross_entropy if config.loss == "ce" else LOSSES[config.loss]
     if config.task != DEFAULT:
-        loss = _per_item
+        loss = _per_item if config.loss == "ce" else TASKS[config.task].losses[config.loss]
     laid = x.contiguous(memory_format=layout) if x.ndim == 4 else x
     lens = Lens(model, warn=False) if read else None
 
