@@ -61,7 +61,7 @@ STUDIES: dict[str, Study] = {
     "local_updates_language": Study("local_updates_language", 18, 5),
     "certificates": Study("certificates", 15, 7),
     "dfa_graphs": Study("dfa_graphs", 40, 10),
-    "graph_autoencoder": Study("graph_autoencoder", 10, 5),
+    "graph_autoencoder": Study("graph_autoencoder", 13, 5),
 }
 
 SCALES = (

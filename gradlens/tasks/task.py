@@ -61,6 +61,7 @@ class Task(Items, ABC):
         rule_options: name of an option of rules -> its default in this task ("head"), for the rules that have it.
         settings: flat names of the data settings (``DataSettings``) that it reads, beside ``data``; others are refused if they are set.
         Options: a pydantic model of the task's own options; ``--set NAME.OPTION=VALUE`` sets one, NAME the task's; ``config.task_options``.
+        least_classes: fewest classes with which there is something to learn; 1 where one output is a probability.
         one_batch: True: an epoch is one batch of all examples, and ``--batch-size`` does not apply (a graph).
         not_data_parallel: why a batch cannot be divided over ranks, a clause; "": it can.
         settings_of_networks: whether the settings that a rule has for a network (``Method.defaults_on``) were found in this task.
@@ -78,6 +79,7 @@ class Task(Items, ABC):
     rule_options: ClassVar[Mapping[str, Any]] = {}
     settings: ClassVar[frozenset[str]] = frozenset()
     Options: ClassVar[type[BaseModel]] = TaskOptions
+    least_classes: ClassVar[int] = 2
     one_batch: ClassVar[bool] = False
     not_data_parallel: ClassVar[str] = ""
     settings_of_networks: ClassVar[bool] = True

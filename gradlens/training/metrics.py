@@ -53,6 +53,8 @@ def score_text(value: float, name: str) -> str:
 
     >>> score_text(0.9125, "accuracy"), score_text(7.983, "perplexity")
     ('91.2%', '7.98')
+    >>> score_text(0.91378, "auc")
+    '0.9138'
     """
     return f"{value:.1%}" if name in ("", ACCURACY) else f"{value:,.{DIGITS.get(name, 2)}f}"
 

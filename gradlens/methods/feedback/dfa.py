@@ -19,7 +19,8 @@ from gradlens.gradients.losses import slope
 from gradlens.gradients.method import FeedbackPair, Method, Signal, Step, top_signal
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.feedback.weight_replacement import Switched
-from gradlens.models.feedback_point import feedback_points
+from gradlens.models.click_layers import FieldVectors
+from gradlens.models.feedback_point import exact_features, feedback_points
 from gradlens.models.graph_layers import current_adjacency
 from gradlens.models.resnet import Residual
 from gradlens.runtime.batch_shard import all_gather_rows, all_reduce_sum, global_count
@@ -44,6 +45,11 @@ class DFAOptions(BaseModel, frozen=True, extra="forbid"):
     feedback: Literal["own", "propagated"] = Field(
         "own",
         description="on graphs, what a node gets: its own error, or those up to k edges away too, with k the number of later blocks",
+        json_schema_extra={"since": "0.2.0"},
+    )
+    embedding: Literal["feedback", "fixed"] = Field(
+        "feedback",
+        description="what trains the vectors of ids: feedback at the embedding's end, or nothing",
         json_schema_extra={"since": "0.2.0"},
     )
     error: Literal["logits", "features"] = Field(
@@ -86,7 +92,8 @@ class DFA(Switched, Method):
     matrix of which each block uses the first n_k columns. ``skip=exact``: if block k+1 is residual, act(branch(x) + shortcut(x)),
     delta_k = B_k e + (delta_{k+1} pulled back through act and shortcut alone). ``points=inside``: places inside blocks get B e too, each
     with its own B, and what the network computes between two places is trained by backprop. ``error=features``: e = dL/dh at
-    the input of the output block, which alone has the true gradient then. ``feedback=propagated``, on graphs:
+    the input of the output block, which alone has the true gradient then. What the output block reads itself of a block's features
+    (``exact_from``) keeps its true gradient. ``embedding=fixed``: vectors of ids are not trained. ``feedback=propagated``, on graphs:
     delta_k = Â^(K−k) e B_k with Â = D^-½ (A + I) D^-½, after Zhao et al. 2024 (arXiv 2406.02040), without their pseudo-errors.
     """
 
@@ -105,10 +112,12 @@ class DFA(Switched, Method):
         super().__init__(net, options)
         if options.skip == "exact" and not any(isinstance(block, Residual) for block in net.blocks):
             raise InputError("dfa: skip=exact needs residual blocks, and this network has none; set skip=blocked or take resnet18")
+        self.fixed = _fixed_vectors(net) if options.embedding == "fixed" else None
         if options.feedback == "propagated" and not isinstance(net.items, Graphs):
             raise InputError("dfa: feedback=propagated sends errors along the edges of a graph: set feedback=own, or --task graphs")
         self.names = [net.name(k) for k in range(self.num_blocks)]
-        self.sizes = [net.features(k).numel() for k in range(self.num_blocks - 1)]
+        self.exact = exact_features(net.blocks[:-1])
+        self.sizes = [self.exact.get(k, net.features(k).numel()) for k in range(self.num_blocks - 1)]  # features that get feedback
         self.inside: dict[str, int] = {}  # key of each place inside a block -> its features
         if options.points == "inside":
             for k, block in enumerate(net.blocks[:-1]):
@@ -129,7 +138,7 @@ class DFA(Switched, Method):
         widths = {str(k): n for k, n in enumerate(self.sizes)} | self.inside
         for i, (name, n) in enumerate(({"shared": self.largest} if options.shared else widths).items()):
             u = 2 * torch.rand(read, n, generator=generator(net.seed, "feedback", i)) - 1
-            self.feedback.register_buffer(name, options.scale * (u if options.shared else u / math.sqrt(n)))
+            self.feedback.register_buffer(name, options.scale * (u if options.shared else u / math.sqrt(max(n, 1))))
 
     def matrix(self, k: int | str) -> Tensor:
         """Return B_k [C, n_k] of a block, or of a place inside one by its key, to be multiplied from the right with errors [N, *, C]."""
@@ -170,6 +179,8 @@ class DFA(Switched, Method):
         """Return that with ``skip=exact`` blocks send backward messages, and with ``error=features`` read the output block."""
         if self.options.error == "features":
             return "with error=features a block reads the output block's weights, which are on another rank"
+        if self.exact:
+            return f"{self.names[min(self.exact)]} waits for the output block's gradient"
         return "with skip=exact a block waits for the gradient through the skip of block k+1" if self.options.skip == "exact" else None
 
     def run_block(self, block: nn.Module, x: Tensor, *earlier: Tensor) -> Tensor:
@@ -188,13 +199,18 @@ class DFA(Switched, Method):
         """Compute B_k e [+ the gradient through the skip of block k+1]; pass it down only through a skip connection."""
         p, top = passes[k], passes[self.num_blocks - 1]
         if k == self.num_blocks - 1:
-            return top_signal(self.loss, p, send=False)
+            return top_signal(self.loss, p, send=bool(self.exact))
         e = self.error_of(top)
         self.error = e if self.inside else None
         for _ in range(self.num_blocks - 1 - k if self.options.feedback == "propagated" else 0):
             e = current_adjacency(len(e)).normalized @ e
+        if k in self.exact:
+            fed = (e.to(p.h.dtype) @ self.matrix(k)).to(p.h.dtype) * (k != self.fixed)
+            return Signal(torch.cat([fed, received[0][:, self.sizes[k] :]], 1))
+        if k == self.fixed:
+            return Signal(None)
         delta = broadcast(e, self.matrix(k), p.h)
-        for message in received:
+        for message in received if self.options.skip == "exact" else ():
             delta = delta + message
         carried = self.options.skip == "exact" and isinstance(p.block, Residual)
         return Signal(delta, (delta,) if carried else ())
@@ -213,7 +229,21 @@ class DFA(Switched, Method):
                 each = grad.delta.flatten(0, -2) if self.items.per_item else grad.delta
                 jacobians[k].append(all_reduce_sum(each.sum(0)).flatten() / global_count(len(each)))
         for k, rows in enumerate(jacobians):
-            yield FeedbackPair(self.names[k], "feedback_jacobian", self.matrix(k), torch.stack(rows), f"batch-mean Jacobian of the {what}")
+            mean = torch.stack(rows)[:, : self.sizes[k]]
+            if mean.numel():
+                yield FeedbackPair(self.names[k], "feedback_jacobian", self.matrix(k), mean, f"batch-mean Jacobian of the {what}")
+
+
+def _fixed_vectors(net: NetworkInfo) -> int:
+    """Return the block whose vectors of ids are not trained."""
+    k = next((k for k, block in enumerate(net.blocks) if isinstance(block, FieldVectors)), None)
+    if k is None:
+        raise InputError("dfa: embedding=fixed needs a network with vectors of ids, as deep-cross has: set embedding=feedback")
+    if exact_features(net.blocks).get(k) == 0:
+        raise InputError(
+            "dfa: embedding=fixed: this network's output block trains the vectors itself, without feedback; set embedding=feedback"
+        )
+    return k
 
 
 def _refuse_reading_twice(net: NetworkInfo) -> None:

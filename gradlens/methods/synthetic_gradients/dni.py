@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass
+from gradlens.gradients.losses import one_hot
 from gradlens.gradients.method import Method, Signal, Update, relay, top_signal
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.models.layouts import on_items
@@ -146,7 +146,7 @@ class DNI(Method):
         """Convert labels [N, *] to the one-hot input [N, *, C] of the rule's own networks, zeros for none; None if they read no labels."""
         if not self.conditional:
             return None
-        return (F.one_hot(y.clamp(min=0), self.classes) * (y >= 0)[..., None]).to(next(self.parameters()).dtype)
+        return (one_hot(y.clamp(min=0), self.classes) * (y >= 0)[..., None]).to(next(self.parameters()).dtype)
 
     def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """Use the synthetic gradient and pass it down; the synthesiser is evaluated once and its output kept for `learn`."""

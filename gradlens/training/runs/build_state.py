@@ -13,6 +13,7 @@ from gradlens.tasks.registry import TASKS
 from gradlens.training.batches import Batches
 from gradlens.training.build import ModelAndMethod, build_model_and_method, to_be_restored
 from gradlens.training.config import Config
+from gradlens.training.early_stopping import require_validation
 from gradlens.training.online_probe.probe import OnlineProbe
 from gradlens.training.optimizers import make_optimizer
 from gradlens.training.other_runs import other_run
@@ -109,6 +110,7 @@ def require_fit(config: Config, network: ModelAndMethod, data: Data, num_ranks: 
     """
     if refusal := no_updates(config.epochs, config.steps) or network.method.validate_epochs(config.epochs):
         raise InputError(refusal)
+    require_validation(config, data)
     normalises = any(isinstance(m, _BatchNorm) for part in network for m in part.modules())
     if config.batch_size == 1 and normalises and not TASKS[config.task].one_batch:
         raise InputError("--batch-size 1: this network normalises over the batch, and one image has no batch statistics: set 2 or more")

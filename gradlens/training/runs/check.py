@@ -66,10 +66,10 @@ def checked_data(config: Config, context: RunContext) -> Data:
     if context.tensorboard:
         tensorboard.must_be_installed()
     data = load_data(config, context)
-    rule = config.rule
-    if len(data.classes) < 2 and rule.classifies:
+    rule, task = config.rule, TASKS[config.task]
+    if len(data.classes) < task.least_classes and rule.classifies:
         raise InputError(f"{config.data.name} has one class only ({', '.join(data.classes)}): {config.method} needs two or more")
-    images, task = images_learned_from(config, data), TASKS[config.task]
+    images = images_learned_from(config, data)
     if task.one_batch:
         return data
     if config.batch_size > images:
