@@ -201,7 +201,7 @@ def _lacking(methods: Sequence[str], models: Sequence[str], task: Any) -> Iterat
     from gradlens.models.zoo import MODELS, SHAPES
 
     with torch.device("meta"):
-        networks = {name: dict(MODELS[name](ModelSpec(SHAPES[task.reads], 2)).named_children()) for name in models}
+        networks = {name: dict(MODELS[name](ModelSpec(SHAPES[task.reads], task.least_classes)).named_children()) for name in models}
     found: dict[tuple[str, str], list[str]] = {}  # (networks, what they lack) -> rules, or values of options
     for method in methods:
         for need in METHODS[method].needs:

@@ -16,12 +16,12 @@ RULES_READ = {'inpaint': ('context-encoder', 'context-encoder-local')}
 
 DIGESTS = {  # of the files that say so; where one has changed since, a name is not refused before torch is imported
     'methods/__init__.py': '240a8b5d0786',
-    'models/zoo.py': 'ac502315d25b',
+    'models/zoo.py': 'd07b59dbce6d',
     'data/datasets.py': '1d7f2796096e',
     'tasks/registry.py': '71ec65268d4d',
     'gradients/alignment.py': '2b84b662ba12',
     'gradients/diagnostics.py': 'c2c30707a8e1',
-    'training/config.py': '61b70ebca674',
+    'training/config.py': '8aef76d14aa5',
     'training/setting_groups.py': '868838f0a75d',
     'models/spec.py': '94329863c977',
     'gradients/losses.py': 'cd506db41c01',

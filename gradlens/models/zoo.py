@@ -167,6 +167,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "images": (3, 32, 32),
     "nodes": (8,),
     "tokens": (8,),
+    "ids": (3, 4),
 }  # kind of input -> one that all its networks take
 
 

@@ -16,6 +16,7 @@ from gradlens.training.config import Config
 from gradlens.training.early_stopping import require_validation
 from gradlens.training.online_probe.probe import OnlineProbe
 from gradlens.training.optimizers import make_optimizer
+from gradlens.training.other_runs import other_run
 from gradlens.training.parallel.choose import add_stage, check_layer_parallel
 from gradlens.training.state import TrainState
 from gradlens.training.typed_flags import no_updates
@@ -48,7 +49,9 @@ def build_on_rank(
     config: Config, data: Data, device: torch.device, ranks: ProcessGroup = SINGLE_PROCESS, restored: bool = False
 ) -> TrainState:
     """Return :func:`build_state` but for the stage: this rank's own part, in which it neither waits for other ranks nor sends to them."""
-    network = build_model_and_method(to_be_restored(config) if restored else config, data.shape, len(data.classes), device)
+    built = to_be_restored(config) if restored else config
+    require_same_classes(built, data)
+    network = build_model_and_method(built, data.shape, len(data.classes), device)
     require_fit(config, network, data, ranks.num_ranks)
     method = network.method
     if config.parallel.sync_batchnorm:
@@ -72,6 +75,29 @@ def build_on_rank(
         ranks=ranks,
         probe=probe,
     )
+
+
+def require_same_classes(config: Config, data: Data) -> None:
+    """Refuse to start from a run whose network has other classes where the task needs the same, or the same ones in another order.
+
+    Raises:
+        InputError: as many classes as the network has, which mean something else.
+
+    """
+    if config.pretrained.run is None:
+        return
+    begun, now = other_run(config.pretrained.run), data.classes
+    then = begun.info.get("source", {}).get("classes", ())
+    source = f"--init-from {config.pretrained.run}: {config.data.name}"
+    unknown_class = TASKS[config.task].unknown_class
+    if strange := unknown_class(then, now):
+        raise InputError(f"{source} does not fit this run, for {strange}: set --data to what it was trained on")
+    if len(then) > len(now) and (missing := unknown_class(now, then)):
+        raise InputError(f"{source} has {len(now)} classes, this run {len(then)} ({missing}): set --data to what it was trained on")
+    moved = next((i for i, (a, b) in enumerate(zip(then, now, strict=False)) if a != b), None)
+    if moved is not None and begun.config.rule.classifies and not config.pretrained.keep_head and sorted(then) == sorted(now):
+        order = f"class {moved} is {now[moved]!r} here and was {then[moved]!r} in this run"
+        raise InputError(f"{source} has the classes of this run in another order, {order}: set --data to classes in its order")
 
 
 def require_fit(config: Config, network: ModelAndMethod, data: Data, num_ranks: int) -> None:

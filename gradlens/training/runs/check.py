@@ -12,7 +12,7 @@ from gradlens.training.build import check_model_and_method, to_be_restored
 from gradlens.training.config import Config
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.dry_step import check_first_step
-from gradlens.training.runs.build_state import require_fit
+from gradlens.training.runs.build_state import require_fit, require_same_classes
 
 
 def check(config: Config, context: RunContext) -> None:
@@ -24,6 +24,7 @@ def check(config: Config, context: RunContext) -> None:
     """
     data = checked_data(config, context)
     built = to_be_restored(config) if goes_on(config, context) else config
+    require_same_classes(built, data)
     network = check_model_and_method(built, data.shape, len(data.classes))
     require_fit(config, network, data, context.ranks.num_ranks)
     check_first_step(config, network, data.shape, len(data.classes))
