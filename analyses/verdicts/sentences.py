@@ -65,8 +65,8 @@ STUDIES: dict[str, Study] = {
 }
 
 SCALES = (
-    "graphs (`analyses.dfa_graphs`, 40 core-minutes), transformers (`analyses.dfa_transformer`, 13) and recommenders (`analyses.dfa_clicks`,"
-    " 21) have rows of their own below; view synthesis is not built"
+    "graphs (`analyses.dfa_graphs`, 40 core-minutes), transformers (`analyses.dfa_transformer`, 13) and recommenders"
+    " (`analyses.dfa_clicks`, 21) have rows of their own below; view synthesis is not built"
 )
 REFERENCE = "The reference study's own experiments"
 OTHER_HEADS = "five heads with ten seeds at the size of `learning_curves`: 30 core-minutes"
@@ -246,7 +246,7 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
             of_field=True,
         ),
         Sentence(
-            "dfa-clicks", "A recommender learns by DFA: Deep&Cross less well than by back-prop, better than with frozen layers", of_field=True
+            "dfa-clicks", "Recommenders learn by DFA: Deep&Cross less well than by back-prop, better than frozen layers", of_field=True
         ),
         Sentence("dfa-clicks-near", "In recommenders DFA is within one point of AUC of back-prop", of_field=True),
         Sentence("dfa-graphs-propagated", "On graphs feedback along the edges is no worse than a node's own", of_field=True),
