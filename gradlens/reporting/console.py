@@ -12,6 +12,7 @@ from gradlens.reporting.aggregate import FinalValue, Score, final_values, record
 from gradlens.reporting.html.notices import by_value, differences
 from gradlens.reporting.numbers import NONE, count_cell, mean_cell, short_number
 from gradlens.runtime.tables import Cell, Table
+from gradlens.tasks.scores import DIGITS
 from gradlens.training.comparison import Comparison, as_runs
 from gradlens.training.metrics import ACCURACY, TRAIN
 from gradlens.training.run_directory import Run
@@ -35,7 +36,7 @@ def _scores(score: Score) -> tuple[Cell, Cell, Cell]:
     """Return the best score (an accuracy in %), its epoch, and the score after the last epoch."""
     if math.isnan(score.best_score):  # a rule that makes no predictions
         return NONE, NONE, NONE
-    digits, scale = (1, 100) if score.score_name == ACCURACY else (2, 1)
+    digits, scale = (1, 100) if score.score_name == ACCURACY else (DIGITS.get(score.score_name, 2), 1)
     best = mean_cell(score.best_score, score.best_low, digits, scale, high=score.best_high)
     final = mean_cell(score.final_score, score.final_low, digits, scale, high=score.final_high)
     return best, Cell(f"{score.best_epoch:g}", score.best_epoch), final

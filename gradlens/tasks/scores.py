@@ -7,3 +7,4 @@ HIGHER_IS_BETTER: dict[str, bool] = {  # the name in metrics.csv -> whether a hi
     "perplexity": False,
     "auc": True,
 }
+DIGITS: dict[str, int] = {"auc": 4}  # after the point, of those that are not written with two

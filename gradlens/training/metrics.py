@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gradlens.tasks.scores import HIGHER_IS_BETTER
+from gradlens.tasks.scores import DIGITS, HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
     from gradlens.training.run_directory import Metric
 
 ACCURACY = "accuracy"
-AUC = "auc"
 TRAIN = "train"  # running, in train mode
 TRAIN_EVAL = "train-eval"  # the same images after the epoch, in eval mode and without augmentation; every other split is a held-out one
 VALIDATION = "validation"  # held out in place of test examples; or beside them, to choose the epoch whose test score is reported
@@ -49,7 +48,7 @@ def score_text(value: float, name: str) -> str:
     >>> score_text(0.91378, "auc")
     '0.9138'
     """
-    return f"{value:.1%}" if name in ("", ACCURACY) else f"{value:.4f}" if name == AUC else f"{value:,.2f}"
+    return f"{value:.1%}" if name in ("", ACCURACY) else f"{value:,.{DIGITS.get(name, 2)}f}"
 
 
 def best_epoch(metrics: Sequence[Metric]) -> Metric:
