@@ -155,7 +155,7 @@ def _tasks() -> list[tuple[str, ...]]:
     """List tasks with the rules and networks that fit; why others do not is what they declare."""
     from gradlens.methods import METHODS
     from gradlens.models.zoo import INPUT, INPUTS, MODELS
-    from gradlens.tasks.registry import DEFAULT, TASKS
+    from gradlens.tasks.registry import TASKS
     from gradlens.tasks.scores import HIGHER_IS_BETTER
 
     rows: list[tuple[str, ...]] = [("task", "what")]
@@ -170,7 +170,7 @@ def _tasks() -> list[tuple[str, ...]]:
             rows.append(("", f"not with --parallel data: {task.not_data_parallel}"))
         options = task.Options.model_fields
         rows += [("", f"--set {name}.{option}: {field.description} (default {field.default})") for option, field in options.items()]
-        without = {} if name == DEFAULT else {key: rule.images_only for key, rule in METHODS.items() if rule.images_only}
+        without = {key: why for key, rule in METHODS.items() if (why := task.refusal(rule))}
         fitting = [key for key in METHODS if key not in without]
         rows.append(("", f"methods: {'all' if not without else ', '.join(fitting)}"))
         reasons = dict.fromkeys(without.values())

@@ -29,10 +29,12 @@ class Items:
         per_item: False: an item is a row, its features at a block are all of the row [*out]. True: the features of an item are the *last*
             dimension of a block's output, [N, *, D], and all dimensions before it count items; heads, synthesisers and feedback matrices
             act on that dimension.
+        has_classes: whether an item's target is a class, a whole number; False: it is numbers, which :meth:`hits` counts nothing of.
 
     """
 
     per_item: ClassVar[bool] = False
+    has_classes: ClassVar[bool] = True
 
     def count(self, y: Tensor) -> int:
         """Count the items of targets.
@@ -68,6 +70,9 @@ class Items:
             two scalars: correct predictions, and targets that are classes. Zero and zero where nothing is classified.
 
         """
+        if not self.has_classes:
+            nothing = torch.zeros((), dtype=torch.long, device=y.device)
+            return nothing, nothing
         return (logits.argmax(-1) == y).sum(), (y >= 0).sum()
 
     def permutation(self, delta: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:

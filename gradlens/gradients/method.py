@@ -73,6 +73,7 @@ class Method(RefusesOldNames, Locking, Recorded, ABC):
         plain_local_loss: True: each local loss is the network's own loss, of a head that classifies.
         has_feedback: True: errors are propagated by the rule's own matrices, which :meth:`feedback_pairs` compares.
         images_only: why the rule is of the image task only, a clause ("it compares two views of an image"); "": it is of any task.
+        reads_classes: why the rule needs targets that are classes, a clause; "": targets may be any numbers.
         inpaints: True: images are corrupted, and :meth:`made` returns the network's reconstruction.
         method_quantities: name -> meaning of the numbers that :meth:`quantities` returns.
         replay_size, replay_reads: with "replay_buffer": batches stored before each block, and how often one is used at most.
@@ -121,6 +122,7 @@ class Method(RefusesOldNames, Locking, Recorded, ABC):
     plain_local_loss: ClassVar[bool] = False
     has_feedback: ClassVar[bool] = False
     images_only: ClassVar[str] = ""
+    reads_classes: ClassVar[str] = ""
     inpaints: ClassVar[bool] = False
     method_quantities: ClassVar[Mapping[str, str]] = {}
 

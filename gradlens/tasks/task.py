@@ -13,11 +13,13 @@ from gradlens.data.files import DataFiles
 from gradlens.data.split import Data, Split
 from gradlens.gradients.items import Items
 from gradlens.gradients.losses import LOSSES, Loss
+from gradlens.models.zoo import INPUT
 from gradlens.runtime.step_context import Context
 
 if TYPE_CHECKING:
     import torch
 
+    from gradlens.gradients.method import Method
     from gradlens.training.config import Config
 
 
@@ -63,6 +65,7 @@ class Task(Items, ABC):
         Options: a pydantic model of the task's own options; ``--set NAME.OPTION=VALUE`` sets one, NAME the task's; ``config.task_options``.
         one_batch: True: an epoch is one batch of all examples, and ``--batch-size`` does not apply (a graph).
         not_data_parallel: why a batch cannot be divided over ranks, a clause; "": it can.
+        context_changes: why each batch has a context of its own, a clause; "": all batches have the same, or none.
 
     """
 
@@ -78,6 +81,7 @@ class Task(Items, ABC):
     Options: ClassVar[type[BaseModel]] = TaskOptions
     one_batch: ClassVar[bool] = False
     not_data_parallel: ClassVar[str] = ""
+    context_changes: ClassVar[str] = ""
 
     # ------------------------------------------------------------------------------------------------ what every task defines
 
@@ -158,6 +162,24 @@ class Task(Items, ABC):
 
         """
         return self.defaults
+
+    def refusal(self, rule: type[Method]) -> str:
+        """Return why a rule cannot be used with this task.
+
+        Args:
+            rule: a class below ``Method``.
+
+        Returns:
+            a clause, of what the rule and the task declare; "": it can be used.
+
+        """
+        if rule.images_only and self.reads != INPUT:
+            return rule.images_only
+        if rule.reads_classes and not self.has_classes:
+            return f"{rule.reads_classes}, and a target here is none"
+        if self.context_changes and "replay_buffer" in rule.depends_on:
+            return f"it stores what blocks read, and {self.context_changes}"
+        return ""
 
     # ----------------------------------------------------------------------------------------------------------- input, loss
 

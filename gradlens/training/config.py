@@ -149,8 +149,9 @@ class Config(Settings, frozen=True):
     def _of_this_task(self, rule: type[Method]) -> None:
         """Check rule, network and settings for the task, and resolve its options."""
         task = TASKS[self.task]
-        if (why := rule.images_only) and self.task != DEFAULT:
-            raise InputError(f"{self.method} is a rule of the image task and cannot be used with --task {self.task}: {why}")
+        if why := task.refusal(rule):
+            of_images = "is a rule of the image task and " if rule.images_only else ""
+            raise InputError(f"{self.method} {of_images}cannot be used with --task {self.task}: {why}")
         reads = INPUTS.get(self.model.name, INPUT)
         if "model" not in self.own and reads != task.reads:
             fit = [name for name in MODELS if INPUTS.get(name, INPUT) == task.reads]

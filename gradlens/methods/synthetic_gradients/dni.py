@@ -207,4 +207,5 @@ class CDNI(DNI):
 
     summary = "dni, the prediction also reads the label"
     other_names: ClassVar[tuple[str, ...]] = ("conditional dni", "conditional synthetic gradients")
+    reads_classes = "its synthesisers read the class of every item"
     depends_on = frozenset({"input", "delayed_message", "labels"})
