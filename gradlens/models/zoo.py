@@ -9,6 +9,7 @@ from itertools import pairwise
 from torch import nn
 
 from gradlens.models.graph_networks import GRAPH_NETWORKS
+from gradlens.models.radiance_fields import RADIANCE_FIELDS, coordinate_mlp
 from gradlens.models.resnet import WITH_ATTENTION, resnet18, resnet20, resnet32, resnet50, resnet152, resnet_gim
 from gradlens.models.spec import ACTIVATIONS, ATTENTIONS, ModelSpec, conv_block, numbered, pooled_top
 from gradlens.models.transformer import transformer
@@ -151,10 +152,17 @@ MODELS: dict[str, Callable[[ModelSpec], nn.Sequential]] = {
     "linear": linear,
     **GRAPH_NETWORKS,
     "transformer": transformer,
+    **RADIANCE_FIELDS,
+    "coordinate-mlp": coordinate_mlp,
 }
 
 INPUT = "images"  # the kind of input that a network reads if nothing else is stated, see Task.reads
-INPUTS: dict[str, str] = {**dict.fromkeys(GRAPH_NETWORKS, "nodes"), "transformer": "tokens"}  # network -> the kind it reads instead
+INPUTS: dict[str, str] = {  # network -> the kind it reads instead
+    **dict.fromkeys(GRAPH_NETWORKS, "nodes"),
+    "transformer": "tokens",
+    **dict.fromkeys(RADIANCE_FIELDS, "rays"),
+    "coordinate-mlp": "coordinates",
+}
 
 
 def cut_before_pool(model: nn.Sequential) -> nn.Sequential:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from gradlens.tasks.graphs import Graphs
 from gradlens.tasks.images import Images
 from gradlens.tasks.language import Language
+from gradlens.tasks.pictures import Pictures
 from gradlens.tasks.task import Task
+from gradlens.tasks.views import Views
 
 TASKS: dict[str, Task] = {
     "images": Images(),
     "graphs": Graphs(),
     "language": Language(),
+    "views": Views(),
+    "pictures": Pictures(),
 }
 DEFAULT = "images"

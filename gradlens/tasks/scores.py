@@ -5,4 +5,5 @@ from __future__ import annotations
 HIGHER_IS_BETTER: dict[str, bool] = {  # the name in metrics.csv -> whether a higher value is better
     "accuracy": True,
     "perplexity": False,
+    "psnr": True,
 }

@@ -1,0 +1,115 @@
+"""Build networks of coordinates, as named blocks: colour and density of points in space (NeRF), colours of an image's pixels."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from gradlens.models.spec import ModelSpec, numbered
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.step_context import current_context
+
+POINTS, DIRECTIONS = "points", "directions"  # names in the context of what layers beyond the first read too: [N, S, 3] and [N, 1, 3]
+OF_PLACES, OF_DIRECTIONS = 10, 4  # frequencies of the encodings
+SKIP = 4  # every so many layers the encoded point is read again
+
+
+class Encoding(nn.Module):
+    """γ(v) = [v, sin(2⁰v), cos(2⁰v), …, sin(2^(L−1)v), cos(2^(L−1)v)] of each number, without a factor π: [*, D] -> [*, D (1 + 2L)].
+
+    As in the code of Mildenhall et al. 2020 (arXiv 2003.08934, §5.1).
+    """
+
+    def __init__(self, frequencies: int) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Encode v [*, D]."""
+        angles = v[..., None, :] * (2.0 ** torch.arange(self.frequencies, device=v.device, dtype=v.dtype))[:, None]
+        waves = torch.stack([angles.sin(), angles.cos()], -2)  # [*, L, 2, D]
+        return torch.cat([v, waves.flatten(-3)], -1)
+
+
+def encoded_size(numbers: int, frequencies: int) -> int:
+    """Return how many numbers :class:`Encoding` makes."""
+    return numbers * (1 + 2 * frequencies)
+
+
+class ReadsContext(nn.Module):
+    """act(Linear([h, γ(v)])), with v from the step's context: [N, S, width] -> [N, S, out]."""
+
+    def __init__(self, name: str, frequencies: int, width: int, out: int, act: nn.Module) -> None:
+        super().__init__()
+        self.name = name
+        self.encode = Encoding(frequencies)
+        self.linear, self.act = nn.Linear(width + encoded_size(3, frequencies), out), act
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map h [N, S, width] to [N, S, out]."""
+        v = self.encode(current_context()[self.name].to(h.dtype))
+        out: Tensor = self.act(self.linear(torch.cat([h, v.expand(*h.shape[:-1], -1)], -1)))
+        return out
+
+
+class RadianceHead(nn.Module):
+    """[rgb, density]: rgb from the block before, the density from the last layer of the trunk; [N, S, *] -> [N, S, 4], both linear."""
+
+    def __init__(self, colour_width: int, width: int, trunk: int) -> None:
+        super().__init__()
+        self.rgb, self.alpha = nn.Linear(colour_width, 3), nn.Linear(width, 1)
+        self.reads_blocks = (trunk,)
+
+    def forward(self, d: Tensor, h: Tensor) -> Tensor:
+        """Map d [N, S, width/2] and h [N, S, width] to [N, S, 4]."""
+        return torch.cat([self.rgb(d), self.alpha(h)], -1)
+
+
+def _refuse_images_options(spec: ModelSpec, name: str) -> None:
+    if spec.stem is not None:
+        raise InputError(f"--stem sets the first convolution's kernel and {name} has no convolution")
+
+
+def _first_layer(spec: ModelSpec, width: int) -> nn.Sequential:
+    numbers = spec.shape[-1]
+    linear = nn.Linear(encoded_size(numbers, OF_PLACES), width)
+    return nn.Sequential(OrderedDict(encode=Encoding(OF_PLACES), linear=linear, act=spec.act()))
+
+
+def _layer(spec: ModelSpec, width: int) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(linear=nn.Linear(width, width), act=spec.act()))
+
+
+def coordinate_mlp(spec: ModelSpec) -> nn.Sequential:
+    """``depth`` (2) blocks of Linear(``width`` = 128)–activation on encoded coordinates, then Linear to colour (and density).
+
+    The encoding has ten frequencies. On rays it is tiny NeRF, 25,220 parameters, which does not read directions.
+    """
+    _refuse_images_options(spec, "a network of coordinates")
+    width = spec.width or 128
+    blocks = [_first_layer(spec, width), *(_layer(spec, width) for _ in range((spec.depth or 2) - 1))]
+    return numbered(blocks, nn.Sequential(OrderedDict(out=nn.Linear(width, spec.classes))))
+
+
+def nerf(spec: ModelSpec) -> nn.Sequential:
+    """``depth`` (4) layers of ``width`` (128), then feature and direction layers; density from the last of them, colour from the top.
+
+    Mildenhall et al. 2020 (arXiv 2003.08934): ``--width 256 --depth 8`` is theirs, in which layer 5 reads the encoded point again; 4 of
+    128 is what the checkpoints of Launay et al. 2020 (arXiv 2006.12878) hold, 84,548 parameters.
+    """
+    _refuse_images_options(spec, "nerf")
+    width, depth = spec.width or 128, spec.depth or 4
+    if width < 2:
+        raise InputError(f"--width {width}: nerf's direction layer has half as many units: set 2 or more")
+    trunk: list[nn.Module] = [_first_layer(spec, width)]
+    for i in range(1, depth):
+        again = i % SKIP == 0 and i < depth - 1
+        trunk.append(ReadsContext(POINTS, OF_PLACES, width, width, spec.act()) if again else _layer(spec, width))
+    direction = ReadsContext(DIRECTIONS, OF_DIRECTIONS, width, width // 2, spec.act())
+    return numbered([*trunk, _layer(spec, width), direction], RadianceHead(width // 2, width, depth - 1))
+
+
+RADIANCE_FIELDS: dict[str, Callable[[ModelSpec], nn.Sequential]] = {"nerf-tiny": coordinate_mlp, "nerf": nerf}
