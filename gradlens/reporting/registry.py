@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from gradlens.reporting import filters, inpainting, memorization, online_probe, probes, representations
+from gradlens.reporting import filters, inpainting, memorization, online_probe, probes, rendering, representations
 from gradlens.reporting.analysis_report import AnalysisReport
 from gradlens.reporting.html import doctor as doctor_section
 from gradlens.reporting.html import filters as filters_section
@@ -22,5 +22,6 @@ REPORTS: dict[str, AnalysisReport] = {
     "representations": AnalysisReport(representations.tables, representations.figures, representations_section.section),
     "online": AnalysisReport(figures=online_probe.figures, section=online_section.section),
     "inpainting": AnalysisReport(inpainting.tables, inpainting.figures),
+    "rendering": AnalysisReport(rendering.tables, rendering.figures),
     "doctor": AnalysisReport(section=doctor_section.section),
 }

@@ -15,11 +15,12 @@ from torch import Tensor
 from gradlens.data.image_file import decode
 from gradlens.data.scene import box_average
 from gradlens.data.split import Data, Split
+from gradlens.data.subsets import choose
 from gradlens.runtime.batch_items import global_items
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.paths import is_file, is_there
 from gradlens.tasks.psnr import decibels, settings_of_network
-from gradlens.tasks.task import Batch, Task, TaskOptions
+from gradlens.tasks.task import Batch, Picture, Task, TaskOptions
 
 if TYPE_CHECKING:
     from gradlens.data.files import DataFiles
@@ -53,6 +54,7 @@ class Pictures(Task):
     losses: ClassVar = {"mse": squared_error}
     score_name = "psnr"
     defaults: ClassVar[Mapping[str, Any]] = {"model": "coordinate-mlp", "data": "china", "batch_size": 4096, "epochs": 10, "loss": "mse"}
+    settings = frozenset({"validation"})
     rule_options: ClassVar[Mapping[str, Any]] = {"head": "linear"}
     Options: ClassVar[type[BaseModel]] = PictureOptions
 
@@ -73,7 +75,7 @@ class Pictures(Task):
         name = config.data.name
         place = name if name in SAMPLES else str(Path(name).absolute())
         stamp = Path(place).stat().st_mtime_ns if is_there(place) else 0
-        return _data(place, stamp, config.task_options["shrink"])
+        return _data(place, stamp, config.task_options["shrink"], config.data.validation, config.seed if config.data.validation else 0)
 
     def batch(self, examples: Split, step: int, config: Config) -> Batch:
         """Return the places and colours of the pixels."""
@@ -92,6 +94,17 @@ class Pictures(Task):
         """Return the PSNR in dB."""
         error, channels = collected.sum(0)
         return float(decibels(error / channels))
+
+    def pictures(self, data: Data) -> Sequence[Picture]:
+        """Return the whole picture, pixels of the training among the held-out ones."""
+        both = Split(torch.cat([data.train.x, data.test.x]), torch.cat([data.train.y, data.test.y]))
+        down, across = (both.x[:, i].unique(return_inverse=True) for i in range(2))
+        order = (down[1] * len(across[0]) + across[1]).argsort()
+        return [Picture("picture", both.take(order), (len(down[0]), len(across[0])))]
+
+    def colours(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the pixels' colours, the network's and the true ones."""
+        return z.to(y.dtype).sigmoid(), y
 
     def running_score(self, loss: float, accuracy: float) -> float:
         """Return the PSNR of the mean loss."""
@@ -124,16 +137,15 @@ def picture(name: str, shrink: int = 1) -> Tensor:
 
 
 @lru_cache(maxsize=2)
-def _data(place: str, stamp: int, shrink: int) -> Data:
+def _data(place: str, stamp: int, shrink: int, share: float, seed: int) -> Data:
     pixels = picture(place, shrink)
     height, width = pixels.shape[:2]
     down, across = ((torch.arange(n) + 0.5) * 2 / n - 1 for n in (height, width))
-    places, colours = torch.cartesian_prod(down, across), pixels.flatten(0, 1)
-    taught = torch.zeros(height, width, dtype=torch.bool)
-    taught[::2, ::2] = True
-    return Data(
-        Split(places[taught.flatten()], colours[taught.flatten()]), Split(places[~taught.flatten()], colours[~taught.flatten()]), CHANNELS
-    )
+    everything = Split(torch.cartesian_prod(down, across), pixels.flatten(0, 1))
+    known = torch.zeros(height, width, dtype=torch.bool)
+    known[::2, ::2] = True
+    halves = everything.take(known.flatten()), everything.take(~known.flatten()), CHANNELS
+    return choose(halves, validation=share, seed=seed)
 
 
 def clear_picture_cache() -> None:

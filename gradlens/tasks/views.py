@@ -20,10 +20,11 @@ from gradlens.models.radiance_fields import DIRECTIONS, POINTS
 from gradlens.models.volume_rendering import intervals, render, stratified
 from gradlens.runtime.batch_items import global_items
 from gradlens.runtime.batch_shard import draw_sharded
+from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 from gradlens.runtime.step_context import Context, current_context
 from gradlens.tasks.psnr import decibels, settings_of_network
-from gradlens.tasks.task import Batch, Task, TaskOptions
+from gradlens.tasks.task import Batch, Picture, Task, TaskOptions
 
 if TYPE_CHECKING:
     from gradlens.data.files import DataFiles
@@ -54,8 +55,13 @@ def squared_colour_error(z: Tensor, y: Tensor) -> Tensor:
         y: [N, 4 + S] colour, brightness of the background, lengths of the intervals.
 
     """
-    colour = render(z.to(y.dtype), y[:, BACKGROUND:], y[:, COLOUR])
-    return (colour - y[:, :COLOUR]).square().sum() / (COLOUR * global_items(y))
+    made, true = _rendered(z, y)
+    return (made - true).square().sum() / (COLOUR * global_items(y))
+
+
+def _rendered(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the colours of rays as rendered and as photographed, each [N, 3]."""
+    return render(z.to(y.dtype), y[:, BACKGROUND:], y[:, COLOUR]), y[:, :COLOUR]
 
 
 class Views(Task):
@@ -73,6 +79,7 @@ class Views(Task):
     score_name = "psnr"
     defaults: ClassVar[Mapping[str, Any]] = {"model": "nerf-tiny", "data": "solids", "batch_size": 512, "epochs": 5, "loss": "mse"}
     rule_options: ClassVar[Mapping[str, Any]] = {"head": "linear"}
+    settings = frozenset({"validation"})
     context_changes = "the points and directions of each batch of rays are its own"
     Options: ClassVar[type[BaseModel]] = ViewOptions
 
@@ -90,11 +97,10 @@ class Views(Task):
 
     def load(self, config: Config, files: DataFiles) -> Data:
         """Load a scene by name, a folder in Blender's format, or an ``.npz`` file; the last ones loaded are kept."""
-        name, options = config.data.name, config.task_options
+        name, options, share = config.data.name, config.task_options, config.data.validation
         place = name if name in SCENES else str(Path(name).absolute())
-        return _data(
-            place, _stamp(place), *(options[key] for key in ("samples", "near", "far", "background", "shrink", "held_out", "premultiplied"))
-        )
+        how = (options[key] for key in ("samples", "near", "far", "background", "shrink", "held_out", "premultiplied"))
+        return _data(place, _stamp(place), share, *how)
 
     def batch(self, examples: Split, step: int, config: Config) -> Batch:
         """Cast the rays of some pixels and choose points on them: drawn in training, evenly spaced in evaluation."""
@@ -129,8 +135,8 @@ class Views(Task):
 
     def collect(self, z: Tensor, y: Tensor) -> Tensor:
         """Return view, sum of squared errors and number of channels of each view in the batch, a row each."""
-        colour = render(z.to(y.dtype), y[:, BACKGROUND:], y[:, COLOUR])
-        error = (colour - y[:, :COLOUR]).double().square().sum(1)
+        made, true = _rendered(z, y)
+        error = (made - true).double().square().sum(1)
         views, which = current_context()[VIEW].unique(return_inverse=True)
         sums = torch.zeros(len(views), 2, dtype=torch.float64, device=y.device)
         sums.index_add_(0, which, torch.stack([error, torch.full_like(error, COLOUR)], 1))
@@ -141,6 +147,16 @@ class Views(Task):
         views, which = collected[:, 0].unique(return_inverse=True)
         sums = torch.zeros(len(views), 2, dtype=torch.float64).index_add_(0, which, collected[:, 1:])
         return float(decibels(sums[:, 0] / sums[:, 1]).mean())
+
+    def pictures(self, data: Data) -> Sequence[Picture]:
+        """Return the held-out views."""
+        height, width = (int(n) for n in data.test.context[BOUNDS][2:])
+        each = torch.arange(len(data.test)).split(height * width)
+        return [Picture(f"view {int(data.test.x[rows[0], 0])}", data.test.take(rows), (height, width)) for rows in each]
+
+    def colours(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rays' colours, rendered and true."""
+        return _rendered(z, y)
 
     def running_score(self, loss: float, accuracy: float) -> float:
         """Return the PSNR of the mean squared error over all rays."""
@@ -162,14 +178,34 @@ def _stamp(place: str) -> Any:
 
 
 @lru_cache(maxsize=2)
-def _data(place: str, stamp: Any, samples: int, near: float | None, far: float | None, background: str, shrink: int, *how: Any) -> Data:
+def _data(
+    place: str, stamp: Any, share: float, samples: int, near: float | None, far: float | None, background: str, shrink: int, *how: Any
+) -> Data:
     scene = bounded(load_scene(place, background == "white", *how), near, far).shrunk(shrink)
     height, width = scene.size
     bounds = torch.tensor([scene.near, scene.far, height, width], dtype=torch.float64)
     context = {POSES: scene.poses, FOCAL: torch.tensor(scene.focal), BOUNDS: bounds}
     flat = scene.images.flatten(1, 2)
-    train, validation, test = (Split(scene.pixels(views), flat[views].flatten(0, 1), context) for views in scene.parts.values())
-    return Data(train, test, OUTPUTS, selection=validation if len(validation) else None, input_shape=(samples, 3))
+    parts = held_out_views(scene, share) if share else scene.parts
+    train, validation, test = (Split(scene.pixels(views), flat[views].flatten(0, 1), context) for views in parts.values())
+    selection, name = (validation if len(validation) else None), "validation" if share else "test"
+    return Data(train, test, OUTPUTS, test_name=name, selection=selection, input_shape=(samples, 3))
+
+
+def held_out_views(scene: Scene, share: float) -> dict[str, Tensor]:
+    """Hold out a share of the training views, evenly spaced, in place of the test views; the scene's own validation views are left out.
+
+    Raises:
+        InputError: a share that leaves no view on one side.
+
+    """
+    views = scene.parts["train"]
+    count = round(share * len(views))
+    if not 0 < count < len(views):
+        raise InputError(f"--validation {share:g} holds out {count} of {len(views)} training views: set a share that leaves some of both")
+    held = ((torch.arange(count) + 0.5) * len(views) / count).long()
+    kept = torch.ones(len(views), dtype=torch.bool).index_fill(0, held, False)
+    return {"train": views[kept], "val": views[:0], "test": views[held]}
 
 
 def bounded(scene: Scene, near: float | None, far: float | None) -> Scene:
