@@ -115,7 +115,7 @@ class Views:
         config = self.config(scene, "bp", 1e-3)
         context = run_context_of(self.args)
         pixels = load_data(config, context).test
-        views = pixels.x[:, 0].unique()
+        views = pixels.x[:, 0].unique()  # type: ignore[no-untyped-call]
         errors = [(1 - pixels.y[pixels.x[:, 0] == view].double() / 255).square().mean() for view in views]
         return fmean(float(decibels(error)) for error in errors)
 

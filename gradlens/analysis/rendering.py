@@ -66,13 +66,12 @@ def render_picture(network: ModelAndMethod, picture: Picture, config: Config, de
     """
     task, found = TASKS[config.task], []
     with eval_mode(*network), step_context():
-        for rows in torch.arange(len(picture.examples)).split(config.batch_size):
+        for rows in torch.arange(len(picture.examples)).split(config.batch_size):  # type: ignore[no-untyped-call]
             made = task.batch(picture.examples.take(rows).to(device), -1, config)
             with step_context(made.context):
                 found.append(task.colours(network.method.predict(list(network.model), made.x), made.y))
-    pictures = (torch.cat(parts).clamp(0, 1).cpu().view(*picture.size, 3) for parts in zip(*found, strict=True))
-    made_, true = pictures
-    return made_, true
+    rendered_, true = (torch.cat(parts).clamp(0, 1).cpu().view(*picture.size, 3) for parts in zip(*found, strict=True))
+    return rendered_, true
 
 
 def render_run(run: Run, context: RunContext, shown: int = 4, progress: Progress = no_progress) -> dict[str, Any]:
@@ -103,16 +102,19 @@ def rendered(
 ) -> dict[str, Any]:
     """Return :func:`render_run` of a network."""
     scores, kept = [], chosen(len(pictures), shown)
+    psnrs, ssims = list[float](), list[float]()
     made, true = list[Tensor](), list[Tensor]()
     for i, picture in enumerate(pictures):
         progress(i, len(pictures), "pictures")
         a, b = render_picture(network, picture, config, device)
-        psnr = float(decibels((a - b).double().square().mean()))
-        scores.append({"name": picture.name, "psnr": psnr, "ssim": ssim(a, b)})
+        psnrs.append(float(decibels((a - b).double().square().mean())))
+        ssims.append(ssim(a, b))
+        scores.append({"name": picture.name, "psnr": psnrs[i], "ssim": ssims[i]})
         if i in kept:
-            made.append(a), true.append(b)
+            made.append(a)
+            true.append(b)
     progress(len(pictures), len(pictures), "pictures")
-    means = {name: fmean(one[name] for one in scores) for name in ("psnr", "ssim")}
+    means = {"psnr": fmean(psnrs), "ssim": fmean(ssims)}
     names = [pictures[i].name for i in kept]
     images = {"made": _packed(torch.stack(made)), "true": _packed(torch.stack(true))}
     return {"size": list(pictures[0].size), "pictures": scores, **means, "shown": names, **images}

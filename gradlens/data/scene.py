@@ -111,7 +111,7 @@ def box_average(images: Tensor, factor: int, name: str, option: str) -> Tensor:
     height, width = images.shape[1:3]
     if height % factor or width % factor:
         raise InputError(f"{name}: images of {height}x{width} (HxW) cannot be divided by {factor}: set {option} to a factor of both")
-    parts = [F.avg_pool2d(some.movedim(-1, 1).float(), factor).round().to(torch.uint8).movedim(1, -1) for some in images.split(16)]
+    parts = [F.avg_pool2d(some.movedim(-1, 1).float(), factor).round().to(torch.uint8).movedim(1, -1) for some in images.split(16)]  # type: ignore[no-untyped-call]
     return torch.cat(parts).contiguous()
 
 
@@ -160,4 +160,4 @@ def over_background(rgb: Tensor, alpha: Tensor, white: bool, premultiplied: bool
 
 def numbered(sizes: Sequence[int]) -> dict[str, Tensor]:
     """Number the views of train, val and test, which lie one after the other."""
-    return dict(zip(PARTS, torch.arange(sum(sizes)).split(list(sizes)), strict=True))
+    return dict(zip(PARTS, torch.arange(sum(sizes)).split(list(sizes)), strict=True))  # type: ignore[no-untyped-call]

@@ -123,7 +123,7 @@ def _part(root: Path, file: Path, white: bool, premultiplied: bool) -> _Part:
             sizes = ["x".join(map(str, image.shape[:2])) for image in (images[i], images[0])]
             raise InputError(f"{file}: the image of frame {i} is {sizes[0]} (HxW) and the first one {sizes[1]}; all must be of one size")
     poses = torch.stack([_pose(frame, file, i) for i, frame in enumerate(frames)])
-    return _Part(file, torch.stack(images), poses, *(_number(cameras, *key, file) for key in NUMBERS))
+    return _Part(file, torch.stack(images), poses, *(_number(cameras, name, usual, file) for name, usual in NUMBERS))
 
 
 NUMBERS = (("camera_angle_x", None), ("near", 2.0), ("far", 6.0))  # name in a file of cameras, its value where it is missing
@@ -206,7 +206,7 @@ def _parts(arrays: Mapping[str, Any], views: int, held_out: int, path: Path) -> 
             raise InputError(f"{path}: {part} must hold numbers of views, from 0 to {views - 1}")
         chosen[part] = torch.from_numpy(numbers.astype(np.int64))
     held = torch.cat(list(chosen.values()))
-    if len(held) != len(held.unique()):
+    if len(held) != len(held.unique()):  # type: ignore[no-untyped-call]
         raise InputError(f"{path}: a view stands twice in val and test")
     everything = torch.arange(views)
     return {"train": everything[~torch.isin(everything, held)], **chosen}

@@ -98,7 +98,7 @@ class Pictures(Task):
     def pictures(self, data: Data) -> Sequence[Picture]:
         """Return the whole picture, pixels of the training among the held-out ones."""
         both = Split(torch.cat([data.train.x, data.test.x]), torch.cat([data.train.y, data.test.y]))
-        down, across = (both.x[:, i].unique(return_inverse=True) for i in range(2))
+        down, across = (both.x[:, i].unique(return_inverse=True) for i in range(2))  # type: ignore[no-untyped-call]
         order = (down[1] * len(across[0]) + across[1]).argsort()
         return [Picture("picture", both.take(order), (len(down[0]), len(across[0])))]
 

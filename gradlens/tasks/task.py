@@ -259,7 +259,7 @@ class Task(Items, ABC):
         """Return the score of the training examples over an epoch, in train mode, from what is summed up on the way.
 
         Args:
-            loss: mean over the epoch's items.
+            loss: mean over the epoch's items; NaN where the objective has further terms.
             accuracy: share of correct predictions, NaN without any.
 
         Returns:

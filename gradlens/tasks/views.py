@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradlens.data.scene import FOCAL, POSES, Scene, cast_rays
 from gradlens.data.scenes import SCENES, load_scene
 from gradlens.data.split import Data, Split
+from gradlens.gradients.block_pass import ends_of_parts
 from gradlens.gradients.items import Half, Items
-from gradlens.models.radiance_fields import DIRECTIONS, POINTS
+from gradlens.gradients.losses import Loss
+from gradlens.models.radiance_fields import DEPTHS, DIRECTIONS, DRAWS, PAIRS, POINTS, RAYS
 from gradlens.models.volume_rendering import intervals, render, stratified
 from gradlens.runtime.batch_items import global_items
 from gradlens.runtime.batch_shard import draw_sharded
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 OUTPUTS = ("red", "green", "blue", "density")
 VIEW, BOUNDS = "view", "bounds"  # in the context: the view of each ray [N]; near, far, height and width of the scene [4]
+FINE = 128  # points that a fine network samples beside those of the coarse one
 COLOUR, BACKGROUND = 3, 4  # numbers of a target that are its colour; with the background's brightness, before the intervals
 
 
@@ -39,6 +42,9 @@ class ViewOptions(TaskOptions, frozen=True):
     """Options of the view task."""
 
     samples: int = Field(32, ge=2, description="points of a ray, one drawn in each of as many intervals from near to far")
+    fine: int | None = Field(
+        None, ge=1, description="more points of a ray, which the fine network of a pair samples where the coarse one is dense; default: 128"
+    )
     near: float | None = Field(None, ge=0, description="depth at which rays begin; default: that of the scene, of Blender's 2")
     far: float | None = Field(None, gt=0, description="depth at which rays end; default: that of the scene, of Blender's 6")
     background: Literal["white", "black"] = Field("white", description="what is behind the scene")
@@ -51,7 +57,7 @@ def squared_colour_error(z: Tensor, y: Tensor) -> Tensor:
     """Compute the mean squared error of rendered colours over rays and channels.
 
     Args:
-        z: [N, S, 4] colours and densities of the points of N rays.
+        z: [N, S, 4] colours and densities of the points of N rays; or [N, P, 5] of other points, with the lengths of their intervals.
         y: [N, 4 + S] colour, brightness of the background, lengths of the intervals.
 
     """
@@ -61,13 +67,15 @@ def squared_colour_error(z: Tensor, y: Tensor) -> Tensor:
 
 def _rendered(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return the colours of rays as rendered and as photographed, each [N, 3]."""
-    return render(z.to(y.dtype), y[:, BACKGROUND:], y[:, COLOUR]), y[:, :COLOUR]
+    lengths = y[:, BACKGROUND:] if z.shape[-1] == len(OUTPUTS) else z[..., len(OUTPUTS)].detach().to(y.dtype)
+    return render(z[..., : len(OUTPUTS)].to(y.dtype), lengths, y[:, COLOUR]), y[:, :COLOUR]
 
 
 class Views(Task):
     """View synthesis: x [N, S, 3] points of N rays, y [N, 4 + S] their colours, backgrounds and intervals; z [N, S, 4] colour and density.
 
-    The loss is the mean squared error of the rendered colours; the score the mean over held-out views of −10 log10 of it, in dB.
+    The loss is the mean squared error of the rendered colours, of a pair of networks the sum of both; the score the mean over
+    held-out views of −10 log10 of it (of the fine network's), in dB.
     """
 
     summary = "learn a scene from photographs and render other views of it (NeRF)"
@@ -95,9 +103,15 @@ class Views(Task):
         """Return the points of a ray and the numbers at each, which no data change."""
         return (config.task_options["samples"], 3), len(OUTPUTS)
 
+    def terms(self, blocks: Sequence[nn.Module]) -> Mapping[int, Loss]:
+        """Return the same error of the coarse network, where there is one before the output's."""
+        return {end: squared_colour_error for end in ends_of_parts(blocks) if end != len(blocks) - 1}
+
     def load(self, config: Config, files: DataFiles) -> Data:
         """Load a scene by name, a folder in Blender's format, or an ``.npz`` file; the last ones loaded are kept."""
         name, options, share = config.data.name, config.task_options, config.data.validation
+        if options["fine"] is not None and config.model.name not in PAIRS:
+            raise InputError(f"views.fine is read by a pair of networks, and {config.model.name} is one: set --model {' or '.join(PAIRS)}")
         place = name if name in SCENES else str(Path(name).absolute())
         how = (options[key] for key in ("samples", "near", "far", "background", "shrink", "held_out", "premultiplied"))
         return _data(place, _stamp(place), share, *how)
@@ -109,19 +123,26 @@ class Views(Task):
         origins, directions = cast_rays(
             examples.x[:, 1:].float(), examples.context[POSES][view], examples.context[FOCAL], (int(height), int(width))
         )
-        drawn = _draws(len(view), samples, step, config.seed) if step >= 0 else None
+        drawn = _draws(len(view), samples, step, config.seed, "samples") if step >= 0 else None
         depths = stratified(near, far, samples, drawn).to(view.device).expand(len(view), -1)
         points = origins[:, None] + depths[..., None] * directions[:, None]
         length = directions.norm(dim=1, keepdim=True)
         background = torch.full_like(length, float(config.task_options["background"] == "white"))
         y = torch.cat([examples.y.float() / 255, background, intervals(depths) * length], 1)
-        return Batch(points, y, {POINTS: points, DIRECTIONS: (directions / length)[:, None], VIEW: view})
+        context = {POINTS: points, DIRECTIONS: (directions / length)[:, None], VIEW: view}
+        if config.model.name in PAIRS:
+            fine = config.task_options["fine"] or FINE
+            draws = _draws(len(view), fine, step, config.seed, "fine samples") if step >= 0 else torch.linspace(0, 1, fine)[None]
+            context |= {RAYS: torch.cat([origins, directions], 1), DEPTHS: depths, DRAWS: draws.to(view.device).expand(len(view), -1)}
+        return Batch(points, y, context)
 
     def blank(self, shape: Sequence[int]) -> Batch:
         """Return one ray at the origin."""
         points = torch.zeros(1, *shape)
         y = torch.cat([torch.zeros(1, BACKGROUND), intervals(torch.zeros(1, shape[0]))], 1)
-        return Batch(points, y, {POINTS: points, DIRECTIONS: torch.zeros(1, 1, 3), VIEW: torch.zeros(1, dtype=torch.long)})
+        context = {POINTS: points, DIRECTIONS: torch.zeros(1, 1, 3), VIEW: torch.zeros(1, dtype=torch.long)}
+        context |= {RAYS: torch.zeros(1, 6), DEPTHS: torch.arange(shape[0])[None].float(), DRAWS: torch.full((1, FINE), 0.5)}
+        return Batch(points, y, context)
 
     def halves(self, x: Tensor, y: Tensor, context: Context, rng: torch.Generator) -> Iterator[Half] | None:
         """Divide the rays into two halves, each with its part of the context."""
@@ -137,21 +158,21 @@ class Views(Task):
         """Return view, sum of squared errors and number of channels of each view in the batch, a row each."""
         made, true = _rendered(z, y)
         error = (made - true).double().square().sum(1)
-        views, which = current_context()[VIEW].unique(return_inverse=True)
+        views, which = current_context()[VIEW].unique(return_inverse=True)  # type: ignore[no-untyped-call]
         sums = torch.zeros(len(views), 2, dtype=torch.float64, device=y.device)
         sums.index_add_(0, which, torch.stack([error, torch.full_like(error, COLOUR)], 1))
         return torch.cat([views.double()[:, None], sums], 1)
 
     def score(self, collected: Tensor) -> float:
         """Return the PSNR in dB, the mean over views."""
-        views, which = collected[:, 0].unique(return_inverse=True)
+        views, which = collected[:, 0].unique(return_inverse=True)  # type: ignore[no-untyped-call]
         sums = torch.zeros(len(views), 2, dtype=torch.float64).index_add_(0, which, collected[:, 1:])
         return float(decibels(sums[:, 0] / sums[:, 1]).mean())
 
     def pictures(self, data: Data) -> Sequence[Picture]:
         """Return the held-out views."""
         height, width = (int(n) for n in data.test.context[BOUNDS][2:])
-        each = torch.arange(len(data.test)).split(height * width)
+        each = torch.arange(len(data.test)).split(height * width)  # type: ignore[no-untyped-call]
         return [Picture(f"view {int(data.test.x[rows[0], 0])}", data.test.take(rows), (height, width)) for rows in each]
 
     def colours(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,9 +184,9 @@ class Views(Task):
         return float(decibels(torch.tensor(loss, dtype=torch.float64)))
 
 
-def _draws(n: int, samples: int, step: int, seed: int) -> Tensor:
-    """Draw where in its interval each point of this rank's rays lies, [n, S] on [0, 1)."""
-    return draw_sharded(n, lambda rows: torch.rand(rows, samples, generator=generator(seed, "samples", step)))
+def _draws(n: int, samples: int, step: int, seed: int, purpose: str) -> Tensor:
+    """Draw numbers for this rank's rays, [n, samples] on [0, 1)."""
+    return draw_sharded(n, lambda rows: torch.rand(rows, samples, generator=generator(seed, purpose, step)))
 
 
 def _stamp(place: str) -> Any:

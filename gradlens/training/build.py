@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gradlens.gradients.block_pass import ends_of_parts
 from gradlens.gradients.losses import Loss
 from gradlens.gradients.method import Method
 from gradlens.gradients.network_info import NetworkInfo
@@ -125,6 +126,10 @@ def build_model_and_method(config: Config, shape: tuple[int, ...], classes: int,
     net = make_network_info(model, read, classes, task.losses[config.loss], config.seed, config.epochs, task)._replace(image=shape)
     if config.teacher:
         net = net._replace(teacher=_teacher(other_run(config.teacher), shape, classes, config, device))
+    if rule.has_local_losses and len(set(ends_of_parts(net.blocks))) > 1:
+        raise InputError(
+            f"{config.method} has losses of its own at blocks, of which {config.model.name} has two networks: set another model"
+        )
     method = rule(net, options)
     layout: Any = {"device": device, "memory_format": torch.channels_last}
     network = ModelAndMethod(model.to(**layout), method.to(**layout))
