@@ -164,7 +164,7 @@ def lr_factor(config: Config, step: int, total: int) -> float:
     if c.lr_schedule == "step":
         return 0.1 ** ((done >= 0.5) + (done >= 0.75))
     if c.lr_schedule == "exponential":
-        return 0.1**done
+        return math.exp(done * math.log(0.1))
     if c.lr_schedule == "inverse-sqrt":
         return math.sqrt(c.warmup / (step + 1))
     return 1.0
