@@ -17,6 +17,7 @@ POINTS, DIRECTIONS = "points", "directions"  # names in the context of what laye
 RAYS, DEPTHS, DRAWS = "rays", "depths", "draws"  # ... of what a fine network reads: origins and directions [N, 6], [N, S], [N, F]
 OF_PLACES, OF_DIRECTIONS = 10, 4  # frequencies of the encodings
 WIDTH = 128  # of a layer
+FIRST_DENSITY = 0.1  # bias of the density at the start
 SKIP = 4  # every so many layers the encoded point is read again
 
 
@@ -59,11 +60,16 @@ class ReadsContext(nn.Module):
 
 
 class RadianceHead(nn.Module):
-    """[rgb, density]: rgb from the block before, the density from the last layer of the trunk; [N, S, *] -> [N, S, 4], both linear."""
+    """[rgb, density]: rgb from the block before, the density from the last layer of the trunk; [N, S, *] -> [N, S, 4], both linear.
+
+    The density's bias begins at 0.1. With PyTorch's initialisation, as in the code of Launay et al., a third of all seeds give a density
+    that is negative everywhere: then every ray is empty, and no weight has a gradient.
+    """
 
     def __init__(self, colour_width: int, width: int, trunk: int) -> None:
         super().__init__()
         self.rgb, self.alpha = nn.Linear(colour_width, 3), nn.Linear(width, 1)
+        nn.init.constant_(self.alpha.bias, FIRST_DENSITY)
         self.reads_blocks = (trunk,)
 
     def forward(self, d: Tensor, h: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import copy
 import math
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +29,9 @@ from gradlens.runtime.step_context import current_context, step_context
 from gradlens.tasks.registry import TASKS
 from gradlens.tasks.views import squared_colour_error
 from gradlens.training.config import make_config
+from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext, load_data
+from gradlens.training.loop import make_update
 from gradlens.training.runs.build_state import build_state
 from gradlens.training.runs.train_run import train_run
 
@@ -147,6 +150,15 @@ def test_the_encoding_is_the_papers_without_pi():
 ])  # fmt: skip
 def test_networks_have_the_published_sizes(name, size, parameters):
     assert sum(p.numel() for p in build(name, ModelSpec((64, 3), 4, **size)).parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", ["nerf-tiny", "nerf"])
+def test_some_density_is_positive_at_the_start_whatever_the_seed(name):
+    x = torch.rand(200, 4, 3, generator=torch.Generator().manual_seed(8)) * 3 - 1.5
+    with step_context({"directions": torch.tensor([0.0, 0, 1]).expand(200, 1, 3)}), torch.no_grad():
+        for seed in range(12):
+            *_, z = outputs(build(name, ModelSpec((4, 3), 4), seed=seed), x)
+            assert (z[..., 3] > 0).any()
 
 
 # --------------------------------------------------------------------------------------------------------- batches of rays
@@ -413,7 +425,7 @@ def test_wrong_options_are_refused_in_one_sentence(scene, program, tmp_path):
         (["--data", scene, "--set", "views.shrink=3"], "cannot be divided by 3: set views.shrink to a factor of both"),
         (["--data", scene, "--set", "views.near=7"], "near is 7 and far 6"),
         (["--data", scene, "--model", "mlp"], "--model mlp reads images, --task views has rays"),
-        (["--data", scene, "--stem", "5"], "nerf-tiny has no convolution"),
+        (["--data", scene, "--stem", "5"], "a network of coordinates has no convolution"),
         (["--data", scene, "--augment"], "--augment has no meaning for --task views"),
         (["--data", tmp_path / "none"], "unknown scene"),
     ):
@@ -425,3 +437,34 @@ def test_wrong_options_are_refused_in_one_sentence(scene, program, tmp_path):
         DEPTHS
         not in TASKS["views"].batch(load_data(config_of(scene), RunContext()).train.take(torch.arange(2)), 0, config_of(scene)).context
     )
+
+
+# -------------------------------------------------------------------------------------------------------------- the papers
+
+OF_PAPERS = sorted((Path(__file__).parents[2] / "analyses" / "configs").glob("dfa-views-*.json"))
+
+
+def test_configs_of_the_papers_have_their_numbers():
+    assert len(OF_PAPERS) == 5
+    for path in OF_PAPERS:
+        c = make_config(**read_config_file(path))
+        assert (c.task, c.model.name, c.batch_size, c.steps) == ("views", "nerf-pair", 1024, 500_000)
+        assert (c.task_options["samples"], c.task_options["fine"]) == (64, 128)
+        assert c.optimizer.lr == (5e-4 if c.method == "bp" else 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", OF_PAPERS, ids=lambda path: path.stem)
+def test_the_papers_networks_take_two_steps(path, scene):
+    c = make_config(**{**read_config_file(path), "data": scene, "batch_size": 8, "record_every": 1, "diagnose_every": 0})
+    state = build_state(c, load_data(c, RunContext()), torch.device("cpu"))
+    before = {name: p.detach().clone() for name, p in state.network.model.named_parameters()}
+    losses = []
+    for step in range(2):
+        made, *_ = make_update(state, step)
+        losses.append(float(made.loss))
+        assert made.rows
+    assert all(map(math.isfinite, losses))
+    moved = {name for name, p in state.network.model.named_parameters() if not torch.equal(p, before[name])}
+    assert {"top.head.rgb.bias", "top.head.alpha.bias"} <= moved
+    assert (len(moved) > 8) is (c.method != "shallow")
