@@ -151,6 +151,7 @@ class Trained(NamedTuple):
     epoch: int  # of it
     final: float  # %, of the test nodes after the last epoch
     cosine: float | None  # of the first block's gradient with the true one, mean over the second half of training; None: it has none
+    output_cosine: float | None  # of the signal at the first block's output with the true one, as above
     reached: float  # share of nodes that have an error signal at the first block's output, mean over the recorded steps
     reached_by_backprop: float
     seconds: float  # CPU time
@@ -198,11 +199,11 @@ class Graphs:
         fit(state, None, watch)
         best = best_held_out(metrics)
         tests = [m for m in metrics if m.split == "test"]
-        cosines = rows.get(("parameters", "cosine"), [])
-        reached, true = (1 - fmean(rows["activation", quantity]) for quantity in ("zeros", "true_zeros"))
+        cosine, output_cosine = (fmean(found) if (found := rows.get((kind, "cosine"))) else None for kind in ("parameters", "activation"))
+        reached, true = (fmean(rows["activation", quantity]) for quantity in ("reached", "true_reached"))
         trained = Trained(
             100 * best.accuracy, 100 * max(m.accuracy for m in metrics if m.split == "validation"), best.epoch, 100 * tests[-1].accuracy,
-            fmean(cosines) if cosines else None, reached, true, time.process_time() - began,
+            cosine, output_cosine, reached, true, time.process_time() - began,
         )  # fmt: skip
         return trained, state
 

@@ -19,7 +19,7 @@ from gradlens.data.subsets import choose
 from gradlens.runtime.batch_items import global_items
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.paths import is_file, is_there
-from gradlens.tasks.psnr import decibels, settings_of_network
+from gradlens.tasks.psnr import decibels, no_hits, settings_of_network
 from gradlens.tasks.task import Batch, Picture, Task, TaskOptions
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Pictures(Task):
     summary = "learn the colours of a picture's pixels from their places"
     item = example = "pixel"
     reads = "coordinates"
-    has_classes = False
+    classes_of_items = False
     losses: ClassVar = {"mse": squared_error}
     score_name = "psnr"
     defaults: ClassVar[Mapping[str, Any]] = {"model": "coordinate-mlp", "data": "china", "batch_size": 4096, "epochs": 10, "loss": "mse"}
@@ -84,6 +84,10 @@ class Pictures(Task):
     def blank(self, shape: Sequence[int]) -> Batch:
         """Return the pixel in the middle."""
         return Batch(torch.zeros(1, *shape), torch.zeros(1, len(CHANNELS)))
+
+    def hits(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Count nothing: a colour is no class."""
+        return no_hits(y)
 
     def collect(self, z: Tensor, y: Tensor) -> Tensor:
         """Return the sum of squared errors and the number of channels, as one row."""

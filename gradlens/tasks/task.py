@@ -13,13 +13,11 @@ from gradlens.data.files import DataFiles
 from gradlens.data.split import Data, Split
 from gradlens.gradients.items import Items
 from gradlens.gradients.losses import LOSSES, Loss
-from gradlens.models.zoo import INPUT
 from gradlens.runtime.step_context import Context
 
 if TYPE_CHECKING:
     import torch
 
-    from gradlens.gradients.method import Method
     from gradlens.training.config import Config
 
 
@@ -28,7 +26,7 @@ class Batch(NamedTuple):
 
     Attributes:
         x: [N, *] input of any dtype (tokens are whole numbers). A floating-point one may still be turned by :meth:`Task.to_input`.
-        y: [N, *] targets. Of classes a target of -1 is none: it is no item, has no loss and counts in no score.
+        y: [N, *] targets; of classes -1 where there is none (:class:`gradlens.gradients.items.Items`).
         context: name -> tensor that every block may read in its ``forward`` through ``runtime.step_context.current_context()``, and that
             passes no gradient. It does not change in a step; with rules that store batches (``replay_buffer``) it must not change between
             steps either.
@@ -78,9 +76,13 @@ class Task(Items, ABC):
         rule_options: name of an option of rules -> its default in this task ("head"), for the rules that have it.
         settings: flat names of the data settings (``DataSettings``) that it reads, beside ``data``; others are refused if they are set.
         Options: a pydantic model of the task's own options; ``--set NAME.OPTION=VALUE`` sets one, NAME the task's; ``config.task_options``.
+        least_classes: fewest classes with which there is something to learn; 1 where one output is a probability.
+        blocks_alike: True: its networks' blocks are alike, so that tables and figures show quantities by kind of layer over depth.
+        shows: what :meth:`sample` shows, sentences of the page; "": there are no samples.
         one_batch: True: an epoch is one batch of all examples, and ``--batch-size`` does not apply (a graph).
         not_data_parallel: why a batch cannot be divided over ranks, a clause; "": it can.
-        context_changes: why each batch has a context of its own, a clause; "": all batches have the same, or none.
+        settings_of_networks: whether the settings that a rule has for a network (``Method.defaults_on``) were found in this task.
+        classes_of_items: whether y holds the class of each item; rules that read it (``Method.reads_classes``) are refused where not.
 
     """
 
@@ -94,9 +96,22 @@ class Task(Items, ABC):
     rule_options: ClassVar[Mapping[str, Any]] = {}
     settings: ClassVar[frozenset[str]] = frozenset()
     Options: ClassVar[type[BaseModel]] = TaskOptions
+    least_classes: ClassVar[int] = 2
+    blocks_alike: ClassVar[bool] = False
+    shows: ClassVar[str] = ""
     one_batch: ClassVar[bool] = False
     not_data_parallel: ClassVar[str] = ""
-    context_changes: ClassVar[str] = ""
+    settings_of_networks: ClassVar[bool] = True
+    classes_of_items: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Refuse a task of one batch that permutes and halves rows, as tasks do by default: its rows are not independent."""
+        super().__init_subclass__(**more)
+        missing = [name for name in ("halves", "permutation") if getattr(cls, name) is getattr(Items, name)]
+        if cls.one_batch and missing:
+            raise TypeError(
+                f"{cls.__name__} is of one batch, whose rows are not divided or permuted as they are: define {', '.join(missing)}"
+            )
 
     # ------------------------------------------------------------------------------------------------ what every task defines
 
@@ -178,23 +193,9 @@ class Task(Items, ABC):
         """
         return self.defaults
 
-    def refusal(self, rule: type[Method]) -> str:
-        """Return why a rule cannot be used with this task.
-
-        Args:
-            rule: a class below ``Method``.
-
-        Returns:
-            a clause, of what the rule and the task declare; "": it can be used.
-
-        """
-        if rule.images_only and self.reads != INPUT:
-            return rule.images_only
-        if rule.reads_classes and not self.has_classes:
-            return f"{rule.reads_classes}, and a target here is none"
-        if self.context_changes and "replay_buffer" in rule.depends_on:
-            return f"it stores what blocks read, and {self.context_changes}"
-        return ""
+    def with_items(self, clause: str) -> str:
+        """Return what a rule declares (``Method.images_only``) with the task's items in the place of ``{items}``."""
+        return clause.replace("{items}", f"{self.item}s")
 
     # ----------------------------------------------------------------------------------------------------------- input, loss
 

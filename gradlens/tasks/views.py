@@ -25,7 +25,7 @@ from gradlens.runtime.batch_shard import draw_sharded
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 from gradlens.runtime.step_context import Context, current_context
-from gradlens.tasks.psnr import decibels, settings_of_network
+from gradlens.tasks.psnr import decibels, no_hits, settings_of_network
 from gradlens.tasks.task import Batch, Picture, Task, TaskOptions
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Views(Task):
     item = example = "ray"
     reads = "rays"
     per_item = True
-    has_classes = False
+    classes_of_items = False
     losses: ClassVar = {"mse": squared_colour_error}
     score_name = "psnr"
     defaults: ClassVar[Mapping[str, Any]] = {"model": "nerf-tiny", "data": "solids", "batch_size": 512, "epochs": 5, "loss": "mse"}
@@ -154,6 +154,10 @@ class Views(Task):
     def _only(half: Half, y: Tensor, context: Context) -> Half:
         return Half(half.x, y[half.y], {name: t[half.y] for name, t in context.items()}, half.shard)
 
+    def hits(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Count nothing: a colour is no class."""
+        return no_hits(y)
+
     def collect(self, z: Tensor, y: Tensor) -> Tensor:
         """Return view, sum of squared errors and number of channels of each view in the batch, a row each."""
         made, true = _rendered(z, y)
@@ -210,7 +214,7 @@ def _data(
     parts = held_out_views(scene, share) if share else scene.parts
     train, validation, test = (Split(scene.pixels(views), flat[views].flatten(0, 1), context) for views in parts.values())
     selection, name = (validation if len(validation) else None), "validation" if share else "test"
-    return Data(train, test, OUTPUTS, test_name=name, selection=selection, input_shape=(samples, 3))
+    return Data(train, test, OUTPUTS, test_name=name, selection=selection, inputs=(samples, 3))
 
 
 def held_out_views(scene: Scene, share: float) -> dict[str, Tensor]:

@@ -303,9 +303,9 @@ def test_shallow_trains_the_heads_alone(model, heads, scene):
 
 
 @pytest.mark.parametrize(("method", "model", "sentence"), [
-    ("cdni", "nerf-tiny", "cdni cannot be used with --task views: its synthesisers read the class of every item, and a target"),
-    ("dgl-async", "nerf-tiny", "dgl-async cannot be used with --task views: it stores what blocks read, and the points and directions of"),
-    ("dgl", "nerf-pair", "dgl has losses of its own at blocks, of which nerf-pair has two networks: set another model"),
+    ("cdni", "nerf-tiny", "cdni cannot be used with --task views, whose items have no class: its synthesisers read them"),
+    ("dgl-async", "nerf-tiny", "dgl-async stores what blocks read, and the points and directions of each batch of rays are its own"),
+    ("dgl", "nerf-pair", "dgl has losses of its own at blocks, of which this network has 2 parts; set another model"),
     ("predsim", "nerf-tiny", "predsim is a rule of the image task and cannot be used with --task views"),
 ])  # fmt: skip
 def test_rules_that_do_not_fit_say_why(method, model, sentence, scene):

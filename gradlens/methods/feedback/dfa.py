@@ -12,19 +12,22 @@ from weakref import ReferenceType, ref
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from gradlens.gradients.block_pass import Pass, ends_of_parts, pull_back_chain
+from gradlens.gradients.items import Items
 from gradlens.gradients.losses import slope
 from gradlens.gradients.method import FeedbackPair, Method, Signal, Step, top_signal
+from gradlens.gradients.needs import Need
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.feedback.weight_replacement import Switched
-from gradlens.models.feedback_point import feedback_points
+from gradlens.models.click_layers import FieldVectors
+from gradlens.models.feedback_point import exact_features, feedback_points
 from gradlens.models.graph_layers import current_adjacency
 from gradlens.models.resnet import Residual
 from gradlens.runtime.batch_shard import all_gather_rows, all_reduce_sum, global_count
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
-from gradlens.tasks.graphs import Graphs
 
 
 class DFAOptions(BaseModel, frozen=True, extra="forbid"):
@@ -43,6 +46,11 @@ class DFAOptions(BaseModel, frozen=True, extra="forbid"):
     feedback: Literal["own", "propagated"] = Field(
         "own",
         description="on graphs, what a node gets: its own error, or those up to k edges away too, with k the number of later blocks",
+        json_schema_extra={"since": "0.2.0"},
+    )
+    embedding: Literal["feedback", "fixed"] = Field(
+        "feedback",
+        description="what trains the vectors of ids: feedback at the embedding's end, or nothing",
         json_schema_extra={"since": "0.2.0"},
     )
     error: Literal["logits", "features"] = Field(
@@ -78,6 +86,20 @@ def broadcast(e: Tensor, b: Tensor, h: Tensor) -> Tensor:
     return laid.permute(0, *(1 + order.index(d) for d in range(1, h.ndim)))
 
 
+def _no_residual_block(blocks: Mapping[str, nn.Module], items: Items) -> str:
+    fits = any(isinstance(block, Residual) for block in blocks.values())
+    return "" if fits else "needs residual blocks, and this network has none"
+
+
+def _no_place_inside(blocks: Mapping[str, nn.Module], items: Items) -> str:
+    fits = any(feedback_points(block) for block in list(blocks.values())[:-1])
+    return "" if fits else "needs a network that marks places inside its blocks"
+
+
+def _no_edges(blocks: Mapping[str, nn.Module], items: Items) -> str:
+    return "" if items.has_edges else "sends errors along the edges of a graph, and there are none"
+
+
 class DFA(Switched, Method):
     """delta_k = B_k e, with e = dL/dlogits and B_k fixed and random, at every block but the output block; backprop inside blocks.
 
@@ -85,8 +107,9 @@ class DFA(Switched, Method):
     matrix of which each block uses the first n_k columns. ``skip=exact``: if block k+1 is residual, act(branch(x) + shortcut(x)),
     delta_k = B_k e + (delta_{k+1} pulled back through act and shortcut alone). ``points=inside``: places inside blocks get B e too, each
     with its own B, and what the network computes between two places is trained by backprop. ``error=features``: e = dL/dh at
-    the input of the output block, which alone has the true gradient then. In a network of parts each part has its own error, that of the
-    objective's term at its last block. ``feedback=propagated``, on graphs:
+    the input of the output block, which alone has the true gradient then. What the output block reads itself of a block's features
+    (``exact_from``) keeps its true gradient. ``embedding=fixed``: vectors of ids are not trained. In a network of parts each part has its
+    own error, that of the objective's term at its last block. ``feedback=propagated``, on graphs:
     delta_k = Â^(K−k) e B_k with Â = D^-½ (A + I) D^-½, after Zhao et al. 2024 (arXiv 2406.02040), without their pseudo-errors.
     """
 
@@ -94,6 +117,11 @@ class DFA(Switched, Method):
     other_names = ("direct feedback alignment", "direct feedback")
     Options = DFAOptions
     depends_on = frozenset({"input", "output_error"})
+    needs: ClassVar[Sequence[Need]] = (
+        Need(_no_residual_block, "set skip=blocked or take resnet18", "skip", "exact"),
+        Need(_no_place_inside, "set points=blocks or another model", "points", "inside"),
+        Need(_no_edges, "set feedback=own, or --task graphs", "feedback", "propagated"),
+    )
     defaults_on: ClassVar[Mapping[str, Mapping[str, Any]]] = {  # of Launay et al., in their code; sage as gcn
         "gcn": {"dropout": 0.1, "weight_decay": 1e-4},
         "cheb": {"dropout": 0.0, "weight_decay": 1e-4},
@@ -103,22 +131,16 @@ class DFA(Switched, Method):
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
-        if options.skip == "exact" and not any(isinstance(block, Residual) for block in net.blocks):
-            raise InputError("dfa: skip=exact needs residual blocks, and this network has none; set skip=blocked or take resnet18")
-        if options.feedback == "propagated" and not isinstance(net.items, Graphs):
-            raise InputError("dfa: feedback=propagated sends errors along the edges of a graph: set feedback=own, or --task graphs")
+        self.fixed = _fixed_vectors(net) if options.embedding == "fixed" else None
         self.names = [net.name(k) for k in range(self.num_blocks)]
-        self.sizes = [net.features(k).numel() for k in range(self.num_blocks - 1)]
+        self.exact = exact_features(net.blocks[:-1])
+        self.sizes = [self.exact.get(k, net.features(k).numel()) for k in range(self.num_blocks - 1)]  # features that get feedback
         self.inside: dict[str, int] = {}  # key of each place inside a block -> its features
         if options.points == "inside":
             for k, block in enumerate(net.blocks[:-1]):
                 for path, point in feedback_points(block).items():
                     point.key = f"{k}/{path.replace('.', '/')}"
                     self.inside[point.key] = point.features
-            if not self.inside:
-                raise InputError(
-                    "dfa: points=inside needs a network that marks places inside its blocks; set points=blocks or another model"
-                )
         self.error: Tensor | None = None  # [N, *, C] of the step, for the places inside blocks
         self.ends = ends_of_parts(net.blocks)
         self.errors: dict[int, Tensor] = {}  # last block of a part before the output's -> the error read there in this step
@@ -133,7 +155,7 @@ class DFA(Switched, Method):
         shared = {self._shared(end): self.largest for end in sorted(set(self.ends), reverse=True)}
         for i, (name, n) in enumerate((shared if options.shared else widths).items()):
             u = 2 * torch.rand(read, n, generator=generator(net.seed, "feedback", i)) - 1
-            self.feedback.register_buffer(name, options.scale * (u if options.shared else u / math.sqrt(n)))
+            self.feedback.register_buffer(name, options.scale * (u if options.shared else u / math.sqrt(max(n, 1))))
 
     def matrix(self, k: int | str) -> Tensor:
         """Return B_k [C, n_k] of a block, or of a place inside one by its key, to be multiplied from the right with errors [N, *, C]."""
@@ -170,7 +192,8 @@ class DFA(Switched, Method):
         if self.read is None or self.read[0]() is not top.z:
             x = top.x.detach().requires_grad_()
             with torch.enable_grad():
-                (e,) = torch.autograd.grad(self.loss(top.block(x), top.y), x)
+                weights = {name: w.detach() for name, w in top.block.named_parameters()}
+                (e,) = torch.autograd.grad(self.loss(functional_call(top.block, weights, (x,)), top.y), x)
             self.read = ref(top.z), e
         return self.read[1]
 
@@ -178,6 +201,8 @@ class DFA(Switched, Method):
         """Return that with ``skip=exact`` blocks send backward messages, and with ``error=features`` read the output block."""
         if self.options.error == "features":
             return "with error=features a block reads the output block's weights, which are on another rank"
+        if self.exact:
+            return f"{self.names[min(self.exact)]} waits for the output block's gradient"
         return "with skip=exact a block waits for the gradient through the skip of block k+1" if self.options.skip == "exact" else None
 
     def run_block(self, block: nn.Module, x: Tensor, *earlier: Tensor) -> Tensor:
@@ -196,7 +221,7 @@ class DFA(Switched, Method):
         """Compute B_k e [+ the gradient through the skip of block k+1]; pass it down only through a skip connection."""
         p, top = passes[k], passes[self.num_blocks - 1]
         if k == self.num_blocks - 1:
-            return top_signal(self.loss, p, send=False)
+            return top_signal(self.loss, p, send=bool(self.exact))
         end = self.ends[k]
         if k == end:  # of a part: trained by its own term, whose gradient there is the error of the part's blocks
             self.errors[k] = slope(self.terms[k], p.z, p.y)[1][..., : self.classes]
@@ -205,8 +230,13 @@ class DFA(Switched, Method):
         self.error = e if self.inside else None
         for _ in range(self.num_blocks - 1 - k if self.options.feedback == "propagated" else 0):
             e = current_adjacency(len(e)).normalized @ e
+        if k in self.exact:
+            fed = (e.to(p.h.dtype) @ self.matrix(k)).to(p.h.dtype) * (k != self.fixed)
+            return Signal(torch.cat([fed, received[0][:, self.sizes[k] :]], 1))
+        if k == self.fixed:
+            return Signal(None)
         delta = broadcast(e, self.matrix(k), p.h)
-        for message in received:
+        for message in received if self.options.skip == "exact" else ():
             delta = delta + message
         carried = self.options.skip == "exact" and isinstance(p.block, Residual)
         return Signal(delta, (delta,) if carried else ())
@@ -218,8 +248,9 @@ class DFA(Switched, Method):
         for first, end in zip([0, *(end + 1 for end in ends)], ends, strict=False):
             part = passes[first : end if features else end + 1]
             for k, rows in zip(range(first, end), self._jacobians(part), strict=False):
-                mean = torch.stack([row.flatten() for row in rows])
-                yield FeedbackPair(self.names[k], "feedback_jacobian", self.matrix(k), mean, f"batch-mean Jacobian of the {what}")
+                mean = torch.stack([row.flatten() for row in rows])[:, : self.sizes[k]]
+                if mean.numel():
+                    yield FeedbackPair(self.names[k], "feedback_jacobian", self.matrix(k), mean, f"batch-mean Jacobian of the {what}")
 
     def _jacobians(self, passes: Sequence[Pass]) -> list[list[Tensor]]:
         """Compute for each of some passes the batch-mean gradient of each number of the last one's output at its own output, [C, *out]."""
@@ -232,6 +263,18 @@ class DFA(Switched, Method):
                 each = grad.delta.flatten(0, -2) if self.items.per_item else grad.delta
                 found[k].append(all_reduce_sum(each.sum(0)) / global_count(len(each)))
         return found
+
+
+def _fixed_vectors(net: NetworkInfo) -> int:
+    """Return the block whose vectors of ids are not trained."""
+    k = next((k for k, block in enumerate(net.blocks) if isinstance(block, FieldVectors)), None)
+    if k is None:
+        raise InputError("dfa: embedding=fixed needs a network with vectors of ids, as deep-cross has: set embedding=feedback")
+    if exact_features(net.blocks).get(k) == 0:
+        raise InputError(
+            "dfa: embedding=fixed: this network's output block trains the vectors itself, without feedback; set embedding=feedback"
+        )
+    return k
 
 
 def _refuse_reading_twice(net: NetworkInfo) -> None:

@@ -328,7 +328,7 @@ def measure_costs(
     with step_context():
         made = _batch(config, network.method, shape, classes, device) if data is None else first_batch(config, data, device)
         costs = block_costs(network, config, *made, rounds)
-    rows = [CostRow(config.method, config.model.name, config.batch_size, *cost) for cost in costs]
+    rows = [CostRow(config.method, config.model.name, len(made[0]) if data is not None else config.batch_size, *cost) for cost in costs]
     return Measured(network.method, rows, allowed_cuts(network.method))
 
 
