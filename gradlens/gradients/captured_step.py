@@ -67,7 +67,7 @@ class CapturedStep:
     def start(self) -> None:
         """Start reading."""
         for name, p in self._parameters.items():
-            self._weights[name] = fingerprint(name, Shard(p).local)
+            self._weights[name] = fingerprint(Shard(p).local)
         self._hooks = [register_module_forward_pre_hook(self._before)]
         trained = [p for p in self._parameters.values() if p.requires_grad]
         self._hooks += [p.register_post_accumulate_grad_hook(self._accumulated) for p in trained]  # type: ignore[no-untyped-call]
@@ -104,7 +104,7 @@ class CapturedStep:
         for place, value in named:
             for i, t in enumerate(tensors_inside((value,))):
                 name = f"{place}.{i}" if i else place
-                self._inputs.setdefault(name, Fingerprint(name)).add(Shard(t).local)
+                self._inputs.setdefault(name, Fingerprint()).add(Shard(t).local)
                 if self._wanted.batch:
                     self._keep(f"batch/{name}", t, 1.0, whole=True)
 

@@ -14,15 +14,10 @@ _BUCKETS = 4096  # of the sketch that is folded to them
 
 
 class Fingerprint:
-    """A fingerprint of a named tensor, to which parts may be added in order.
+    """A fingerprint of a tensor, whatever its name, to which parts may be added in order."""
 
-    Args:
-        name: of the tensor.
-
-    """
-
-    def __init__(self, name: str) -> None:
-        self._sketch = CountSketch(f"fingerprint/{name}", _BUCKETS)
+    def __init__(self) -> None:
+        self._sketch = CountSketch("fingerprint", _BUCKETS)
         self._entries = 0
 
     def add(self, part: Tensor) -> None:
@@ -35,9 +30,9 @@ class Fingerprint:
         return [float(number) for number in self._sketch.buckets.reshape(-1, SIZE).sum(0)]
 
 
-def fingerprint(name: str, value: Tensor) -> list[float]:
+def fingerprint(value: Tensor) -> list[float]:
     """Return the fingerprint of a whole tensor."""
-    made = Fingerprint(name)
+    made = Fingerprint()
     made.add(value)
     return made.numbers()
 

@@ -36,11 +36,11 @@ def must_be_comparable(a: LoadedCapture, b: LoadedCapture, names: Names, others:
 
 
 def _weights(a: LoadedCapture, b: LoadedCapture, names: Names) -> Iterator[str]:
-    theirs = {names.in_a(f"parameter/{name}").partition("/")[2]: name for name in b.header["weights"]}
     worst = 0.0, ""
     for name, mine in a.header["weights"].items():
-        there = theirs.get(name)
-        if there is None or len(mine) != len(b.header["weights"][there]) or len(a.files) != len(b.files):
+        keys = names.in_b(f"parameter/{name}")
+        there = keys.keys[0].partition("/")[2] if keys is not None and len(keys.keys) == 1 else ""
+        if len(mine) != len(b.header["weights"].get(there, ())) or len(a.files) != len(b.files):
             continue
         if _shapes_differ(a, b, name, there):
             yield f"{name} has another shape in {b.path} than in {a.path}"

@@ -21,6 +21,7 @@ from gradlens.runtime.tables import Cell, Table
 if TYPE_CHECKING:
     import pandas
 
+SHOWN = 20  # tensors in a short table
 COLUMNS = ("name", "of", "layer", "cosine", "norm_ratio", "sign_agreement", "apart", "floor", "state", "why")
 
 
@@ -74,20 +75,27 @@ class Difference:
         """Return a table with a line for each tensor.
 
         Args:
-            every: False: only tensors that are not the same.
+            every: False: only the first tensors that are not the same, and fewer columns.
+
+        Returns:
+            the table, the answer its title.
 
         """
-        made = Table(self.answer, [f"Floor: {self.floor}.", *self.remarks])
-        for name in ("tensor", "of"):
-            made.add_column(name, align="left")
-        for name in ("cosine", "|b|/|a|", "same signs", "apart", "floor"):
+        shown = [row for row in self.rows if every or row.state != "same"]
+        left = 0 if every else max(0, len(shown) - SHOWN)
+        more = [f"{left} more tensors differ."] if left else []
+        made = Table(self.answer, [*more, f"Floor: {self.floor}.", *self.remarks])
+        numbers = {"cosine": "cosine", "|b|/|a|": "norm_ratio", "same signs": "sign_agreement", "apart": "apart", "floor": "floor"}
+        numbers = numbers if every else {name: value for name, value in numbers.items() if name not in ("same signs", "floor")}
+        made.add_column("tensor")
+        made.add_column("of", align="left")
+        for name in numbers:
             made.add_column(name)
         made.add_column("state", align="left")
-        for row in self.rows:
-            if every or row.state != "same":
-                numbers = (row.cosine, row.norm_ratio, row.sign_agreement, row.apart, row.floor)
-                state = f"{row.state}: {row.why}" if row.why else row.state
-                made.add_row(row.name or "the model", row.of, *map(_cell, numbers), Cell(state, state))
+        for row in shown[: len(shown) - left]:
+            state = f"{row.state}: {row.why}" if row.why else row.state
+            cells = (_cell(getattr(row, value)) for value in numbers.values())
+            made.add_row(row.name or "the model", row.of, *cells, Cell(state, state))
         return made
 
 
@@ -100,9 +108,9 @@ def diff(
 ) -> Difference:
     """Compare two steps that :func:`gradlens.capture` stored, and find the layer at which they part.
 
-    That is the first output that differs, in the order of the calls. If none does and all of b is a multiple of a, it is the factor. If not,
-    it is the layer whose backward pass differs: the gradient at its output agrees, that of its weights or at the layer called before it does
-    not.
+    That is the first output that differs, in the order of the calls. If none does and all of b is a multiple of a, it is the factor. If
+    not, it is the layer whose backward pass differs: the gradient at its output agrees, that of its weights or at the layer called before
+    it does not.
 
     Args:
         a: the file that is taken for right.
