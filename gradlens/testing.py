@@ -30,10 +30,10 @@ def assert_gradients_match(
     """Fail unless two captured steps are the same within the floor; the message says where they part.
 
     Args:
-        a: a file of :func:`gradlens.capture`, taken for right.
+        a: a file of ``gradlens.capture``, taken for right.
         b: another.
         floor: captures that repeat a's step.
-        map: rules that give b's layers a's names, as :func:`gradlens.diff` has them.
+        map: rules that give b's layers a's names, as ``gradlens.diff`` has them.
         others: compare captures of other weights or inputs too.
 
     Raises:

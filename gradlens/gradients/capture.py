@@ -51,7 +51,7 @@ def capture(
         model: any module; inside ``DistributedDataParallel`` and ``torch.compile`` the module in it.
         path: the file, replaced if it is there; of several ranks each writes its own, ``a.rank0.safetensors``.
         every: store steps 0, N, 2N, … in one file each, ``a.step0.safetensors``; a step ends when the optimizer that holds the model's
-            parameters makes one, or with :meth:`Capture.step`. Default: one step, which ends with the context.
+            parameters makes one, or with ``Capture.step()``. Default: one step, which ends with the context.
         sketch: keep count sketches of this many numbers instead of tensors; 4096 gives cosines to 0.03 (1 − c²) at 95 %.
         seed: of the sketches' hash.
         scaler: a ``GradScaler``, or the number that the loss is multiplied by; stored gradients are divided by it.
@@ -60,7 +60,7 @@ def capture(
         batch: store the model's inputs too.
 
     Returns:
-        a context manager; :attr:`Capture.files` lists what it wrote.
+        a context manager; ``files`` lists what it wrote.
 
     Raises:
         InputError: no module, a value that cannot be used, or a pattern that no layer or parameter has.
@@ -135,7 +135,7 @@ class _Kept:
 
 
 class Capture(AbstractContextManager["Capture"]):
-    """The context of :func:`gradlens.capture`.
+    """The context of ``gradlens.capture``.
 
     Args:
         model: any module.

@@ -159,11 +159,20 @@ def test_what_was_not_seen_is_said(tmp_path):
     assert inputs == "the model's inputs: the model itself was not called"
 
 
+def failing(model, x):
+    model(x).sum().backward()
+    raise RuntimeError("boom")
+
+
+def growing(model, x):
+    model(x).sum().backward()
+    model[2] = nn.Linear(5, 4)
+
+
 def test_an_exception_leaves_no_file(tmp_path):
     model = net()
     with pytest.raises(RuntimeError, match="boom"), gradlens.capture(model, tmp_path / "a"):
-        model(batch()[0]).sum().backward()
-        raise RuntimeError("boom")
+        failing(model, batch()[0])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -176,8 +185,7 @@ def test_what_cannot_be_captured_is_refused_in_a_sentence(tmp_path):
             pass
         model(x).sum().backward()
     with pytest.raises(InputError, match="were changed inside"), gradlens.capture(model, tmp_path / "c"):
-        model(x).sum().backward()
-        model[2] = nn.Linear(5, 4)
+        growing(model, x)
     for options, message in (
         ({"every": 0}, "every: must be"),
         ({"sketch": 3}, "sketch: must be"),

@@ -27,11 +27,10 @@ COLUMNS = ("name", "of", "layer", "cosine", "norm_ratio", "sign_agreement", "apa
 
 @dataclass(frozen=True, repr=False)
 class Difference:
-    """What :func:`gradlens.diff` found.
+    """What ``gradlens.diff`` found.
 
     Attributes:
-        a: path of the first capture.
-        b: path of the second one.
+        a, b: paths of the captures.
         first: where they part; None if they do not.
         rows: one for each tensor: activations in the order of the calls, gradients in the opposite one, parameters.
         floor: what counts as the same, in words.
@@ -48,12 +47,22 @@ class Difference:
 
     @property
     def same(self) -> bool:
-        """Return whether the captures are the same within the floor."""
+        """Return whether the captures are the same within the floor.
+
+        Returns:
+            whether they are.
+
+        """
         return self.first is None
 
     @property
     def answer(self) -> str:
-        """Return the answer in one line."""
+        """Return the answer in one line.
+
+        Returns:
+            where they part, or that they are the same.
+
+        """
         return self.first.answer if self.first is not None else "same within the floor"
 
     def __repr__(self) -> str:
@@ -64,6 +73,9 @@ class Difference:
 
     def frame(self) -> pandas.DataFrame:
         """Return the rows as a pandas DataFrame.
+
+        Returns:
+            a line for each tensor, as ``rows``.
 
         Raises:
             InputError: pandas is not installed.
@@ -106,7 +118,7 @@ def _cell(value: float) -> Cell:
 def diff(
     a: str | Path, b: str | Path, *, map: Sequence[str] = (), floor: str | Path | Sequence[str | Path] = (), others: bool = False
 ) -> Difference:
-    """Compare two steps that :func:`gradlens.capture` stored, and find the layer at which they part.
+    """Compare two steps that ``gradlens.capture`` stored, and find the layer at which they part.
 
     That is the first output that differs, in the order of the calls. If none does and all of b is a multiple of a, it is the factor. If
     not, it is the layer whose backward pass differs: the gradient at its output agrees, that of its weights or at the layer called before

@@ -51,12 +51,12 @@ class LoadedCapture:
 
     @cached_property
     def header(self) -> dict[str, Any]:
-        """The header of the first rank."""
+        """Return the header of the first rank."""
         return self.files[0].header
 
     @cached_property
     def keys(self) -> dict[str, None]:
-        """Keys of all tensors, in the order of the header."""
+        """Return the keys of all tensors, in the order of the header."""
         return {key: None for file in self.files for key in file.header["tensors"]}
 
     @property
