@@ -45,7 +45,8 @@ def capture(
     Stored are each layer's output and the gradient with respect to it, each parameter's ``.grad`` as the last backward pass leaves it
     (before clipping), fingerprints of weights and inputs, the order of the calls, types, versions, and what was not seen and why. Several
     backward passes are accumulation: outputs and the gradients at them are concatenated along the first dimension in the order of the
-    calls, so that the step compares with one of a large batch. What follows the optimizer's first step is not part of it.
+    calls, so that the step compares with one of a large batch. What follows the optimizer's first step is not part of it. Of
+    ``DistributedDataParallel`` and FSDP2, which take the mean over ranks, gradients at outputs are divided by their number.
 
     Args:
         model: any module; inside ``DistributedDataParallel`` and ``torch.compile`` the module in it.
@@ -161,6 +162,7 @@ class Capture(AbstractContextManager["Capture"]):
         if path.is_dir():
             raise InputError(f"{path} is a folder: name the file of the capture")
         self._model, self._path, self._every, self._choice, self._kept = _unwrapped(model), path, every, choice, kept
+        self._share = (_ranks()[0], _averaging_ranks(model))
         self._scale = _scale_of(scaler)
         choice.must_fit(self._model)
         self._number = 0  # of the step
@@ -235,6 +237,7 @@ class Capture(AbstractContextManager["Capture"]):
             self._kept.seed,
             self._kept.batch,
             self._scale,
+            self._share,
         )
         self._step = CapturedStep(self._model, wanted)
         self._step.start()
@@ -265,6 +268,15 @@ def _unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
+
+
+def _averaging_ranks(model: nn.Module) -> int:
+    """Return the number of ranks that have a part of the batch each and take the mean of their gradients."""
+    while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+        model = inner
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return int(model.process_group.size())
+    return _ranks()[1] if any(hasattr(module, "set_requires_gradient_sync") for module in model.modules()) else 1  # FSDP2
 
 
 def _scale_of(scaler: Any) -> Any:

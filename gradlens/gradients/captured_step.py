@@ -29,6 +29,7 @@ class Wanted(NamedTuple):
     seed: int  # of the sketch
     batch: bool  # whether the inputs are kept
     scale: Callable[[], float]  # what the loss is multiplied by
+    share: tuple[int, int] = (0, 1)  # rank and number of ranks that have parts of the batch and take the mean of their gradients
 
 
 class CapturedStep:
@@ -115,7 +116,7 @@ class CapturedStep:
 
     def _keep_gradient(self, label: str, grad: Tensor) -> None:
         self._see_backward()
-        self._keep(f"gradient/{label}", grad, self._scale)
+        self._keep(f"gradient/{label}", grad, self._scale * self._wanted.share[1])
 
     def _accumulated(self, _: Tensor) -> None:
         self._see_backward()
@@ -123,7 +124,7 @@ class CapturedStep:
     def _keep(self, key: str, value: Tensor, divisor: float, whole: bool = False) -> None:
         made = self._series.get(key)
         if made is None:
-            made = self._series[key] = Series(key, None if whole else self._wanted.sketch, self._wanted.seed)
+            made = self._series[key] = Series(key, None if whole else self._wanted.sketch, self._wanted.seed, self._wanted.share)
         made.add(self._micro, value, divisor)
 
     def _see_backward(self) -> None:

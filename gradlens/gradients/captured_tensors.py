@@ -62,10 +62,12 @@ class Series:
         key: of the tensor in the file.
         size: buckets of its sketch; None: the tensor itself is kept.
         seed: of the sketch.
+        share: rank and number of ranks that have equal parts of each micro-batch.
 
     """
 
-    def __init__(self, key: str, size: int | None, seed: int = 0) -> None:
+    def __init__(self, key: str, size: int | None, seed: int = 0, share: tuple[int, int] = (0, 1)) -> None:
+        self._rank, self._ranks = share
         self._sketch = None if size is None else CountSketch(key, size, seed)
         self._parts: dict[int, Tensor] = {}  # micro-batch -> what is kept of it; none in a sketch
         self._rows: dict[int, int] = {}  # micro-batch -> rows
@@ -91,8 +93,8 @@ class Series:
         self._dtype = self._dtype or part.dtype
         part = part / divisor if divisor != 1 else part
         if micro not in self._rows:
-            self._rows[micro], self._starts[micro] = len(part) if part.ndim else 1, self._entries
-            self._entries += part.numel()
+            self._rows[micro], self._starts[micro] = len(part) if part.ndim else 1, self._entries + self._rank * part.numel()
+            self._entries += part.numel() * self._ranks
             self._shape = self._shape or tuple(part.shape)
         else:
             self._added_twice = True
@@ -123,6 +125,8 @@ class Series:
         if self._sketch is not None:
             norm = float(np.linalg.norm(self._sketch.buckets)) if self._added_twice else math.sqrt(self._squares)
             shape = [sum(self._rows.values()), *self._shape[1:]] if self._shape or len(self._rows) > 1 else []
+            if self._ranks > 1 and shape:
+                fact["whole"] = [shape[0] * self._ranks, *shape[1:]]
             return torch.from_numpy(self._sketch.buckets), {**fact, "shape": shape, "norm": norm, "nonfinite": self._nonfinite}
         whole = _joined(list(self._parts.values()))
         norm, wrong = finite_norm(whole)

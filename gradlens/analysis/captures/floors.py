@@ -47,7 +47,7 @@ def set_floors(rows: Sequence[LayerDifference], unit: float, repeats: Mapping[st
 
     """
     order = [row for row in rows if row.of != "parameter"]
-    switched = _switched(order)
+    switched = _switched([row for place, row in enumerate(order) if row.of == "activation" and row.apart <= propagated(unit, place)])
     at_layer: dict[str, float] = {}  # layer -> the largest floor of the gradients at its outputs
     arrived: dict[str, float] = {}  # layer -> norm of the gradients at its outputs
     for place, row in enumerate(order):
@@ -66,7 +66,7 @@ def set_floors(rows: Sequence[LayerDifference], unit: float, repeats: Mapping[st
             row.floor = max(REPEATS * repeats.get(row.key, 0.0), 2 * unit)
 
 
-def _switched(order: Sequence[LayerDifference]) -> dict[str, float]:
+def _switched(activations: Sequence[LayerDifference]) -> dict[str, float]:
     """Estimate the relative error of gradients that units cause which rounding switches on or off (ReLU and its like), by label.
 
     A share p of switched units is an error of √(2p) in the gradients at all layers before them. Where an activation function is no layer,
@@ -74,7 +74,7 @@ def _switched(order: Sequence[LayerDifference]) -> dict[str, float]:
     """
     zeros = signs = 0.0
     found: dict[str, float] = {}
-    for row in reversed([row for row in order if row.of == "activation"]):
+    for row in reversed(activations):
         zeros, signs = zeros + row.switched, max(signs, row.flipped)
         found[row.name] = SWITCHED * math.sqrt(2 * zeros + 4 * signs)
     return found
