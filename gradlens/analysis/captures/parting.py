@@ -224,4 +224,4 @@ def _far(row: LayerDifference) -> str:
 
 
 def _number(factor: float) -> str:
-    return f"{factor:.2f}" if 0.1 <= factor < 1000 else f"{factor:.4g}"
+    return f"{factor:.2f}" if 0.1 <= factor < 1000 else f"{factor:.6g}"
