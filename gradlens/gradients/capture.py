@@ -167,7 +167,6 @@ class Capture(AbstractContextManager["Capture"]):
         choice.must_fit(self._model)
         self._number = 0  # of the step
         self._step: CapturedStep | None = None
-        self._closed = False  # whether the optimizer has made its step: nothing more belongs to this one
         self._optimizer: weakref.ref[Any] | None = None  # the one whose steps are counted
         self._by_hand = False
         self._hook: RemovableHandle | None = None
@@ -179,9 +178,9 @@ class Capture(AbstractContextManager["Capture"]):
     def __enter__(self) -> Capture:
         if self._model in _OPEN:
             raise InputError("this model is captured already: end the first capture before a second one begins")
+        self._begin()
         _OPEN.add(self._model)
         self._hook = register_optimizer_step_pre_hook(self._optimizer_steps)
-        self._begin()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -1,4 +1,4 @@
-"""The file of a captured step: safetensors with a json header. docs/reference/capture-format.md describes it.
+"""The file of a captured step: safetensors with a json header. docs/how-to/capture-format.md describes it.
 
 The tensors' keys are ``activation/LABEL`` (a layer's output), ``gradient/LABEL`` (the gradient with respect to it), ``parameter/NAME`` (a
 parameter's gradient) and ``batch/PLACE``. The header is the entry ``gradlens`` of the file's metadata.
