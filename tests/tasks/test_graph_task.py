@@ -145,6 +145,10 @@ def test_feedback_of_its_own_reaches_the_labelled_nodes_and_propagated_feedback_
 
 
 def test_propagated_feedback_needs_a_graph():
+    with pytest.raises(
+        InputError, match="feedback=propagated sends errors to the ends of blocks alone; set points=blocks, or feedback=own"
+    ):
+        state_of(config_of("dfa", options={"feedback": "propagated", "points": "inside"}))
     config = make_config(method="dfa", data="digits", width=4, options={"feedback": "propagated"})
     with pytest.raises(InputError, match="dfa: feedback=propagated sends errors along the edges of a graph: set feedback=own, or --task"):
         build_state(config, load_data(config, RunContext()), torch.device("cpu"))

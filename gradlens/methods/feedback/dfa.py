@@ -115,6 +115,8 @@ class DFA(Switched, Method):
         self.fixed = _fixed_vectors(net) if options.embedding == "fixed" else None
         if options.feedback == "propagated" and not isinstance(net.items, Graphs):
             raise InputError("dfa: feedback=propagated sends errors along the edges of a graph: set feedback=own, or --task graphs")
+        if options.feedback == "propagated" and options.points == "inside":
+            raise InputError("dfa: feedback=propagated sends errors to the ends of blocks alone; set points=blocks, or feedback=own")
         self.names = [net.name(k) for k in range(self.num_blocks)]
         self.exact = exact_features(net.blocks[:-1])
         self.sizes = [self.exact.get(k, net.features(k).numel()) for k in range(self.num_blocks - 1)]  # features that get feedback

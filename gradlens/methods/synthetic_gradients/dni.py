@@ -74,8 +74,8 @@ class SavedForLearning(NamedTuple):
 class DNI(Method):
     """delta_k = S_k(h_k), and J_kᵀ delta_k is the target g of S_{k-1}; the output block uses the true gradient.
 
-    L_S = (1/N) Σ_n ‖S(h)_n − g_n‖², summed over features, over all rows n, those without a target too. BP(lambda): delta_k = (1−λ) S_k(h_k) + λ · (message of
-    block k+1).
+    L_S = (1/N) Σ_n ‖S(h)_n − g_n‖², summed over features, with n all rows, also those without a target.
+    BP(lambda): delta_k = (1−λ) S_k(h_k) + λ · (message of block k+1).
     Jaderberg et al. 2017 (arXiv 1608.05343, §2 and supplementary A); as in the references, an interface after every block
     but the last, or after the blocks of ``at``: blocks without one wait for the message of block k+1 and use it, as in bp.
     """
