@@ -219,7 +219,7 @@ def main() -> None:
         "minutes": minutes_of(named),
     }
     report(TESTS, results)
-    net = f"transformer, {SHARED['depth']} layers of {SHARED['width']}, {args.steps} updates · characters of {Path(args.data).parent.name}"
+    net = f"transformer, {SHARED['depth']} layers of {SHARED['width']}, {args.steps} updates · {Path(args.data).absolute().parent.name}"
     save_figure(ladder(rows, net), rows, args.figures / "dfa_transformer", "ladder")
     publish("dfa_transformer", found, args, results, figures=False)
 

@@ -194,6 +194,10 @@ def test_the_share_of_nodes_reached_is_no_share_of_entries(rule):
 
 
 def test_propagated_feedback_needs_a_graph():
+    with pytest.raises(
+        InputError, match="feedback=propagated sends errors to the ends of blocks alone; set points=blocks, or feedback=own"
+    ):
+        state_of(config_of("dfa", options={"feedback": "propagated", "points": "inside"}))
     config = make_config(method="dfa", data="digits", width=4, options={"feedback": "propagated"})
     with pytest.raises(
         InputError, match="dfa: feedback=propagated sends errors along the edges of a graph, and there are none; set feedback=own, or"

@@ -73,12 +73,12 @@ class _Through(torch.autograd.Function):
         return None if ctx.rule.active else g, None
 
 
-def broadcast(e: Tensor, b: Tensor, h: Tensor) -> Tensor:
+def broadcast(e: Tensor, b: Tensor, h: Tensor, per_item: bool) -> Tensor:
     """Compute e [N, C] times B [C, n] in the shape and memory layout of ``h`` [N, *out], so that no copy is needed later.
 
-    Per item, e [N, *, C] times B [C, n] is [N, *, n].
+    With ``per_item``, e [N, *, C] times B [C, n] is [N, *, n].
     """
-    if e.ndim > 2:
+    if per_item and e.ndim > 2:
         return (e.to(b.dtype) @ b).to(h.dtype)
     order = sorted(range(1, h.ndim), key=h.stride, reverse=True)  # the dimensions of an image as they lie in memory
     columns = b.reshape(-1, *h.shape[1:]).permute(0, *order).flatten(1)
@@ -132,6 +132,8 @@ class DFA(Switched, Method):
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         self.fixed = _fixed_vectors(net) if options.embedding == "fixed" else None
+        if options.feedback == "propagated" and options.points == "inside":
+            raise InputError("dfa: feedback=propagated sends errors to the ends of blocks alone; set points=blocks, or feedback=own")
         self.names = [net.name(k) for k in range(self.num_blocks)]
         self.exact = exact_features(net.blocks[:-1])
         self.sizes = [self.exact.get(k, net.features(k).numel()) for k in range(self.num_blocks - 1)]  # features that get feedback
@@ -150,6 +152,7 @@ class DFA(Switched, Method):
             _refuse_reading_twice(net)
         read = net.features(self.num_blocks - 2).numel() if options.error == "features" else net.classes
         self.read: tuple[ReferenceType[Tensor], Tensor] | None = None  # the output of the step and the error that was read, of features
+        self.gave_the_same = False  # the output block, run again
         self.feedback = nn.Module()
         widths = {str(k): n for k, n in enumerate(self.sizes) if k != self.ends[k]} | self.inside
         shared = {self._shared(end): self.largest for end in sorted(set(self.ends), reverse=True)}
@@ -173,7 +176,7 @@ class DFA(Switched, Method):
         """Return what a place inside a block gets instead of the gradient g [N, *, n]; None while the rule is not active."""
         if not self.active or self.error is None:
             return None
-        return broadcast(self.error, self.matrix(key), g)
+        return broadcast(self.error, self.matrix(key), g, self.items.per_item)
 
     @contextmanager
     def permuted(self, rows: Tensor) -> Iterator[None]:
@@ -186,15 +189,25 @@ class DFA(Switched, Method):
             self.error = before
 
     def error_of(self, top: Pass) -> Tensor:
-        """Return the error [N, *, C] at the logits of the output block's pass, or [N, *, D] at its input, run again once a step."""
+        """Return the error [N, *, C] at the logits of the output block's pass, or [N, *, D] at its input, run again once a step.
+
+        The input of a row that is one item is flattened, [N, D].
+
+        Raises:
+            InputError: the output block gives something else when it is run again.
+
+        """
         if self.options.error == "logits":
             return slope(self.loss, top.z, top.y)[1][..., : self.classes]
         if self.read is None or self.read[0]() is not top.z:
             x = top.x.detach().requires_grad_()
             with torch.enable_grad():
                 weights = {name: w.detach() for name, w in top.block.named_parameters()}
-                (e,) = torch.autograd.grad(self.loss(functional_call(top.block, weights, (x,)), top.y), x)
-            self.read = ref(top.z), e
+                z = functional_call(top.block, weights, (x, *top.also.values()))
+                (e,) = torch.autograd.grad(self.loss(z, top.y), x)
+            if not self.gave_the_same:  # compared in one step only: comparing waits for the device
+                self.gave_the_same = _same(z, top.h)
+            self.read = ref(top.z), e if self.items.per_item else e.flatten(1)
         return self.read[1]
 
     def locking_reason(self) -> str | None:
@@ -235,15 +248,20 @@ class DFA(Switched, Method):
             return Signal(torch.cat([fed, received[0][:, self.sizes[k] :]], 1))
         if k == self.fixed:
             return Signal(None)
-        delta = broadcast(e, self.matrix(k), p.h)
+        delta = broadcast(e, self.matrix(k), p.h, self.items.per_item)
         for message in received if self.options.skip == "exact" else ():
             delta = delta + message
         carried = self.options.skip == "exact" and isinstance(p.block, Residual)
         return Signal(delta, (delta,) if carried else ())
 
     def feedback_pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
-        """Yield B_k and the Jacobian of where the error is read with respect to h_k, the mean over the batch (and positions): [C, n_k]."""
+        """Yield B_k and the Jacobian of where the error is read with respect to h_k, the mean over the batch (and positions): [C, n_k].
+
+        None where that is a map, which has thousands of features.
+        """
         features = self.options.error == "features"
+        if features and passes[-2].h.ndim > 2 and not self.items.per_item:
+            return
         what, ends = "features" if features else "logits", sorted(set(self.ends))
         for first, end in zip([0, *(end + 1 for end in ends)], ends, strict=False):
             part = passes[first : end if features else end + 1]
@@ -275,6 +293,18 @@ def _fixed_vectors(net: NetworkInfo) -> int:
             "dfa: embedding=fixed: this network's output block trains the vectors itself, without feedback; set embedding=feedback"
         )
     return k
+
+
+def _same(again: Tensor, first: Tensor) -> bool:
+    """Return True if an output is that of the first run but for rounding.
+
+    Raises:
+        InputError: it is not.
+
+    """
+    if (again - first).abs().max() > 16 * torch.finfo(first.dtype).eps * first.abs().max():
+        raise InputError("dfa: error=features runs the output block twice, and the second time it gives something else; set error=logits")
+    return True
 
 
 def _refuse_reading_twice(net: NetworkInfo) -> None:
