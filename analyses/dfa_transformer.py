@@ -209,7 +209,7 @@ def main() -> None:
             LOSS: {name: [held_out(run) for run in each] for name, each in named.items()},
             "held-out perplexity": {name: [perplexity(run) for run in each] for name, each in named.items()},
         },
-        "rules": [
+        "by_rule": [
             rule_summary(
                 "language", Path(args.data).stem, "transformer", rule, "perplexity", [perplexity(run) for run in each], each
             )._asdict()

@@ -71,8 +71,8 @@ def graph_accuracies() -> str:
         known = f"{number(beside['replication'], 1)}; {number(beside['standard_errors'], 1)}" if beside else ""
         cosine = [c for c in cell["cosine"] if c is not None and not math.isnan(c)]
         lines.append([
-            cell["data"], cell["net"], f"`{cell['rule']}`", half_width(interval(cell["accuracy"])[:3], 1), half_width(interval(cell["final"])[:3], 1),
-            known, number(interval(cell["reached"]).mean * 100, 0) + " %", half_width(interval(cosine)[:3], 2) if cosine else "",
+            cell["data"], cell["net"], f"`{cell['rule']}`", *(half_width(interval(cell[which])[:3], 1) for which in ("accuracy", "final")), known,
+            number(interval(cell["reached"]).mean * 100, 0) + " %", half_width(interval(cosine)[:3], 2) if cosine else "",
         ])  # fmt: skip
     head = [
         "graph",
