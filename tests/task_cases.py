@@ -18,8 +18,8 @@ from gradlens.training.context import RunContext, load_data
 from gradlens.training.runs.build_state import build_state
 
 ANY = [name for name, rule in METHODS.items() if not rule.images_only]
-REFUSED = {("tokens", "dgl-async"): "stores what each block gives to the next"}
-CASES = [(task, name) for task in ("tokens", "ring", "graphs", "language") for name in ANY if (task, name) not in REFUSED]
+REFUSED = {(task, "dgl-async"): "stores what each block gives to the next" for task in ("tokens", "clicks")}
+CASES = [(task, name) for task in ("tokens", "ring", "graphs", "language", "clicks") for name in ANY if (task, name) not in REFUSED]
 INSIDE = [
     (task, name) for task in ("tokens", "language") for name in ("dfa inside", "dfa features") if (task, name) != ("tokens", "dfa features")
 ]
@@ -57,6 +57,10 @@ def config_of(task, name, **more):
     }
     if task == "language":
         settings["data"] = str(toy_tasks.text_file())
+    if task == "clicks":
+        columns = {**toy_tasks.CLICK_COLUMNS, "rare": 3}
+        settings |= {"data": str(toy_tasks.click_file()), "task_options": columns, "batch_size": 24, "model": "autoint", "embedding": 4}
+        settings |= {"interactions": 1, "depth": 2}
     return make_config(**{"method": method, "task": task, **settings, **own.get(task, {}), **more})
 
 
@@ -97,7 +101,7 @@ def backward_on_a_copy(state, x, y):
     for h in outputs(twin, x):
         h.retain_grad()
         hs.append(h)
-    loss = mean_loss(hs[-1], y)
+    loss = F.binary_cross_entropy_with_logits(hs[-1][:, 0], y.to(hs[-1])) if state.config.task == "clicks" else mean_loss(hs[-1], y)
     for k in state.network.method.terms:
         loss = loss + term_of_tokens(hs[k], y)
     loss.backward()

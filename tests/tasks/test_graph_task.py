@@ -195,7 +195,9 @@ def test_the_share_of_nodes_reached_is_no_share_of_entries(rule):
 
 def test_propagated_feedback_needs_a_graph():
     config = make_config(method="dfa", data="digits", width=4, options={"feedback": "propagated"})
-    with pytest.raises(InputError, match="dfa: feedback=propagated sends errors along the edges of a graph: set feedback=own, or --task"):
+    with pytest.raises(
+        InputError, match="dfa: feedback=propagated sends errors along the edges of a graph, and there are none; set feedback=own, or"
+    ):
         build_state(config, load_data(config, RunContext()), torch.device("cpu"))
 
 
