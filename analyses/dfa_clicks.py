@@ -16,7 +16,7 @@ What is tested was fixed before the first run of this script; known were a small
 - dfa is within 1 point of AUC of bp, the mean over all networks and logs: about the paper's largest gap.
 - Details: the same order in the other networks; the cosine at the embedding of Deep&Cross is above 0.
 
-Five seeds; about 20 minutes of one core, which is said again before it starts.
+Five seeds; about 21 minutes of one core, which is said again before it starts.
 
     python -m analyses.dfa_clicks --data adult.csv         # or a folder that holds it; interrupted, it goes on
 """

@@ -33,12 +33,17 @@ class Items:
         per_item: False: an item is a row, its features at a block are all of the row [*out]. True: the features of an item are the *last*
             dimension of a block's output, [N, *, D], and all dimensions before it count items; heads, synthesisers and feedback matrices
             act on that dimension.
+        records_reached: True: rows may have no error signal (nodes without a label), and the share that has one is recorded
+            (``gradients.rows.REACHED``).
+        has_edges: True: rows are nodes, and the batch's context has the edges between them.
         all_are_items: True: every row, with ``per_item`` every position, is an item whatever its target (an image without a label), so that
             the number of all ranks is known without asking them.
 
     """
 
     per_item: ClassVar[bool] = False
+    records_reached: ClassVar[bool] = False
+    has_edges: ClassVar[bool] = False
     all_are_items: ClassVar[bool] = False
 
     def count(self, y: Tensor) -> int:

@@ -163,6 +163,14 @@ INPUTS: dict[str, str] = {  # network -> the kind it reads instead
 }
 
 
+SHAPES: dict[str, tuple[int, ...]] = {
+    "images": (3, 32, 32),
+    "nodes": (8,),
+    "tokens": (8,),
+    "ids": (3, 4),
+}  # kind of input -> one that all its networks take
+
+
 def cut_before_pool(model: nn.Sequential) -> nn.Sequential:
     """Move each pool to the front of the next block, so that local losses read the input of the pool.
 

@@ -40,7 +40,7 @@ class Graphs(Task):
     item, example = "labelled node", "node"
     reads = "nodes"
     defaults = USUAL
-    one_batch = True
+    one_batch = has_edges = records_reached = True
     not_data_parallel = "a graph is one batch, and every node reads its neighbours"
 
     def defaults_for(self, given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -43,6 +43,11 @@ class Language(Task):
     item, example = "token", "sequence"
     reads = "tokens"
     per_item = all_are_items = True
+    blocks_alike = True
+    shows = (
+        "Each network was given the first window of the held-out text and continued it, one token at a time, each drawn from what it"
+        " predicts (temperature 1) by the seed of its run. A mark ▸ stands where its own text begins."
+    )
     score_name = "perplexity"
     settings = frozenset({"limit", "limit_test", "validation"})
     defaults: ClassVar[Mapping[str, Any]] = {"model": "transformer", "batch_size": 32}

@@ -62,6 +62,8 @@ class Task(Items, ABC):
         settings: flat names of the data settings (``DataSettings``) that it reads, beside ``data``; others are refused if they are set.
         Options: a pydantic model of the task's own options; ``--set NAME.OPTION=VALUE`` sets one, NAME the task's; ``config.task_options``.
         least_classes: fewest classes with which there is something to learn; 1 where one output is a probability.
+        blocks_alike: True: its networks' blocks are alike, so that tables and figures show quantities by kind of layer over depth.
+        shows: what :meth:`sample` shows, sentences of the page; "": there are no samples.
         one_batch: True: an epoch is one batch of all examples, and ``--batch-size`` does not apply (a graph).
         not_data_parallel: why a batch cannot be divided over ranks, a clause; "": it can.
         settings_of_networks: whether the settings that a rule has for a network (``Method.defaults_on``) were found in this task.
@@ -80,6 +82,8 @@ class Task(Items, ABC):
     settings: ClassVar[frozenset[str]] = frozenset()
     Options: ClassVar[type[BaseModel]] = TaskOptions
     least_classes: ClassVar[int] = 2
+    blocks_alike: ClassVar[bool] = False
+    shows: ClassVar[str] = ""
     one_batch: ClassVar[bool] = False
     not_data_parallel: ClassVar[str] = ""
     settings_of_networks: ClassVar[bool] = True
@@ -173,6 +177,10 @@ class Task(Items, ABC):
 
         """
         return self.defaults
+
+    def with_items(self, clause: str) -> str:
+        """Return what a rule declares (``Method.images_only``) with the task's items in the place of ``{items}``."""
+        return clause.replace("{items}", f"{self.item}s")
 
     # ----------------------------------------------------------------------------------------------------------- input, loss
 

@@ -163,7 +163,8 @@ class Config(Settings, frozen=True):
         """Check rule, network and settings for the task, and resolve its options."""
         task = TASKS[self.task]
         if (why := rule.images_only) and self.task != DEFAULT:
-            raise InputError(f"{self.method} is a rule of the image task and cannot be used with --task {self.task}: {why}")
+            refused = f"{self.method} is a rule of the image task and cannot be used with --task {self.task}"
+            raise InputError(f"{refused}: {task.with_items(why)}")
         if rule.reads_classes and not task.classes_of_items:
             raise InputError(f"{self.method} cannot be used with --task {self.task}, whose items have no class: {rule.reads_classes}")
         reads = INPUTS.get(self.model.name, INPUT)

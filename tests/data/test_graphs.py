@@ -232,6 +232,33 @@ def test_sets_of_torch_geometric(tmp_path):
         load_graph("geometric:Planetoid/Cora", tmp_path)
 
 
+def webkb(folder, labels, edges):
+    """The raw files of torch_geometric's WebKB sets, as their authors publish them: a node's features are the digits of its number."""
+    folder.mkdir(parents=True)
+    nodes = [f"{i}\t{','.join(f'{i:04b}')}\t{label}" for i, label in enumerate(labels)]
+    (folder / "out1_node_feature_label.txt").write_text("\n".join(["id\tfeatures\tlabel", *nodes, ""]), encoding="utf-8")
+    lines = ["from\tto", *(f"{a}\t{b}" for a, b in edges), ""]
+    (folder / "out1_graph_edges.txt").write_text("\n".join(lines), encoding="utf-8")
+    for split in range(10):  # of several the first counts
+        parts = (np.arange(len(labels)) + split) % 4
+        masks = {"train_mask": parts < 2, "val_mask": parts == 2, "test_mask": parts == 3}
+        np.savez(folder / f"cornell_split_0.6_0.2_{split}.npz", **{name: mask.astype(np.uint8) for name, mask in masks.items()})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_set_of_torch_geometric_is_read_from_its_raw_files(tmp_path):
+    pytest.importorskip("torch_geometric", reason="torch_geometric is not installed (extra `graphs`)")
+    labels, edges = [0, 1, 2, 0, 1, 2, 0, 1], [(0, 1), (1, 0), (2, 5), (6, 7), (7, 3)]
+    webkb(tmp_path / "geometric" / "WebKB" / "cornell" / "raw", labels, edges)
+    graph = load_graph("geometric:WebKB/cornell", tmp_path)
+    assert graph.labels.tolist() == labels
+    assert {tuple(sorted(edge)) for edge in graph.edges.T.tolist()} == {(0, 1), (2, 5), (6, 7), (3, 7)}
+    assert {name: part.tolist() for name, part in graph.parts.items()} == {"train": [0, 1, 4, 5], "validation": [2, 6], "test": [3, 7]}
+    digits = torch.tensor([[float(digit) for digit in f"{i:04b}"] for i in range(8)])
+    torch.testing.assert_close(graph.features, digits / digits.sum(1, keepdim=True).clamp(min=1))
+
+
 def test_a_graph_may_be_made_in_code():
     graph = Graph(
         "mine",

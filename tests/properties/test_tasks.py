@@ -73,7 +73,7 @@ def config_of(task, name, **more):
     if task == "clicks":
         columns = {**toy_tasks.CLICK_COLUMNS, "rare": 3}
         settings |= {"data": str(toy_tasks.click_file()), "task_options": columns, "batch_size": 24, "model": "autoint", "embedding": 4}
-        settings |= {"interactions": 2, "depth": 2}
+        settings |= {"interactions": 1, "depth": 2}
     return make_config(**{"method": method, "task": task, **settings, **more})
 
 

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gradlens.gradients.block_pass import Pass, pull_back_chain
+from gradlens.gradients.items import Items
 from gradlens.gradients.losses import slope
 from gradlens.gradients.method import FeedbackPair, Method, Signal, Step, top_signal
+from gradlens.gradients.needs import Need
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.feedback.weight_replacement import Switched
 from gradlens.models.click_layers import FieldVectors
@@ -26,7 +28,6 @@ from gradlens.models.resnet import Residual
 from gradlens.runtime.batch_shard import all_gather_rows, all_reduce_sum, global_count
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
-from gradlens.tasks.graphs import Graphs
 
 
 class DFAOptions(BaseModel, frozen=True, extra="forbid"):
@@ -85,6 +86,20 @@ def broadcast(e: Tensor, b: Tensor, h: Tensor, per_item: bool) -> Tensor:
     return laid.permute(0, *(1 + order.index(d) for d in range(1, h.ndim)))
 
 
+def _no_residual_block(blocks: Mapping[str, nn.Module], items: Items) -> str:
+    fits = any(isinstance(block, Residual) for block in blocks.values())
+    return "" if fits else "needs residual blocks, and this network has none"
+
+
+def _no_place_inside(blocks: Mapping[str, nn.Module], items: Items) -> str:
+    fits = any(feedback_points(block) for block in list(blocks.values())[:-1])
+    return "" if fits else "needs a network that marks places inside its blocks"
+
+
+def _no_edges(blocks: Mapping[str, nn.Module], items: Items) -> str:
+    return "" if items.has_edges else "sends errors along the edges of a graph, and there are none"
+
+
 class DFA(Switched, Method):
     """delta_k = B_k e, with e = dL/dlogits and B_k fixed and random, at every block but the output block; backprop inside blocks.
 
@@ -101,6 +116,11 @@ class DFA(Switched, Method):
     other_names = ("direct feedback alignment", "direct feedback")
     Options = DFAOptions
     depends_on = frozenset({"input", "output_error"})
+    needs: ClassVar[Sequence[Need]] = (
+        Need(_no_residual_block, "set skip=blocked or take resnet18", "skip", "exact"),
+        Need(_no_place_inside, "set points=blocks or another model", "points", "inside"),
+        Need(_no_edges, "set feedback=own, or --task graphs", "feedback", "propagated"),
+    )
     defaults_on: ClassVar[Mapping[str, Mapping[str, Any]]] = {  # of Launay et al., in their code; sage as gcn
         "gcn": {"dropout": 0.1, "weight_decay": 1e-4},
         "cheb": {"dropout": 0.0, "weight_decay": 1e-4},
@@ -110,11 +130,7 @@ class DFA(Switched, Method):
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
-        if options.skip == "exact" and not any(isinstance(block, Residual) for block in net.blocks):
-            raise InputError("dfa: skip=exact needs residual blocks, and this network has none; set skip=blocked or take resnet18")
         self.fixed = _fixed_vectors(net) if options.embedding == "fixed" else None
-        if options.feedback == "propagated" and not isinstance(net.items, Graphs):
-            raise InputError("dfa: feedback=propagated sends errors along the edges of a graph: set feedback=own, or --task graphs")
         if options.feedback == "propagated" and options.points == "inside":
             raise InputError("dfa: feedback=propagated sends errors to the ends of blocks alone; set points=blocks, or feedback=own")
         self.names = [net.name(k) for k in range(self.num_blocks)]
@@ -126,10 +142,6 @@ class DFA(Switched, Method):
                 for path, point in feedback_points(block).items():
                     point.key = f"{k}/{path.replace('.', '/')}"
                     self.inside[point.key] = point.features
-            if not self.inside:
-                raise InputError(
-                    "dfa: points=inside needs a network that marks places inside its blocks; set points=blocks or another model"
-                )
         self.error: Tensor | None = None  # [N, *, C] of the step, for the places inside blocks
         self.largest = max([*self.sizes, *self.inside.values()], default=0)
         if options.error == "features":

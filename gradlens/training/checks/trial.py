@@ -77,7 +77,7 @@ class Trial:
         """Build a fresh network and rule; ``warmed_up``: as in the last epoch of a run, past its warm-up, its parameters off the start."""
         name, spec = ALL_NETWORKS[self.network]
         if (why := self.rule.images_only) and self.network in TASK_OF:
-            raise InputError(f"it is a rule of the image task: {why}")
+            raise InputError(f"it is a rule of the image task: {self.task.with_items(why)}")
         if (why := self.rule.reads_classes) and not self.task.classes_of_items:
             raise InputError(f"it needs the class of each item: {why}")
         read = self.rule.input_shape(spec.shape, self.options)
