@@ -205,7 +205,7 @@ class Graphs:
         best = best_held_out(metrics)
         tests = [m for m in metrics if m.split == "test"]
         cosine, output_cosine = (fmean(found) if (found := rows.get((kind, "cosine"))) else None for kind in ("parameters", "activation"))
-        reached, true = (1 - fmean(rows["activation", quantity]) for quantity in ("zeros", "true_zeros"))
+        reached, true = (fmean(rows["activation", quantity]) for quantity in ("reached", "true_reached"))
         trained = Trained(
             100 * best.accuracy, 100 * max(m.accuracy for m in metrics if m.split == "validation"), best.epoch, 100 * tests[-1].accuracy,
             cosine, output_cosine, reached, true, time.process_time() - began,

@@ -61,12 +61,13 @@ STUDIES: dict[str, Study] = {
     "local_updates_language": Study("local_updates_language", 18, 5),
     "certificates": Study("certificates", 15, 7),
     "dfa_graphs": Study("dfa_graphs", 48, 10),
-    "graph_autoencoder": Study("graph_autoencoder", 10, 5),
+    "graph_autoencoder": Study("graph_autoencoder", 13, 5),
+    "dfa_clicks": Study("dfa_clicks", 21, 5),
 }
 
 SCALES = (
-    "graphs (`analyses.dfa_graphs`, 48 core-minutes) and transformers (`analyses.dfa_transformer`, 13) have rows of their own below; view"
-    " synthesis and recommenders are not built"
+    "graphs (`analyses.dfa_graphs`, 48 core-minutes), transformers (`analyses.dfa_transformer`, 13) and recommenders"
+    " (`analyses.dfa_clicks`, 21) have rows of their own below; view synthesis is not built"
 )
 REFERENCE = "The reference study's own experiments"
 OTHER_HEADS = "five heads with ten seeds at the size of `learning_curves`: 30 core-minutes"
@@ -259,6 +260,10 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
         ),
         Sentence("dfa-links", "A graph autoencoder learns by DFA, as well as by back-prop", of_field=True),
         Sentence("dfa-links-shallow", "... and far better than its last layer alone", of_field=True),
+        Sentence(
+            "dfa-clicks", "Recommenders learn by DFA: Deep&Cross less well than by back-prop, better than frozen layers", of_field=True
+        ),
+        Sentence("dfa-clicks-near", "In recommenders DFA is within one point of AUC of back-prop", of_field=True),
         Sentence("dfa-graphs-propagated", "On graphs feedback along the edges is no worse than a node's own", of_field=True),
     ),
     "Textbooks of learning theory": (

@@ -128,19 +128,26 @@ def known_quantities() -> list[str]:
     """List the names that `gradlens measure` accepts."""
     from gradlens.gradients.alignment import QUANTITIES
     from gradlens.gradients.diagnostics import FEEDBACK, SPARSE
+    from gradlens.gradients.rows import REACHED
     from gradlens.methods import METHODS
 
-    return list(dict.fromkeys([*QUANTITIES, *SPARSE, *FEEDBACK, *(name for rule in METHODS.values() for name in rule.method_quantities)]))
+    return list(
+        dict.fromkeys([*QUANTITIES, *REACHED, *SPARSE, *FEEDBACK, *(name for rule in METHODS.values() for name in rule.method_quantities)])
+    )
 
 
 def _quantities() -> list[tuple[str, ...]]:
     from gradlens.gradients.alignment import QUANTITIES, RECORDED
     from gradlens.gradients.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE
+    from gradlens.gradients.rows import REACHED
     from gradlens.methods import METHODS
     from gradlens.reporting.axes import ANGLES
+    from gradlens.tasks.registry import TASKS
 
     rows: list[tuple[str, ...]] = [("quantity", "of a used gradient g and the true gradient t", "recorded")]
     rows += [(name, text, "in training" if name in RECORDED else "by measure") for name, (_, text) in QUANTITIES.items()]
+    where = ", ".join(f"--task {name}" for name, task in TASKS.items() if task.records_reached)
+    rows += [(name, text, f"in training, {where}") for name, text in REACHED.items()]
     when = {name: "in training, sparsely" + (" (not by measure)" if name in AFTER_THE_STEP else "") for name in SPARSE}
     rows += [(name, text, when[name]) for name, text in SPARSE.items()]
     for kind in FEEDBACK:
@@ -194,7 +201,7 @@ def _lacking(methods: Sequence[str], models: Sequence[str], task: Any) -> Iterat
     from gradlens.models.zoo import MODELS, SHAPES
 
     with torch.device("meta"):
-        networks = {name: dict(MODELS[name](ModelSpec(SHAPES[task.reads], 2)).named_children()) for name in models}
+        networks = {name: dict(MODELS[name](ModelSpec(SHAPES[task.reads], task.least_classes)).named_children()) for name in models}
     found: dict[tuple[str, str], list[str]] = {}  # (networks, what they lack) -> rules, or values of options
     for method in methods:
         for need in METHODS[method].needs:

@@ -285,5 +285,5 @@ def show(run_dirs: Annotated[list[Path], runs_given("a run directory, or a compa
         return
     output.notice("\n".join(run_lines(run)))
     if run.metrics:
-        output.tables([console.comparison_table([run])])
+        output.tables(console.comparison_tables([run]))
     output.notice("files: " + ", ".join(sorted(p.name for p in run.path.iterdir() if not p.name.startswith("."))))

@@ -26,37 +26,39 @@ def sinusoids(length: int, width: int) -> Tensor:
 
 
 class TokenEmbedding(nn.Module):
-    """dropout(√width · E[token] + position): tokens [N, T] -> [N, T, width]; T at most the ``context``."""
+    """dropout(√width · E[token] + position): tokens [N, T] -> [N, T, width]; T at most the ``context``; ``point`` after the product."""
 
     def __init__(self, vocabulary: int, context: int, width: int, dropout: float) -> None:
         super().__init__()
         self.tokens, self.dropout = nn.Embedding(vocabulary, width), nn.Dropout(dropout)
+        self.point = FeedbackPoint(width, of_embedding=True)
         nn.init.uniform_(self.tokens.weight, -SPREAD, SPREAD)
         self.register_buffer("positions", sinusoids(context, width), persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens [N, T] to [N, T, width]."""
-        e = self.tokens(tokens)
+        e = self.point(self.tokens(tokens) * math.sqrt(self.tokens.embedding_dim))
         positions = self.get_buffer("positions")[: tokens.shape[1]]
-        out: Tensor = self.dropout(e * math.sqrt(e.shape[-1]) + positions)
+        out: Tensor = self.dropout(e + positions)
         return out
 
 
 class CausalAttention(nn.Module):
     """out(softmax(q kᵀ / √d) v) in each head of d = width / heads features, each position over itself and those before it.
 
-    q, k, v and out are Linear layers called one by one, so that each has rows and feedback rules reach it. [N, T, width] -> the same.
+    With ``causal`` False each position is over all. q, k, v and out are Linear layers called one by one, so that each has rows and feedback
+    rules reach it. [N, T, width] -> the same.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, causal: bool = True) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout, self.causal = heads, dropout, causal
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, T, width] to [N, T, width]."""
         q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value))
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=True)
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=self.causal)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 

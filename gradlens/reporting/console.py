@@ -11,6 +11,7 @@ from gradlens.analysis.doctor_evidence import WRONG
 from gradlens.reporting.aggregate import FinalValue, Score, final_values, recorded_untrained, scores, truths
 from gradlens.reporting.html.notices import by_value, differences
 from gradlens.reporting.numbers import NONE, count_cell, mean_cell, short_number
+from gradlens.reporting.reached import reached_table
 from gradlens.reporting.task_words import items_of
 from gradlens.runtime.tables import Cell, Table
 from gradlens.tasks.scores import DIGITS
@@ -125,6 +126,8 @@ def with_heading(tables: Iterable[Table], heading: str) -> list[Table]:
 def comparison_tables(runs: Sequence[Run], *, whole: bool = False, rates: bool = False) -> list[Table]:
     """Make :func:`comparison_table` of the finished runs of each experiment; what its runs share stands above it where there are several.
 
+    Of graphs the share of nodes that a rule reaches follows (:func:`gradlens.reporting.reached.reached_table`).
+
     Learning rates stand in all of them where they differ in any or between them.
 
     Where no run is finished, all are shown as far as they came.
@@ -134,7 +137,8 @@ def comparison_tables(runs: Sequence[Run], *, whole: bool = False, rates: bool =
     rates = rates or len({run.config.optimizer.lr for run in finished or others}) > 1
     tables = []
     for part in parts:
-        tables += with_heading([comparison_table(part.runs, whole=whole, rates=rates)], part.heading if len(parts) > 1 else "")
+        made = [comparison_table(part.runs, whole=whole, rates=rates), reached_table(part.runs)]
+        tables += with_heading(filter(None, made), part.heading if len(parts) > 1 else "")
     return tables
 
 

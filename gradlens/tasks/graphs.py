@@ -15,6 +15,7 @@ from gradlens.data.files import DataFiles
 from gradlens.data.graphs import GRAPHS, file_stamp, load_graph
 from gradlens.data.split import Data, Split
 from gradlens.gradients.items import Half
+from gradlens.gradients.losses import NONE
 from gradlens.models.graph_layers import EDGES
 from gradlens.runtime.step_context import Context
 from gradlens.tasks.task import Batch, Task
@@ -27,7 +28,6 @@ USUAL: Mapping[str, Any] = {"model": "gcn", "data": "blocks", "epochs": 250}
 CONVOLUTION: Mapping[str, Any] = {"dropout": 0.5, "lr": 0.01, "weight_decay": 5e-4, "decay_blocks": 1}
 ATTENTION: Mapping[str, Any] = {"dropout": 0.6, "attention_dropout": [0.6], "lr": 0.005, "weight_decay": 5e-4}
 OF_NETWORK: Mapping[str, Mapping[str, Any]] = {"gcn": CONVOLUTION, "cheb": CONVOLUTION, "sage": CONVOLUTION, "gat": ATTENTION}
-NONE = -1  # the target of a node that has no label, or is in another part
 
 
 class Graphs(Task):
@@ -40,8 +40,7 @@ class Graphs(Task):
     item, example = "labelled node", "node"
     reads = "nodes"
     defaults = USUAL
-    has_edges = True
-    one_batch = True
+    one_batch = has_edges = records_reached = True
     not_data_parallel = "a graph is one batch, and every node reads its neighbours"
 
     def defaults_for(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -71,10 +70,6 @@ class Graphs(Task):
     def blank(self, shape: Sequence[int]) -> Batch:
         """Return two nodes that are neighbours: a normalisation over nodes needs more than one."""
         return Batch(torch.zeros(2, *shape), torch.zeros(2, dtype=torch.long), {EDGES: torch.tensor([[0, 1], [1, 0]])})
-
-    def count(self, y: Tensor) -> int:
-        """Count the labelled nodes."""
-        return int((y >= 0).sum())
 
     def permutation(self, delta: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
         """Permute the rows among the nodes that have an error signal: the others stay without one."""

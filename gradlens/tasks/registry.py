@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gradlens.tasks.clicks import Clicks
 from gradlens.tasks.graphs import Graphs
 from gradlens.tasks.images import Images
 from gradlens.tasks.language import Language
@@ -13,5 +14,6 @@ TASKS: dict[str, Task] = {
     "graphs": Graphs(),
     "links": Links(),
     "language": Language(),
+    "clicks": Clicks(),
 }
 DEFAULT = "images"

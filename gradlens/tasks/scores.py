@@ -7,4 +7,4 @@ HIGHER_IS_BETTER: dict[str, bool] = {  # the name in metrics.csv -> whether a hi
     "perplexity": False,
     "auc": True,
 }
-DIGITS: dict[str, int] = {"perplexity": 2, "auc": 3}  # with which a score is written, where it is not in %
+DIGITS: dict[str, int] = {"perplexity": 2, "auc": 4}  # with which a score is written, where it is not in %

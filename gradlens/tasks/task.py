@@ -26,7 +26,7 @@ class Batch(NamedTuple):
 
     Attributes:
         x: [N, *] input of any dtype (tokens are whole numbers). A floating-point one may still be turned by :meth:`Task.to_input`.
-        y: [N, *] targets. Of classes a target of -1 is none: it is no item, has no loss and counts in no score.
+        y: [N, *] targets; of classes -1 where there is none (:class:`gradlens.gradients.items.Items`).
         context: name -> tensor that every block may read in its ``forward`` through ``runtime.step_context.current_context()``, and that
             passes no gradient. It does not change in a step; with rules that store batches (``replay_buffer``) it must not change between
             steps either.
@@ -61,6 +61,7 @@ class Task(Items, ABC):
         rule_options: name of an option of rules -> its default in this task ("head"), for the rules that have it.
         settings: flat names of the data settings (``DataSettings``) that it reads, beside ``data``; others are refused if they are set.
         Options: a pydantic model of the task's own options; ``--set NAME.OPTION=VALUE`` sets one, NAME the task's; ``config.task_options``.
+        least_classes: fewest classes with which there is something to learn; 1 where one output is a probability.
         blocks_alike: True: its networks' blocks are alike, so that tables and figures show quantities by kind of layer over depth.
         shows: what :meth:`sample` shows, sentences of the page; "": there are no samples.
         one_batch: True: an epoch is one batch of all examples, and ``--batch-size`` does not apply (a graph).
@@ -80,12 +81,22 @@ class Task(Items, ABC):
     rule_options: ClassVar[Mapping[str, Any]] = {}
     settings: ClassVar[frozenset[str]] = frozenset()
     Options: ClassVar[type[BaseModel]] = TaskOptions
+    least_classes: ClassVar[int] = 2
     blocks_alike: ClassVar[bool] = False
     shows: ClassVar[str] = ""
     one_batch: ClassVar[bool] = False
     not_data_parallel: ClassVar[str] = ""
     settings_of_networks: ClassVar[bool] = True
     classes_of_items: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Refuse a task of one batch that permutes and halves rows, as tasks do by default: its rows are not independent."""
+        super().__init_subclass__(**more)
+        missing = [name for name in ("halves", "permutation") if getattr(cls, name) is getattr(Items, name)]
+        if cls.one_batch and missing:
+            raise TypeError(
+                f"{cls.__name__} is of one batch, whose rows are not divided or permuted as they are: define {', '.join(missing)}"
+            )
 
     # ------------------------------------------------------------------------------------------------ what every task defines
 

@@ -173,6 +173,8 @@ def _built(config: Config, read: tuple[int, ...], shape: tuple[int, ...], classe
         dropout=config.model.dropout,
         attention_dropout=tuple(config.model.attention_dropout or ()),
         norm_first=config.model.pre_norm,
+        embedding=config.model.embedding,
+        interactions=config.model.interactions,
     )
     try:
         return build(config.model.name, spec, config.model.cut, config.seed, builder(config.own, _sample(TASKS[config.task], read)))

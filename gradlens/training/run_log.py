@@ -15,6 +15,7 @@ from gradlens.runtime.eval_mode import eval_mode
 from gradlens.runtime.memory import peak_memory_mb
 from gradlens.runtime.progress import Watch
 from gradlens.runtime.step_context import step_context
+from gradlens.training.early_stopping import summary_of
 from gradlens.training.evaluation import Evaluation, evaluate
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL, VALIDATION, best_epoch, best_held_out, sign_of
 from gradlens.training.run_directory import Metric, Timing, save_result
@@ -99,6 +100,7 @@ class RunLog:
             }  # fmt: skip
             if best.score_name not in ("", "accuracy"):
                 summary[split] |= {"score": best.score_name, "best_score": best.score, "final_score": mine[-1].score}
+        summary |= summary_of(self.state)
         if self.state.probe and self.state.probe.blocks:
             self.watch("regret", {})
             save_result(self.writer.path, "online", {"rows": self.state.probe.regret(self.writer.path)})

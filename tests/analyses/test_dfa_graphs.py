@@ -59,6 +59,7 @@ def test_a_run_is_trained_once_and_read_again(folder, monkeypatch):
     assert bp.cosine == pytest.approx(1)
     assert bp.reached == bp.reached_by_backprop
     assert (shallow.cosine, shallow.reached) == (None, 0)
+    assert {bp.reached_by_backprop, shallow.reached_by_backprop} == {first.reached_by_backprop}  # dropout of any share: the same nodes
     with monkeypatch.context() as patch:
         patch.setattr(study.Graphs, "train", None)
         assert graphs.run("cora", "gcn", "dfa", 0) == first

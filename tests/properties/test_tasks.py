@@ -30,8 +30,8 @@ from gradlens.training.runs.build_state import build_state
 from gradlens.training.runs.train_run import train_run
 
 ANY = [name for name, rule in METHODS.items() if not rule.images_only]
-REFUSED = {("tokens", "dgl-async"): "stores what each block gives to the next"}
-CASES = [(task, name) for task in ("tokens", "ring", "language") for name in ANY if (task, name) not in REFUSED]
+REFUSED = {(task, "dgl-async"): "stores what each block gives to the next" for task in ("tokens", "clicks")}
+CASES = [(task, name) for task in ("tokens", "ring", "language", "clicks") for name in ANY if (task, name) not in REFUSED]
 INSIDE = [
     (task, name) for task in ("tokens", "language") for name in ("dfa inside", "dfa features") if (task, name) != ("tokens", "dfa features")
 ]
@@ -42,6 +42,7 @@ OPTIONS = {
     "dgl tied": {"head": "tied"}, "overlap tied": {"head": "tied"}, "dgl-async tied": {"head": "tied", "order": "in-order", "buffer": 2},
 }  # fmt: skip
 FEW = {("tokens", "bp"), ("tokens", "dfa"), ("tokens", "overlap"), ("ring", "dni"), ("ring", "dfa")}
+FEW |= {("clicks", "bp"), ("clicks", "dfa"), ("clicks", "shallow")}
 FEW |= {("language", "bp"), ("language", "fa"), ("language", "dgl tied"), ("language", "dfa features")}
 
 
@@ -69,6 +70,10 @@ def config_of(task, name, **more):
             "batch_size": 4,
             "dropout": 0.1,
         }
+    if task == "clicks":
+        columns = {**toy_tasks.CLICK_COLUMNS, "rare": 3}
+        settings |= {"data": str(toy_tasks.click_file()), "task_options": columns, "batch_size": 24, "model": "autoint", "embedding": 4}
+        settings |= {"interactions": 1, "depth": 2}
     return make_config(**{"method": method, "task": task, **settings, **more})
 
 
@@ -99,7 +104,10 @@ def backward_on_a_copy(state, x, y, terms=True):
         h.retain_grad()
         hs.append(h)
     known = y >= 0
-    loss = F.cross_entropy(hs[-1][known], y[known], reduction="sum") / known.sum()
+    if state.config.task == "clicks":
+        loss = F.binary_cross_entropy_with_logits(hs[-1][:, 0], y.to(hs[-1]))
+    else:
+        loss = F.cross_entropy(hs[-1][known], y[known], reduction="sum") / known.sum()
     if terms and state.config.task == "tokens":
         loss = loss + 0.3 * F.cross_entropy(hs[1][..., : toy_tasks.WORDS][known], y[known], reduction="sum") / known.sum()
     loss.backward()
@@ -233,7 +241,7 @@ def test_every_row_of_a_diagnosed_step_is_a_number(task, name):
 def test_recording_leaves_no_trace_and_a_run_resumes_bit_for_bit(task, name, tmp_path):
     whole = train_run(config_of(task, name), RunContext(out=tmp_path / "whole"))
     assert whole.finished
-    assert whole.metrics[-1].score_name == ("accuracy" if task == "ring" else "perplexity")
+    assert whole.metrics[-1].score_name == {"ring": "accuracy", "clicks": "auc"}.get(task, "perplexity")
     silent = config_of(task, name, record_every=0)
 
     with pytest.raises(Stopped):

@@ -184,6 +184,25 @@ def test_a_run_is_not_resumed_on_a_token_outside_its_vocabulary(text, tmp_path, 
     assert "sequences" in err
 
 
+def test_a_run_does_not_begin_with_weights_of_another_vocabulary(text, tmp_path, program):
+    """As many letters, but others: the rows of the embedding would be those of other letters."""
+    words = ("train", "bp", "--task", "language", "--out", str(tmp_path / "runs"), *FLAGS, "--data")
+    assert program(*words, str(text))[0] == 0
+    (run,) = (tmp_path / "runs").glob("bp*")
+    other, fewer = tmp_path / "other.txt", tmp_path / "fewer.txt"
+    other.write_text(TEXT.replace("c", "k"))
+    fewer.write_text(TEXT.replace("c", "r"))
+    known = f"vocabulary of {len(set(TEXT))} tokens"
+    for path, said in (
+        (other, f"'k' is not in its {known}"),
+        (fewer, f"has {len(set(TEXT)) - 1} classes, this run {len(set(TEXT))} ('c' "),
+    ):
+        status, _, err = program(*words, str(path), "--init-from", str(run))
+        assert (status, err.count("\n")) == (2, 1)
+        assert said in err
+    assert program(*words, str(text), "--init-from", str(run))[0] == 0
+
+
 def test_transformer_settings_belong_to_the_transformer():
     for flag, setting in (("heads", {"heads": 2}), ("pre-norm", {"pre_norm": True}), ("dropout", {"dropout": 0.1})):
         other = make_config(model="mlp", **setting)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -21,11 +21,11 @@ from gradlens.gradients.method import FeedbackPair, Method, Signal, Step, top_si
 from gradlens.gradients.needs import Need
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.feedback.weight_replacement import Switched
-from gradlens.models.feedback_point import feedback_points
+from gradlens.models.click_layers import FieldVectors
+from gradlens.models.feedback_point import exact_features, feedback_points
 from gradlens.models.graph_layers import current_adjacency
 from gradlens.models.resnet import Residual
 from gradlens.runtime.batch_shard import all_gather_rows, all_reduce_sum, global_count
-from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
 
@@ -42,9 +42,19 @@ class DFAOptions(BaseModel, frozen=True, extra="forbid"):
         description="where errors are projected to: the ends of blocks, or also the places inside them that the network marks",
         json_schema_extra={"since": "0.2.0"},
     )
+    embed_point: bool = Field(
+        False,
+        description="errors are projected to the embedding of tokens too, which otherwise backprop through the first block trains",
+        json_schema_extra={"since": "0.2.0"},
+    )
     feedback: Literal["own", "propagated"] = Field(
         "own",
         description="on graphs, what a node gets: its own error, or those up to k edges away too, with k the number of later blocks",
+        json_schema_extra={"since": "0.2.0"},
+    )
+    embedding: Literal["feedback", "fixed"] = Field(
+        "feedback",
+        description="what trains the vectors of ids: feedback at the embedding's end, or nothing",
         json_schema_extra={"since": "0.2.0"},
     )
     error: Literal["logits", "features"] = Field(
@@ -86,8 +96,35 @@ def _no_residual_block(blocks: Mapping[str, nn.Module], items: Items) -> str:
 
 
 def _no_place_inside(blocks: Mapping[str, nn.Module], items: Items) -> str:
-    fits = any(feedback_points(block) for block in list(blocks.values())[:-1])
-    return "" if fits else "needs a network that marks places inside its blocks"
+    places = [point for block in list(blocks.values())[:-1] for point in feedback_points(block).values()]
+    return "" if any(not point.of_embedding for point in places) else "needs a network that marks places inside its blocks"
+
+
+def _no_embedding(blocks: Mapping[str, nn.Module], items: Items) -> str:
+    fits = any(point.of_embedding for block in blocks.values() for point in feedback_points(block).values())
+    return "" if fits else "needs a network that marks its embedding of tokens"
+
+
+def _vectors(blocks: Iterable[nn.Module]) -> int | None:
+    """Return the block of the vectors of ids; None: there is none."""
+    return next((k for k, block in enumerate(blocks) if isinstance(block, FieldVectors)), None)
+
+
+def _no_fixed_vectors(blocks: Mapping[str, nn.Module], items: Items) -> str:
+    if (k := _vectors(blocks.values())) is None:
+        return "needs a network with vectors of ids, as deep-cross has"
+    return (
+        "" if exact_features(blocks.values()).get(k) != 0 else "has no effect: the output block trains the vectors itself, without feedback"
+    )
+
+
+def _not_read_twice(blocks: Mapping[str, nn.Module], items: Items) -> str:
+    """Name what makes the output block give something else when it is run again in a step."""
+    if len(blocks) < 2:
+        return "reads what the output block reads, and this network is one block"
+    kinds = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
+    strange = next((m for m in list(blocks.values())[-1].modules() if isinstance(m, kinds)), None)
+    return f"runs the output block twice, which {type(strange).__name__} forbids" if strange else ""
 
 
 def _no_edges(blocks: Mapping[str, nn.Module], items: Items) -> str:
@@ -98,11 +135,13 @@ class DFA(Switched, Method):
     """delta_k = B_k e, with e = dL/dlogits and B_k fixed and random, at every block but the output block; backprop inside blocks.
 
     Nøkland 2016 (arXiv 1609.01596): B_k ~ U(±1/√n_k), n_k the size of h_k. ``shared``: Launay et al. 2020 (arXiv 2006.12878), one
-    matrix of which each block uses the first n_k columns. ``skip=exact``: if block k+1 is residual, act(branch(x) + shortcut(x)),
-    delta_k = B_k e + (delta_{k+1} pulled back through act and shortcut alone). ``points=inside``: places inside blocks get B e too, each
-    with its own B, and what the network computes between two places is trained by backprop. ``error=features``: e = dL/dh at
-    the input of the output block, which alone has the true gradient then. ``feedback=propagated``, on graphs:
-    delta_k = Â^(K−k) e B_k with Â = D^-½ (A + I) D^-½, after Zhao et al. 2024 (arXiv 2406.02040), without their pseudo-errors.
+    matrix of which each block uses the first n_k columns. ``skip=exact``: if block k+1 is residual, act(branch(x) + shortcut(x)), delta_k
+    = B_k e + (delta_{k+1} pulled back through act and shortcut alone). ``points=inside``: places inside blocks get B e too, each with its
+    own B, and what the network computes between two places is trained by backprop; with ``embed_point`` the output of an embedding of
+    tokens is such a place. ``error=features``: e = dL/dh at the input of the output block, which alone has the true gradient then. What
+    the output block reads itself of a block's features (``exact_from``) keeps its true gradient. ``embedding=fixed``: vectors of ids are
+    not trained. ``feedback=propagated``, on graphs: delta_k = Â^(K−k) e B_k with Â = D^-½ (A + I) D^-½, after Zhao et al. 2024 (arXiv
+    2406.02040), without their pseudo-errors.
     """
 
     summary = "the output error through a random matrix"
@@ -112,6 +151,9 @@ class DFA(Switched, Method):
     needs: ClassVar[Sequence[Need]] = (
         Need(_no_residual_block, "set skip=blocked or take resnet18", "skip", "exact"),
         Need(_no_place_inside, "set points=blocks or another model", "points", "inside"),
+        Need(_no_embedding, "leave it out or take another model", "embed_point", True),
+        Need(_not_read_twice, "set error=logits", "error", "features"),
+        Need(_no_fixed_vectors, "set embedding=feedback", "embedding", "fixed"),
         Need(_no_edges, "set feedback=own, or --task graphs", "feedback", "propagated"),
     )
     defaults_on: ClassVar[Mapping[str, Mapping[str, Any]]] = {  # of Launay et al., in their code; sage as gcn
@@ -123,25 +165,25 @@ class DFA(Switched, Method):
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
+        self.fixed = _vectors(net.blocks) if options.embedding == "fixed" else None
         self.names = [net.name(k) for k in range(self.num_blocks)]
-        self.sizes = [net.features(k).numel() for k in range(self.num_blocks - 1)]
+        self.exact = exact_features(net.blocks[:-1])
+        self.sizes = [self.exact.get(k, net.features(k).numel()) for k in range(self.num_blocks - 1)]  # features that get feedback
         self.inside: dict[str, int] = {}  # key of each place inside a block -> its features
-        if options.points == "inside":
-            for k, block in enumerate(net.blocks[:-1]):
-                for path, point in feedback_points(block).items():
+        for k, block in enumerate(net.blocks[:-1]):
+            for path, point in feedback_points(block).items():
+                if options.embed_point if point.of_embedding else options.points == "inside":
                     point.key = f"{k}/{path.replace('.', '/')}"
                     self.inside[point.key] = point.features
         self.error: Tensor | None = None  # [N, *, C] of the step, for the places inside blocks
         self.largest = max([*self.sizes, *self.inside.values()], default=0)
-        if options.error == "features":
-            _refuse_reading_twice(net)
         read = net.features(self.num_blocks - 2).numel() if options.error == "features" else net.classes
         self.read: tuple[ReferenceType[Tensor], Tensor] | None = None  # the output of the step and the error that was read, of features
         self.feedback = nn.Module()
         widths = {str(k): n for k, n in enumerate(self.sizes)} | self.inside
         for i, (name, n) in enumerate(({"shared": self.largest} if options.shared else widths).items()):
             u = 2 * torch.rand(read, n, generator=generator(net.seed, "feedback", i)) - 1
-            self.feedback.register_buffer(name, options.scale * (u if options.shared else u / math.sqrt(n)))
+            self.feedback.register_buffer(name, options.scale * (u if options.shared else u / math.sqrt(max(n, 1))))
 
     def matrix(self, k: int | str) -> Tensor:
         """Return B_k [C, n_k] of a block, or of a place inside one by its key, to be multiplied from the right with errors [N, *, C]."""
@@ -182,6 +224,8 @@ class DFA(Switched, Method):
         """Return that with ``skip=exact`` blocks send backward messages, and with ``error=features`` read the output block."""
         if self.options.error == "features":
             return "with error=features a block reads the output block's weights, which are on another rank"
+        if self.exact:
+            return f"{self.names[min(self.exact)]} waits for the output block's gradient"
         return "with skip=exact a block waits for the gradient through the skip of block k+1" if self.options.skip == "exact" else None
 
     def run_block(self, block: nn.Module, x: Tensor, *earlier: Tensor) -> Tensor:
@@ -200,13 +244,18 @@ class DFA(Switched, Method):
         """Compute B_k e [+ the gradient through the skip of block k+1]; pass it down only through a skip connection."""
         p, top = passes[k], passes[self.num_blocks - 1]
         if k == self.num_blocks - 1:
-            return top_signal(self.loss, p, send=False)
+            return top_signal(self.loss, p, send=bool(self.exact))
         e = self.error_of(top)
         self.error = e if self.inside else None
         for _ in range(self.num_blocks - 1 - k if self.options.feedback == "propagated" else 0):
             e = current_adjacency(len(e)).normalized @ e
+        if k in self.exact:
+            fed = (e.to(p.h.dtype) @ self.matrix(k)).to(p.h.dtype) * (k != self.fixed)
+            return Signal(torch.cat([fed, received[0][:, self.sizes[k] :]], 1))
+        if k == self.fixed:
+            return Signal(None)
         delta = broadcast(e, self.matrix(k), p.h)
-        for message in received:
+        for message in received if self.options.skip == "exact" else ():
             delta = delta + message
         carried = self.options.skip == "exact" and isinstance(p.block, Residual)
         return Signal(delta, (delta,) if carried else ())
@@ -225,13 +274,6 @@ class DFA(Switched, Method):
                 each = grad.delta.flatten(0, -2) if self.items.per_item else grad.delta
                 jacobians[k].append(all_reduce_sum(each.sum(0)).flatten() / global_count(len(each)))
         for k, rows in enumerate(jacobians):
-            yield FeedbackPair(self.names[k], "feedback_jacobian", self.matrix(k), torch.stack(rows), f"batch-mean Jacobian of the {what}")
-
-
-def _refuse_reading_twice(net: NetworkInfo) -> None:
-    """Reject networks whose output block would give something else when it is run again in a step."""
-    if len(net.blocks) < 2:
-        raise InputError("dfa: error=features reads what the output block reads, and this network is one block; set error=logits")
-    kinds = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
-    if strange := next((m for m in net.blocks[-1].modules() if isinstance(m, kinds)), None):
-        raise InputError(f"dfa: error=features runs the output block twice, which {type(strange).__name__} forbids; set error=logits")
+            mean = torch.stack(rows)[:, : self.sizes[k]]
+            if mean.numel():
+                yield FeedbackPair(self.names[k], "feedback_jacobian", self.matrix(k), mean, f"batch-mean Jacobian of the {what}")

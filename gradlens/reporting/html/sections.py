@@ -19,6 +19,7 @@ from gradlens.reporting.html.standings import MethodSummary
 from gradlens.reporting.html.verdict import SAME_TO
 from gradlens.reporting.html.wording import in_words, listed
 from gradlens.reporting.numbers import number_text, short_number, with_thousands
+from gradlens.reporting.reached import reached_columns, reached_title, reached_values
 from gradlens.reporting.statistics import Interval, interval
 from gradlens.reporting.task_words import example_of
 from gradlens.training.metrics import ACCURACY, TRAIN, TRAIN_EVAL
@@ -140,7 +141,23 @@ def where_and_when(held: ReportContext) -> ReportSection:
     section.tables.append(
         Table("At the end: mean over the last recorded epoch", ["method", *layers], rows, "± is half a 95 % t-interval over seeds.")
     )
+    section.tables += [t for t in [_reached(held)] if t]
     return section
+
+
+def _reached(held: ReportContext) -> Table | None:
+    found = reached_values(held.runs)
+    columns = reached_columns(list(dict.fromkeys(block for _, block, _ in found)))
+    rows = []
+    for label in held.groups:
+        cells = [found.get((label, block, quantity)) for block, quantity, _ in columns]
+        if any(cells):
+            rows.append(
+                [held.named(label), *(mean_cell(Interval(v.mean, v.low, v.high, v.seeds), 1, 100) if v else TableCell("–") for v in cells)]
+            )
+    title = reached_title(held.runs)
+    note = "Mean over the last recorded epoch; an error signal is there if any of its entries is not exactly zero."
+    return Table(title[0].upper() + title[1:], ["method", *(f"{name} %" for *_, name in columns)], rows, note) if rows else None
 
 
 def last_step_rows(held: ReportContext) -> list[tuple[TableCell, list[TableCell]]]:
