@@ -62,12 +62,12 @@ STUDIES: dict[str, Study] = {
     "certificates": Study("certificates", 15, 7),
     "dfa_graphs": Study("dfa_graphs", 48, 10),
     "graph_autoencoder": Study("graph_autoencoder", 13, 5),
-    "dfa_clicks": Study("dfa_clicks", 21, 5),
+    "dfa_clicks": Study("dfa_clicks", 25, 5),
 }
 
 SCALES = (
     "graphs (`analyses.dfa_graphs`, 48 core-minutes), transformers (`analyses.dfa_transformer`, 13) and recommenders"
-    " (`analyses.dfa_clicks`, 21) have rows of their own below; view synthesis is not built"
+    " (`analyses.dfa_clicks`, 25) have rows of their own below; view synthesis is not built"
 )
 REFERENCE = "The reference study's own experiments"
 OTHER_HEADS = "five heads with ten seeds at the size of `learning_curves`: 30 core-minutes"
