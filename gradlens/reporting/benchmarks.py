@@ -74,13 +74,8 @@ def capture_table(result: CaptureBench) -> Table:
     for name, unit in (("step", ""), ("time", "ms"), ("time ratio", "×"), ("memory", "MB"), ("memory ratio", "×"), ("file", "MB")):
         printed.add_column(name, unit)
     for row in result.rows:
-        numbers = (
-            number_cell(row.time_ratio, 3),
-            count_cell(row.megabytes, 1),
-            number_cell(row.memory_ratio),
-            count_cell(row.file_megabytes, 1),
-        )
-        printed.add_row(row.name, count_cell(row.seconds * 1e3), *numbers)
+        memory = count_cell(row.megabytes, 1), number_cell(row.memory_ratio)
+        printed.add_row(row.name, count_cell(row.seconds * 1e3), number_cell(row.time_ratio, 3), *memory, count_cell(row.file_megabytes, 1))
     return printed
 
 

@@ -1,4 +1,4 @@
-"""Cost of ``gradlens.capture`` in a training loop: time and memory of a transformer's step without it, and captured whole and as sketches."""
+"""Cost of ``gradlens.capture`` in a training loop: time and memory of a transformer's step, plain, captured whole, and as sketches."""
 
 from __future__ import annotations
 
