@@ -186,6 +186,21 @@ def text_file() -> Path:
     return path
 
 
+@cache
+def click_file() -> Path:
+    """A csv file of 120 rows for the click-through task: a column of numbers, two of categories, and a label; one a process."""
+    rng = torch.Generator().manual_seed(5)
+    path = Path(mkdtemp()) / "clicks.csv"
+    ages, works, places = (torch.randint(n, (120,), generator=rng).tolist() for n in (60, 4, 3))
+    clicks = [int(age + 15 * work + float(60 * torch.rand(1, generator=rng)) > 80) for age, work in zip(ages, works, strict=True)]
+    rows = [f"{age},w{work},p{place},{click}" for age, work, place, click in zip(ages, works, places, clicks, strict=True)]
+    path.write_text("\n".join(["age,work,place,click", *rows]), encoding="utf-8")
+    return path
+
+
+CLICK_COLUMNS = {"label": "click", "numeric": ["age"], "categorical": ["work", "place"]}
+
+
 def register() -> None:
     """Put both into the registries, for processes of their own."""
     TASKS.update(tokens=Tokens(), ring=Ring())

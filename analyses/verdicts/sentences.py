@@ -60,12 +60,14 @@ STUDIES: dict[str, Study] = {
     "dfa_transformer": Study("dfa_transformer", 13, 5),
     "local_updates_language": Study("local_updates_language", 18, 5),
     "certificates": Study("certificates", 15, 7),
-    "dfa_graphs": Study("dfa_graphs", 40, 10),
+    "dfa_graphs": Study("dfa_graphs", 48, 10),
+    "graph_autoencoder": Study("graph_autoencoder", 13, 5),
+    "dfa_clicks": Study("dfa_clicks", 21, 5),
 }
 
 SCALES = (
-    "graphs (`analyses.dfa_graphs`, 40 core-minutes) and transformers (`analyses.dfa_transformer`, 13) have rows of their own below; view"
-    " synthesis and recommenders are not built"
+    "graphs (`analyses.dfa_graphs`, 48 core-minutes), transformers (`analyses.dfa_transformer`, 13) and recommenders"
+    " (`analyses.dfa_clicks`, 21) have rows of their own below; view synthesis is not built"
 )
 REFERENCE = "The reference study's own experiments"
 OTHER_HEADS = "five heads with ten seeds at the size of `learning_curves`: 30 core-minutes"
@@ -219,6 +221,12 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
             "Local updates train language models too",
             "five seeds of four rules on a small transformer: `analyses.local_updates_language`, 18 core-minutes",
         ),
+        Sentence(
+            "local-language-order",
+            "On a language model too, loss rises from back-prop to chunked, overlapping and greedy",
+            "five seeds of four rules on a small transformer: `analyses.local_updates_language`, 18 core-minutes",
+            of_field=True,
+        ),
     ),
     "InfoPro": (Sentence("early-information", "Local training loses information about image and label early", PAIRS, of_field=True),),
     "Random feedback weights support learning in deep neural networks": (
@@ -244,6 +252,18 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {  # paper -> its sentences
             "five seeds on characters of a text: `analyses.dfa_transformer`, 13 core-minutes",
             of_field=True,
         ),
+        Sentence(
+            "dfa-language-order",
+            "... its perplexity rises from back-prop to DFA at block ends (macro), inside blocks (micro), and the vocabulary alone",
+            "five seeds on characters of a text: `analyses.dfa_transformer`, 13 core-minutes",
+            of_field=True,
+        ),
+        Sentence("dfa-links", "A graph autoencoder learns by DFA, as well as by back-prop", of_field=True),
+        Sentence("dfa-links-shallow", "... and far better than its last layer alone", of_field=True),
+        Sentence(
+            "dfa-clicks", "Recommenders learn by DFA: Deep&Cross less well than by back-prop, better than frozen layers", of_field=True
+        ),
+        Sentence("dfa-clicks-near", "In recommenders DFA is within one point of AUC of back-prop", of_field=True),
         Sentence("dfa-graphs-propagated", "On graphs feedback along the edges is no worse than a node's own", of_field=True),
     ),
     "Textbooks of learning theory": (

@@ -117,7 +117,7 @@ CHECKS: tuple[Check, ...] = (
         "at chance",
         at_chance,
         f"accuracy above 1/classes by more than {CHANCE_ERRORS:g} standard errors",
-        "Try another --lr and more --epochs; if the training accuracy is high, the labels or the test images are not what they should be.",
+        "Try another --lr and more --epochs; if the training accuracy is high, the labels or the test data are not what they should be.",
         "The network predicts no better than by guessing.",
     ),
     Check(
@@ -196,8 +196,8 @@ CHECKS: tuple[Check, ...] = (
         "overfitting",
         overfitting,
         f"test loss below {OVERFIT_WATCH:g} times its best (wrong from {OVERFIT_WRONG:g} and {100 * OVERFIT_GAP:g} points of accuracy)",
-        "More images, --augment, --weight-decay, or fewer epochs: the best epoch is the one to quote.",
-        "The network memorizes the training images.",
+        "More data, --augment, --weight-decay, or fewer epochs: the best epoch is the one to quote.",
+        "The network memorizes the training data.",
     ),
 )
 

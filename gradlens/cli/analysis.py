@@ -182,7 +182,10 @@ def add_command_with_training(analysis: AnalysisWithTraining) -> None:
         missing = [config for config in configs if config not in known]
         with Display(quiet, len(missing)) as display:
             runs = read + train_or_reuse(
-                missing, context, lambda c: display.watch(f"{c.method} seed {c.seed}", c.epochs), reused=notice_reused
+                missing,
+                context,
+                lambda c: display.watch_run(f"{c.method} seed {c.seed}", c),
+                reused=notice_reused,
             )
             results = analysis.analyse(runs, context, watch=display.count, notify=_aside)
         _shown(analysis, runs, results, folder, form, figure_format)

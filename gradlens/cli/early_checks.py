@@ -15,7 +15,7 @@ from gradlens.cli.flags import REGISTRIES, digest
 from gradlens.cli.settings import DATASETS, DIGESTS, IN_CONFIG, METHODS, MODELS, OPTIONS, OTHER_NAMES, QUANTITIES, SETTINGS
 from gradlens.data.folder_listing import must_be_folder, unknown_data_set
 from gradlens.runtime.errors import InputError, unknown
-from gradlens.runtime.paths import is_there
+from gradlens.runtime.paths import is_file, is_there
 from gradlens.runtime.progress import no_progress
 from gradlens.runtime.text_files import read_json
 from gradlens.training.comparison import must_be_one_run, runs_of
@@ -234,7 +234,7 @@ def only_place(name: str | None) -> str | None:
         return None
     if name in DATASETS:
         raise InputError(f"--data {name}: a named data set has no path that changes; set --data-dir to the folder of its files")
-    if not (is_in_a_file(name) or name.endswith(".npz")):
+    if not (is_in_a_file(name) or name.endswith(".npz") or is_file(Path(name))):  # what a file holds, the run's task says
         must_be_folder(name)
     elif not is_there(name.rpartition(":")[0] if is_in_a_file(name) and ":" in name else name):
         raise InputError(f"--data {name}: there is no such file")

@@ -128,19 +128,26 @@ def known_quantities() -> list[str]:
     """List the names that `gradlens measure` accepts."""
     from gradlens.gradients.alignment import QUANTITIES
     from gradlens.gradients.diagnostics import FEEDBACK, SPARSE
+    from gradlens.gradients.rows import REACHED
     from gradlens.methods import METHODS
 
-    return list(dict.fromkeys([*QUANTITIES, *SPARSE, *FEEDBACK, *(name for rule in METHODS.values() for name in rule.method_quantities)]))
+    return list(
+        dict.fromkeys([*QUANTITIES, *REACHED, *SPARSE, *FEEDBACK, *(name for rule in METHODS.values() for name in rule.method_quantities)])
+    )
 
 
 def _quantities() -> list[tuple[str, ...]]:
     from gradlens.gradients.alignment import QUANTITIES, RECORDED
     from gradlens.gradients.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE
+    from gradlens.gradients.rows import REACHED
     from gradlens.methods import METHODS
     from gradlens.reporting.axes import ANGLES
+    from gradlens.tasks.registry import TASKS
 
     rows: list[tuple[str, ...]] = [("quantity", "of a used gradient g and the true gradient t", "recorded")]
     rows += [(name, text, "in training" if name in RECORDED else "by measure") for name, (_, text) in QUANTITIES.items()]
+    where = ", ".join(f"--task {name}" for name, task in TASKS.items() if task.records_reached)
+    rows += [(name, text, f"in training, {where}") for name, text in REACHED.items()]
     when = {name: "in training, sparsely" + (" (not by measure)" if name in AFTER_THE_STEP else "") for name in SPARSE}
     rows += [(name, text, when[name]) for name, text in SPARSE.items()]
     for kind in FEEDBACK:
@@ -170,7 +177,10 @@ def _tasks() -> list[tuple[str, ...]]:
             rows.append(("", f"not with --parallel data: {task.not_data_parallel}"))
         options = task.Options.model_fields
         rows += [("", f"--set {name}.{option}: {field.description} (default {field.default})") for option, field in options.items()]
-        without = {} if name == DEFAULT else {key: rule.images_only for key, rule in METHODS.items() if rule.images_only}
+        whys = {
+            key: task.with_items(rule.images_only) or ("" if task.classes_of_items else rule.reads_classes) for key, rule in METHODS.items()
+        }
+        without = {} if name == DEFAULT else {key: why for key, why in whys.items() if why}
         fitting = [key for key in METHODS if key not in without]
         rows.append(("", f"methods: {'all' if not without else ', '.join(fitting)}"))
         reasons = dict.fromkeys(without.values())
@@ -178,7 +188,30 @@ def _tasks() -> list[tuple[str, ...]]:
         models = [key for key in MODELS if INPUTS.get(key, INPUT) == task.reads]
         others = [key for key in MODELS if key not in models]
         rows.append(("", f"models: {', '.join(models)}" + (f"; the others read no {task.reads}" if others else "")))
+        rows += [("", line) for line in _lacking(fitting, models, task)]
     return rows
+
+
+def _lacking(methods: Sequence[str], models: Sequence[str], task: Any) -> Iterator[str]:
+    """Yield a line for each need of rules, or of values of their options, that some networks of a task do not meet."""
+    import torch
+
+    from gradlens.methods import METHODS
+    from gradlens.models.spec import ModelSpec
+    from gradlens.models.zoo import MODELS, SHAPES
+
+    with torch.device("meta"):
+        networks = {name: dict(MODELS[name](ModelSpec(SHAPES[task.reads], task.least_classes)).named_children()) for name in models}
+    found: dict[tuple[str, str], list[str]] = {}  # (networks, what they lack) -> rules, or values of options
+    for method in methods:
+        for need in METHODS[method].needs:
+            whys = {name: why for name, blocks in networks.items() if (why := need.lacking(blocks, task))}
+            for reason in dict.fromkeys(whys.values()):
+                on = [name for name, why in whys.items() if why == reason]
+                where = "" if len(on) == len(models) else f" with {', '.join(on)}"
+                found.setdefault((where, reason), []).append(f"{method} {need.typed()}".strip())
+    for (where, reason), who in found.items():
+        yield f"not {', '.join(who)}{where}: {reason}"
 
 
 LISTS = {"methods": _methods, "models": _models, "data": _data, "tasks": _tasks, "quantities": _quantities}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import time
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from gradlens.runtime.terminal import rich_console
 from gradlens.training.metrics import ACCURACY, score_text
+
+if TYPE_CHECKING:
+    from gradlens.training.config import Config
 
 PLAIN_SECONDS = 15.0  # between lines where there is no terminal
 LONG, FIRST = 30.0, 4.0  # seconds: work that takes longer shows an estimate, after the first seconds
@@ -47,11 +50,17 @@ class Display:
         if self.live:
             self.live.stop()
 
-    def watch(self, label: str, epochs: int) -> _Line:
-        """Return the display of the next run."""
+    def watch(self, label: str, epochs: int, items: str = "images") -> _Line:
+        """Return the display of the next run, which counts ``items``."""
         self.started += 1
         prefix = f"[{self.started}/{self.runs}] " if self.runs > 1 else ""
-        return _Line(self, prefix + label, epochs)
+        return _Line(self, prefix + label, epochs, items)
+
+    def watch_run(self, label: str, config: Config) -> _Line:
+        """Return the display of the next run, by its config."""
+        from gradlens.tasks.registry import TASKS
+
+        return self.watch(label, config.epochs, f"{TASKS[config.task].item}s")
 
     def count(self, label: str) -> _Count:
         """Return a display for work that is counted: called with (done, total, what comes next)."""
@@ -104,8 +113,8 @@ def _answer(numbers: dict[str, Any]) -> str:
 class _Line:
     """One run's line."""
 
-    def __init__(self, display: Display, label: str, epochs: int) -> None:
-        self.display, self.label, self.epochs = display, label, epochs
+    def __init__(self, display: Display, label: str, epochs: int, items: str) -> None:
+        self.display, self.label, self.epochs, self.items = display, label, epochs, items
         self.printed = self.began = time.monotonic()
         self.first_step: int | None = None
         self.test = ""
@@ -118,7 +127,7 @@ class _Line:
         if self.display.quiet:
             return
         if event == "metric" and numbers["split"] == "train-eval":
-            self._print(f"epoch {numbers['epoch']}/{self.epochs}: training images in eval mode {_answer(numbers)}")
+            self._print(f"epoch {numbers['epoch']}/{self.epochs}: training examples in eval mode {_answer(numbers)}")
         elif event == "metric" and numbers["split"] != "train":
             best = f" (best {score_text(numbers['best'], numbers['score_name'])})" if math.isfinite(numbers["best"]) else ""
             self.test = f"{numbers['split']} {_answer(numbers)}{best}"
@@ -136,7 +145,7 @@ class _Line:
         loss = (
             f"  loss {n['loss']:.4f}" if math.isfinite(n["loss"]) else ""
         )  # of blocks on several ranks it is known only when they synchronise
-        rate = f"  {n['images_per_s']:,.0f} img/s" if n["images_per_s"] else ""
+        rate = f"  {n['images_per_s']:,.0f} {self.items}/s" if n["images_per_s"] else ""
         text = f"epoch {n['epoch']}/{self.epochs}{loss}{accuracy}{rate}"
         if self.display.live and self.task is not None:
             tail = f"  {self.test}" if self.test else ""

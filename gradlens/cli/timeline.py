@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gradlens.cli.options import OF_AN_UPDATE, default_help, with_flags
 from gradlens.cli.output import FigureFormat, Output, TableFormat, figure_formats
+
+if TYPE_CHECKING:
+    from gradlens.data.split import Data
+    from gradlens.training.config import Config
 
 seen = typer.Typer()
 
@@ -21,7 +25,9 @@ def timeline(
         int, typer.Option("--workers", min=1, max=64, help="workers in the table and the timeline; the curves have 1 to 64")
     ] = 3,
     batches: Annotated[int, typer.Option("--batches", min=1, help="simulated batches, with filling and draining of the pipeline")] = 32,
-    micro_batches: Annotated[int, typer.Option("--micro-batches", min=1, help="micro-batches of a batch in backprop's pipelines")] = 4,
+    micro_batches: Annotated[
+        int | None, typer.Option("--micro-batches", min=1, help="of a batch in bp's pipelines (4; of a graph 1)")
+    ] = None,
     link: Annotated[float, typer.Option("--link", help="GB/s between two workers; the default is 10 Gbit Ethernet")] = 1.25,
     latency: Annotated[float, typer.Option("--latency", min=0, help="latency of one message in us")] = 50.0,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="rounds of measuring; the least of each cost is used")] = 3,
@@ -50,10 +56,9 @@ def timeline(
         raise InputError(f"--link: must be above 0 GB/s, got {link:g}")
     wire = simulation.Link(link * 1e9, latency * 1e-6)
     configs = [config for (config,) in configs_of(methods or DEFAULT_SIMULATION, given, context)]
-    if micro_batches > configs[0].batch_size:
-        raise InputError(f"--micro-batches {micro_batches}: a batch has {configs[0].batch_size} images")
     must_be_writable(out)
     shape, classes, data = to_measure(configs[0], context)
+    size, examples, parts = _batch(configs[0], data, micro_batches)
     with Display(quiet) as display:
         progress = display.count("timeline")
         found = []
@@ -61,17 +66,31 @@ def timeline(
             progress(i, len(configs), f"measuring {config.method}")
             found.append(simulation.measure_costs(config, shape, classes, context.device, rounds, data))
         progress(len(configs), len(configs), "simulating")
-        points = simulation.throughput_curves(found, wire, batches, micro_batches, sorted({*simulation.WORKERS, workers}))
+        points = simulation.throughput_curves(found, wire, batches, parts, sorted({*simulation.WORKERS, workers}))
         seconds = simulation.first_batches(found)
-        bars = simulation.pictured(found, workers, wire, micro_batches, seconds)
-    chosen = [point for point in points if point.workers == workers]
-    output, formats = Output(form), figure_formats(figure_format)
-    output.tables([timeline_pictures.timeline_table(chosen, wire, configs[0].batch_size)])
+        bars = simulation.pictured(found, workers, wire, parts, seconds)
+    chosen, output, formats = [p for p in points if p.workers == workers], Output(form), figure_formats(figure_format)
+    output.tables([timeline_pictures.timeline_table(chosen, wire, size, examples)])
     output.notice("\n".join(timeline_pictures.unused_workers_text(chosen)))
-    title = f"{configs_title(configs)} · batches of {configs[0].batch_size}"
+    title = f"{configs_title(configs)} · batches of {size} {examples}"
     files = [
         save_figure(gantt(bars, seconds, title=f"{title} · {workers} workers"), bars, out, "timeline", formats=formats)[0],
         save_figure(over_workers(points, title=title), points, out, "workers", formats=formats)[0],
     ]
     write_csv(out / "block_costs.csv", [row for one in found for row in one.rows])
     output.notice(f"figures ({', '.join(formats)}, csv): {', '.join(map(str, files))}; measured: {out / 'block_costs.csv'}")
+
+
+def _batch(config: Config, data: Data | None, micro_batches: int | None) -> tuple[int, str, int]:
+    """Return how many examples a batch has, what they are, and into how many micro-batches it is divided."""
+    from gradlens.runtime.errors import InputError
+    from gradlens.tasks.registry import TASKS
+
+    task = TASKS[config.task]
+    if task.one_batch and (micro_batches or 1) > 1:
+        raise InputError(f"--micro-batches {micro_batches} with --task {config.task}: {task.not_data_parallel}; leave it out")
+    size = len(data.train.x) if task.one_batch and data is not None else config.batch_size
+    parts = micro_batches or (1 if task.one_batch else 4)
+    if parts > size:
+        raise InputError(f"--micro-batches {parts}: a batch has {size} {task.example}s")
+    return size, f"{task.example}s", parts

@@ -68,7 +68,7 @@ def train(
         def watch_for(config: Config) -> Any:
             if state is None or context.overwrite or not is_finished(context.path_of(config)):
                 trained_now.add(config.seed)
-            return display.watch(config.method if len(configs) == 1 else f"{config.method} seed {config.seed}", config.epochs)
+            return display.watch_run(config.method if len(configs) == 1 else f"{config.method} seed {config.seed}", config)
 
         # of several seeds some may be finished, others not begun
         try:
@@ -106,7 +106,7 @@ def _train_together(method: str | None, given: dict[str, Any], context: RunConte
         raise InputError("--seeds: several ranks share one run; `gradlens sweep` makes many")
     (config,) = configs
     with Display(quiet or not ranks.is_main) as display:
-        run = train_run(config, replace(context, ranks=ranks), display.watch(config.method, config.epochs))
+        run = train_run(config, replace(context, ranks=ranks), display.watch_run(config.method, config))
     if ranks.is_main:
         output.tables([console.results_table([run])])
         output.notice(f"run: {run.path}")
@@ -165,7 +165,7 @@ def compare_gradients(
 
         def watch_for(config: Config) -> Any:
             extra = f" seed {config.seed}" if len(request.groups[0]) > 1 else ""
-            return display.watch(config.method + extra + (f" lr {config.optimizer.lr:g}" if grid else ""), config.epochs)
+            return display.watch_run(config.method + extra + (f" lr {config.optimizer.lr:g}" if grid else ""), config)
 
         made = compare_runs(request, folder, context, watch_for, notice_reused, [] if out else known_places(folder))
     show_comparison(made, figures_to or folder / FIGURES, output, draws, rates_chosen(map(Path, paths)))
@@ -247,9 +247,9 @@ def check(
     quiet, name = given.pop("quiet", False), known_as("method", method)
     taught = {"teacher": "a function"} if name in METHODS and METHODS[name].has_teacher else {}
     ((config,),) = configs_of([method], {**given, **taught}, RunContext())
-    rule, networks = config.rule, trial.OTHER_TASKS.get(config.task, trial.NETWORKS)
+    rule, networks = config.rule, trial.networks_of(config.task)
     with Display(quiet) as display:
-        findings = list(method_checks.run_method_checks(rule, rule.Options(**config.options), display.count("check"), tuple(networks)))
+        findings = list(method_checks.run_method_checks(rule, rule.Options(**config.options), display.count("check"), networks))
     if verbose or not any(f.failed for f in findings):
         say(f"{rule.__name__} on {', '.join(networks)}, float64:")
     say("\n".join((method_checks.result_lines if verbose else method_checks.summary_lines)(findings)))
@@ -285,5 +285,5 @@ def show(run_dirs: Annotated[list[Path], runs_given("a run directory, or a compa
         return
     output.notice("\n".join(run_lines(run)))
     if run.metrics:
-        output.tables([console.comparison_table([run])])
+        output.tables(console.comparison_tables([run]))
     output.notice("files: " + ", ".join(sorted(p.name for p in run.path.iterdir() if not p.name.startswith("."))))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
@@ -32,27 +29,37 @@ class Graph:
     def __init__(
         self, where: str, features: Tensor, edges: Tensor, labels: Tensor, parts: dict[str, Tensor], classes: tuple[str, ...] | None = None
     ) -> None:
+        if features.ndim != 2 or not features.numel():
+            raise InputError(f"{where}: features must be numbers [nodes, features], got the shape {list(features.shape)}")
+        if len(strange := (~features.isfinite()).nonzero()):
+            node, column = strange[0].tolist()
+            raise InputError(f"{where}: feature {column} of node {node} is {features[node, column]:g}; features must be finite numbers")
         nodes = len(features)
-        if features.ndim != 2 or not features.numel() or not features.isfinite().all():
-            raise InputError(f"{where}: features must be finite numbers [nodes, features], got the shape {list(features.shape)}")
         if edges.ndim != 2 or edges.shape[1] != 2:
             raise InputError(f"{where}: edges must be pairs of nodes [E, 2], got the shape {list(edges.shape)}")
         if labels.shape != (nodes,):
-            raise InputError(f"{where}: {len(labels)} labels for {nodes} nodes; wanted one for each, -1 where it is unknown")
+            raise InputError(f"{where}: labels of the shape {list(labels.shape)} for {nodes} nodes; wanted one for each, -1 where unknown")
         if wrong := _outside(edges, nodes):
             raise InputError(f"{where}: an edge leads to node {wrong[0]}, which does not exist; nodes are 0 to {nodes - 1}")
-        self.features = features.float() / features.float().abs().sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        wide = features.double()  # a sum of float32 may overflow
+        self.features = (wide / wide.abs().sum(1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)).float()
         self.edges = _once(edges.long())
         self.labels = labels.long()
         self.parts = {part: self._part(where, part, parts[part].long()) for part in PARTS}
-        most = int(self.labels.max())
+        least, most = int(self.labels.min()), int(self.labels.max())
+        if classes is None and most >= nodes:
+            raise InputError(
+                f"{where}: a label is {most}, and {nodes} nodes have {nodes} classes at most: number them from 0, -1 where unknown"
+            )
         self.classes = tuple(map(str, range(most + 1))) if classes is None else classes
-        if most >= len(self.classes) or int(self.labels.min()) < -1:
+        if most >= len(self.classes) or least < -1:
             wanted = f"with {len(self.classes)} classes they are 0 to {len(self.classes) - 1}, -1 where unknown"
-            raise InputError(f"{where}: labels go from {int(self.labels.min())} to {most}; {wanted}")
+            raise InputError(f"{where}: labels go from {least} to {most}; {wanted}")
         taken = torch.cat([*self.parts.values()])
         if len(twice := taken[torch.bincount(taken, minlength=nodes)[taken] > 1]):
-            raise InputError(f"{where}: node {int(twice[0])} is in more than one of {', '.join(PARTS)}; each node may be in one")
+            raise InputError(
+                f"{where}: node {int(twice[0])} stands more than once in {', '.join(PARTS)}; each node may be in one of them, once"
+            )
 
     def _part(self, where: str, part: str, chosen: Tensor) -> Tensor:
         """Return the labelled nodes among those chosen for a part."""
@@ -68,14 +75,6 @@ class Graph:
     def nodes(self) -> int:
         """Return the number of nodes."""
         return len(self.labels)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash features, edges, labels and parts to 16 hex digits."""
-        digest = hashlib.sha256()
-        for tensor in (self.features, self.edges, self.labels, *self.parts.values()):
-            digest.update(tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
 
 
 def _outside(numbers: Tensor, nodes: int) -> list[int]:

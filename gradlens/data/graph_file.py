@@ -37,6 +37,10 @@ def _features(path: Path, arrays: dict[str, Any]) -> Tensor:
     """Return the features of a file, [N, F]."""
     from scipy.sparse import csr_array
 
+    for name in ("features", "values", "indptr", "indices", "shape"):
+        if name in arrays and arrays[name].dtype.kind not in ("fiub" if name in ("features", "values") else "iu"):
+            what = "numbers" if name in ("features", "values") else "whole numbers"
+            raise InputError(f"{path}: {name} must be {what}, got {arrays[name].dtype}")
     if "features" in arrays:
         return torch.from_numpy(arrays["features"].astype(np.float32))
     if missing := [name for name in ("indptr", "indices", "shape") if name not in arrays]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,6 +74,13 @@ GRAPHS: dict[str, GraphSet] = {
     "blocks": GraphSet(blocks, BLOCKS * WORDS, BLOCKS, "a generated block model, 400 nodes, 4 classes, 40 nodes for training"),
     "karate": GraphSet(karate, 34, 2, "Zachary's karate club, 34 members, 2 clubs, 4 members for training (networkx)"),
 }
+
+
+def file_stamp(name: str) -> Any:
+    """Return what changes if a file of this name does; of a named graph nothing."""
+    path = Path(name)
+    state = path.stat() if path.is_file() else None
+    return state and (state.st_size, state.st_mtime_ns, state.st_ino)
 
 
 def load_graph(name: str, root: Path, download: bool = False) -> Graph:

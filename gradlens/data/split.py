@@ -95,6 +95,7 @@ class Data:
     passed_over: Mapping[str, int] = field(default_factory=dict)  # kind of skipped file in a folder -> number
     known_fingerprint: str = ""  # if it was computed before
     origin: Origin | None = None
+    inputs: tuple[int, ...] | None = None  # what a network is built for where that is not the shape of x: of each column how many values
     selection: Split | None = None  # validation examples beside the test ones: the best epoch is chosen on them
 
     @cached_property
@@ -107,8 +108,8 @@ class Data:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Return the shape of one example: of an image (C, H, W)."""
-        return tuple(self.train.x.shape[1:])
+        """Return the shape of one example, of an image (C, H, W); or what a network is built for instead."""
+        return tuple(self.train.x.shape[1:]) if self.inputs is None else self.inputs
 
     def fingerprint(self) -> str:
         """Hash the training and test images and their labels (noise included) to 16 hex digits."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,7 +17,8 @@ from gradlens.runtime.text_files import decode, read_bytes
 
 TokenKind = Literal["characters", "bytes"]
 HELD_OUT = 0.1  # share of a text, its end, that is for testing, unless the folder has files for it
-TRAIN, VALIDATION, TEST = ("train.txt",), ("valid.txt", "validation.txt", "val.txt"), ("test.txt",)
+TRAIN, VALIDATION, TEST = ("train",), ("valid", "validation", "val"), ("test",)  # names of a text's files
+ENDINGS = ("txt", "tokens", "raw")  # of them; before the name may stand that of the text: wiki.train.tokens, ptb.train.txt
 
 
 class Corpus(NamedTuple):
@@ -36,17 +38,28 @@ class Corpus(NamedTuple):
     vocabulary: tuple[str, ...]
 
 
-def _named(root: Path, names: Iterable[str]) -> Path | None:
-    """Return the first file of these names in a folder."""
-    return next((root / name for name in names if is_there(root / name)), None)
+def _named(root: Path, names: Sequence[str], prefixed: bool) -> Path | None:
+    """Return the file of one of these names in a folder, as ``train.txt``; with ``prefixed`` else one as ``wiki.train.tokens``.
+
+    Raises:
+        InputError: there are several of the latter.
+
+    """
+    if there := next((root / f"{name}.txt" for name in names if is_there(root / f"{name}.txt")), None):
+        return there
+    pattern = re.compile(rf"(?:[\w-]+\.)?(?:{'|'.join(names)})\.(?:{'|'.join(ENDINGS)})")
+    found = sorted(path for path in root.iterdir() if pattern.fullmatch(path.name)) if prefixed else []
+    if len(found) > 1:
+        raise InputError(f"{root} holds {' and '.join(path.name for path in found)}: keep one of them, or set --data to one file")
+    return found[0] if found else None
 
 
 def text_files(place: Path) -> tuple[list[Path], Path | None, Path | None]:
     """Find a text's files.
 
     Args:
-        place: a file; a folder with ``train.txt`` and ``test.txt`` (and ``valid.txt``); or one with any ``.txt`` files, which are read
-            one after the other by path.
+        place: a file; a folder with ``train.txt`` and ``test.txt`` (and ``valid.txt``), or with such files as ``wiki.train.tokens`` and
+            ``ptb.train.txt``; or one with any ``.txt`` files, which are read one after the other by path.
 
     Returns:
         the files to train on, that of the test (None: the end of those), and that of the validation, if there is one.
@@ -59,7 +72,8 @@ def text_files(place: Path) -> tuple[list[Path], Path | None, Path | None]:
         raise InputError(f"{place} does not exist: set --data to a text file, or to a folder of .txt files")
     if not is_folder(place):
         return [place], None, None
-    train, validation, test = (_named(place, names) for names in (TRAIN, VALIDATION, TEST))
+    train = _named(place, TRAIN, prefixed=True)
+    validation, test = (_named(place, names, prefixed=train is not None) for names in (VALIDATION, TEST))
     if train is not None:
         return [train], test, validation
     if held_out := test or validation:

@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from gradlens.gradients.losses import NONE
 from gradlens.runtime.batch_items import set_items
 from gradlens.runtime.batch_shard import Shard, current_shard, global_count, shard_of
 from gradlens.runtime.step_context import Context
@@ -23,16 +24,29 @@ class Half(NamedTuple):
 
 
 class Items:
-    """The items of a batch. Here, and by default, every row of x and y is one: an image.
+    """The items of a batch: by default the rows of x and y that have a target.
+
+    A target of -1 (``losses.NONE``) is none: it has no loss and counts in no score, and what has no target is no item, but with
+    ``all_are_items``.
 
     Attributes:
         per_item: False: an item is a row, its features at a block are all of the row [*out]. True: the features of an item are the *last*
             dimension of a block's output, [N, *, D], and all dimensions before it count items; heads, synthesisers and feedback matrices
             act on that dimension.
+        records_reached: True: rows may have no error signal (nodes without a label), and the share that has one is recorded
+            (``gradients.rows.REACHED``).
+        has_edges: True: rows are nodes, and the batch's context has the edges between them.
+        all_are_items: True: every row, with ``per_item`` every position, is an item whatever its target (an image without a label), so that
+            the number of all ranks is known without asking them.
+        context_changes: why each batch has a context of its own, a clause; "": all batches have the same, or none.
 
     """
 
     per_item: ClassVar[bool] = False
+    records_reached: ClassVar[bool] = False
+    has_edges: ClassVar[bool] = False
+    all_are_items: ClassVar[bool] = False
+    context_changes: ClassVar[str] = ""
 
     def count(self, y: Tensor) -> int:
         """Count the items of targets.
@@ -41,10 +55,15 @@ class Items:
             y: [N, *] targets of a batch, or of a part of it.
 
         Returns:
-            by default the rows N, also those whose label is unknown.
+            by default those with a target. Of targets that are numbers, no classes, all have one, and the last dimension is one item's.
 
         """
-        return len(y)
+        if y.is_floating_point():
+            return y.shape[:-1].numel() if self.per_item else len(y)
+        if self.all_are_items:
+            return y.numel() if self.per_item else len(y)
+        known = y != NONE
+        return int((known if self.per_item or y.ndim == 1 else known.flatten(1).any(1)).sum())
 
     def make_known(self, y: Tensor) -> None:
         """Count the items of a batch's targets, here and on all ranks together; collective on a shared batch.
@@ -54,15 +73,14 @@ class Items:
 
         """
         here = self.count(y)
-        rows = type(self).count is Items.count  # their number in the whole batch is known to each rank
-        set_items(y, here, global_count(here) if rows else None)
+        set_items(y, here, global_count(here) if self.all_are_items else None)
 
     def hits(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Count correct predictions, without waiting for the device.
 
         Args:
             logits: [N, *, C].
-            y: [N, *] classes, -1 where there is none.
+            y: [N, *] classes.
 
         Returns:
             two scalars: correct predictions, and targets that are classes. Zero and zero where nothing is classified.
@@ -118,4 +136,10 @@ class Items:
         return Half(x[mine], y[mine], context, Shard(start, start + len(mine), len(rows), here.rank, here.num_ranks))
 
 
-ROWS = Items()
+class Rows(Items):
+    """Every row is an item: an image."""
+
+    all_are_items = True
+
+
+ROWS = Rows()

@@ -15,8 +15,13 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 NONE = -1  # the class of a target that is no item
 
 
+def one_hot(y: Tensor, classes: int) -> Tensor:
+    """Return labels [N, *] as whole numbers [N, *, classes], 1 at the label; with one output [N, *, 1] the label itself, 0 or 1."""
+    return F.one_hot(y, classes) if classes > 1 else y[..., None]
+
+
 def _one_hot(z: Tensor, y: Tensor) -> Tensor:
-    return F.one_hot(y, z.shape[1]).to(z.dtype)
+    return one_hot(y, z.shape[1]).to(z.dtype)
 
 
 def cross_entropy(z: Tensor, y: Tensor) -> Tensor:
@@ -31,7 +36,7 @@ def squared_error(z: Tensor, y: Tensor) -> Tensor:
 
 
 def binary_cross_entropy(z: Tensor, y: Tensor) -> Tensor:
-    """Compute the sum over classes of sigmoid cross-entropy of logits z [N, C] with one_hot(y), in nats per image."""
+    """Compute the sum over classes of sigmoid cross-entropy of logits z [N, C] with one_hot(y), in nats per item; of one logit with y."""
     z = _wide(z)
     return F.binary_cross_entropy_with_logits(z, _one_hot(z, y), reduction="sum") / global_items(y)
 

@@ -14,6 +14,7 @@ from gradlens.gradients.block_pass import Grad, Pass, chain, outputs
 from gradlens.gradients.items import ROWS, Items
 from gradlens.gradients.locks import Locking
 from gradlens.gradients.losses import Loss
+from gradlens.gradients.needs import Need, require
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.gradients.old_method_names import RefusesOldNames
 from gradlens.gradients.recorded import Recorded
@@ -72,7 +73,10 @@ class Method(RefusesOldNames, Locking, Recorded, ABC):
         has_windows: True: a block waits for the later blocks of its loss's window only, not for all.
         plain_local_loss: True: each local loss is the network's own loss, of a head that classifies.
         has_feedback: True: errors are propagated by the rule's own matrices, which :meth:`feedback_pairs` compares.
-        images_only: why the rule is of the image task only, a clause ("it compares two views of an image"); "": it is of any task.
+        reads_classes: what it does with the class of each item, beside the loss, a clause; "": nothing.
+        images_only: why the rule is of the image task only, a clause ("it compares two views of an image"; ``{items}``
+            stands for the items of the task that it is refused on); "": it is of any task.
+        needs: what the rule, or a value of an option, needs of a network; building refuses one that lacks it.
         inpaints: True: images are corrupted, and :meth:`made` returns the network's reconstruction.
         method_quantities: name -> meaning of the numbers that :meth:`quantities` returns.
         replay_size, replay_reads: with "replay_buffer": batches stored before each block, and how often one is used at most.
@@ -121,6 +125,8 @@ class Method(RefusesOldNames, Locking, Recorded, ABC):
     plain_local_loss: ClassVar[bool] = False
     has_feedback: ClassVar[bool] = False
     images_only: ClassVar[str] = ""
+    reads_classes: ClassVar[str] = ""
+    needs: ClassVar[Sequence[Need]] = ()
     inpaints: ClassVar[bool] = False
     method_quantities: ClassVar[Mapping[str, str]] = {}
 
@@ -136,6 +142,9 @@ class Method(RefusesOldNames, Locking, Recorded, ABC):
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__()
+        if self.needs:
+            named = {net.name(k): block for k, block in enumerate(net.blocks)}
+            require(type(self).__name__.lower(), self.needs, options, named, net.items)
         self.num_blocks = len(net.blocks)
         self.output_block = self.num_blocks - 1
         self.num_probe_points = self.num_blocks

@@ -9,11 +9,17 @@ import torch
 from torch import Tensor
 
 from gradlens.gradients.alignment import RECORDED, measure
+from gradlens.gradients.items import Items
 from gradlens.gradients.layer_names import parameter_kind
 from gradlens.gradients.method import Method, Step, Update
 from gradlens.gradients.true_gradient import Truth
 from gradlens.runtime.batch_items import item_count
 from gradlens.runtime.batch_shard import all_gather_rows
+
+REACHED: dict[str, str] = {  # of rows of kind activation, in tasks that record it (``Items.records_reached``)
+    "reached": "share of rows, such as nodes, for which g at a block's output has an entry that is not zero: those with an error signal",
+    "true_reached": "the same share of t: the rows that backpropagation reaches",
+}
 
 
 class Measurement(NamedTuple):
@@ -47,13 +53,25 @@ def _joined(grads: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([grads.get(name, torch.zeros_like(g)).flatten() for name, g in like.items()])
 
 
+def share_reached(items: Items, signal: Tensor) -> float:
+    """Compute the share of rows that have an error signal.
+
+    Args:
+        items: what a row is: index 0, or with ``per_item`` all dimensions but the last.
+        signal: [N, *out] at a block's output.
+
+    """
+    rows = signal.flatten(0, -2) if items.per_item else signal.flatten(1)
+    return float(rows.ne(0).any(1).double().mean())
+
+
 def step_rows(
     number: int,
     names: Sequence[str],
     method: Method,
     step: Step,
     truth: Truth,
-    quantities: tuple[str, ...] = RECORDED,
+    quantities: tuple[str, ...] = (*RECORDED, *REACHED),
 ) -> list[Measurement]:
     """Compute all rows of one recorded step: per parameter, per block (all its parameters), per block output, and the rule's own.
 
@@ -66,16 +84,17 @@ def step_rows(
         method: the rule.
         step: the executed step; of a shared batch with updates from :func:`all_reduce_update`.
         truth: its true gradients.
-        quantities: names from ``alignment.QUANTITIES``.
+        quantities: names from ``alignment.QUANTITIES``, and from ``REACHED``, which count where the task records them.
 
     """
     rows: list[Measurement] = []
+    paired = tuple(quantity for quantity in quantities if quantity not in REACHED)
     for k, true in enumerate(truth.grads):
         name, update, reference = names[k], step.updates.get(k), truth.reference
         used = update.grad.params if update else {}
         rows += pair_rows(
             number, {f"{name}.{n}": g for n, g in used.items()}, {f"{name}.{n}": g for n, g in true.params.items()},
-            reference, quantities,
+            reference, paired,
         )  # fmt: skip
         delta = update.grad.delta if update else None
         assert true.delta is not None
@@ -86,7 +105,11 @@ def step_rows(
         if true.params:
             whole.append(("parameters", _joined(used, true.params), _joined(true.params, true.params)))
         for kind, g, t in whole:
-            rows += [Measurement(number, name, kind, quantity, value, reference) for quantity, value in measure(g, t, quantities).items()]
+            found = dict(measure(g, t, paired))
+            if kind == "activation" and method.items.records_reached:
+                shares = {"reached": share_reached(method.items, g), "true_reached": share_reached(method.items, t)}
+                found |= {quantity: value for quantity, value in shares.items() if quantity in quantities}
+            rows += [Measurement(number, name, kind, quantity, value, reference) for quantity, value in found.items()]
         own = compute_method_quantities(method, update)
         rows += [Measurement(number, name, "rule", quantity, value, reference) for quantity, value in own.items()]
     return rows

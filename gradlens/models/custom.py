@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +15,28 @@ from gradlens.models.block_boundaries import is_compiled, keep_compiled_graphs, 
 from gradlens.models.fx_split import cut_module
 from gradlens.models.spec import ModelSpec, numbered
 from gradlens.runtime.errors import InputError, kind_of
+from gradlens.runtime.step_context import Context, step_context
 from gradlens.runtime.user_code import blamed, function_in
 
 
-def blocks_of(built: Any, shape: Sequence[int], where: str) -> nn.Sequential:
+class Sample(NamedTuple):
+    """What a network is tried on where the examples are no images: an input, and what the task says of its items."""
+
+    x: Tensor  # [N, *shape]
+    context: Context  # what all blocks may read
+    example: str  # "sequence", "node"
+    item: str  # "token", "node"
+    items: tuple[int, ...]  # dimensions of an example that count items: (T,) of tokens, () where it is one
+
+
+def blocks_of(built: Any, shape: Sequence[int], where: str, x: Tensor | None = None) -> nn.Sequential:
     """Convert the result of a user's ``build(spec)`` to a network of named blocks.
 
     Args:
         built: an ``nn.Sequential`` of blocks; a list of blocks; or (module, cut points), see :func:`gradlens.models.fx_split.cut_module`.
-        shape: (C, H, W) of an image.
+        shape: of an example: (C, H, W) of an image.
         where: name of the function, for messages.
+        x: [N, *shape] an input on which blocks and module are compared; None: images of noise.
 
     Raises:
         InputError: another type, or invalid cut points.
@@ -38,7 +50,7 @@ def blocks_of(built: Any, shape: Sequence[int], where: str) -> nn.Sequential:
         module, cuts = built
         if isinstance(cuts, str) or not isinstance(cuts, Sequence) or not all(isinstance(cut, str) for cut in cuts):
             raise InputError(f"{where} gives cut points {cuts!r}: wanted a list of dotted paths of submodules, as ['layer1.0', 'layer2.0']")
-        return cut_module(module, cuts, shape, where)
+        return cut_module(module, cuts, shape, where, x=x)
     elif isinstance(built, list | tuple | nn.ModuleList):
         if strange := [block for block in built if not isinstance(block, nn.Module)]:
             raise InputError(f"{where} gives a list with {kind_of(strange[0])} in it: every block must be an nn.Module")
@@ -118,8 +130,8 @@ def _copied(model: nn.Sequential, where: str) -> nn.Sequential:
         raise InputError(f"{what}: {reason.rstrip('.')}{hint}") from error
 
 
-def network_of(kept: Mapping[str, Any], spec: ModelSpec) -> nn.Sequential:
-    """Build the network of a user's ``build(spec)`` and check it on a blank image."""
+def network_of(kept: Mapping[str, Any], spec: ModelSpec, sample: Sample | None = None) -> nn.Sequential:
+    """Build the network of a user's ``build(spec)`` and check it on a blank image, or on a sample of another task."""
     path, name = Path(kept["file"]), kept["name"]
     where = f"{path}:{name}"
     build = function_in(path, name, "from a spec to a network")
@@ -130,20 +142,25 @@ def network_of(kept: Mapping[str, Any], spec: ModelSpec) -> nn.Sequential:
         torch.set_rng_state(stream)
         _must_be_alike(built, build(spec), where)
         torch.set_rng_state(after)
-    with blamed(f"{where}: its network does not take images of {'x'.join(map(str, spec.shape))}"):
-        model = blocks_of(built, spec.shape, where)
+    what, x = f"{sample.example if sample else 'image'}s", None if sample is None else sample.x
+    with blamed(f"{where}: its network does not take {what} of {'x'.join(map(str, spec.shape))}"), step_context(sample and sample.context):
+        model = blocks_of(built, spec.shape, where, x)
         if not any(p.requires_grad for p in model.parameters()):
             raise InputError(f"{where} gives a network without parameters to train")
         _must_be_real_and_dense(model, where)
         _refuse_other_dtypes(model, where)
         if is_compiled(model):
             keep_compiled_graphs()
-        answer = output_shapes(model, spec.shape)[-1]
+        answer = tuple(output_shapes(model, spec.shape, x)[-1])
     copied = _copied(model, where)
-    with blamed(f"{where}: its network does not take images in channels-last layout, in which it is trained"), torch.no_grad():
-        twin: Any = copied.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        twin(torch.zeros(2, *spec.shape).to(next(model.parameters())).contiguous(memory_format=torch.channels_last))
-    if tuple(answer) != (spec.classes,):
+    if sample is None:
+        with blamed(f"{where}: its network does not take images in channels-last layout, in which it is trained"), torch.no_grad():
+            twin: Any = copied.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            twin(torch.zeros(2, *spec.shape).to(next(model.parameters())).contiguous(memory_format=torch.channels_last))
+    items, item = (sample.items, sample.item) if sample else ((), "image")
+    if answer != (*items, spec.classes):
         got = "x".join(map(str, answer)) or "one number"
-        raise InputError(f"{where}: its top gives {got} for each image; wanted {spec.classes}, one number a class (spec.classes)")
+        each = f"{sample.example} of {'x'.join(map(str, items))} {item}s" if sample and items else item
+        wanted = "x".join(map(str, (*items, spec.classes)))
+        raise InputError(f"{where}: its top gives {got} for each {each}; wanted {wanted}, one number a class (spec.classes)")
     return model

@@ -1,8 +1,13 @@
-"""Mark a place inside a block at which a rule may replace the gradient by its feedback."""
+"""Mark where a rule may replace the gradient by its feedback: places inside a block, and the end of a block but for some features.
+
+A block may have an attribute ``exact_from``: from this feature of its output [N, n] on, the output block reads it itself (``reads_blocks``)
+and nothing else does. Rules that give feedback at the ends of blocks leave these features their true gradient, which passes no block in
+between; rules that train the output block alone train with it what gives these features.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -54,3 +59,8 @@ class FeedbackPoint(nn.Module):
 def feedback_points(block: nn.Module) -> dict[str, FeedbackPoint]:
     """Return the feedback points inside a block by their path within it, in the order of its modules."""
     return {path: m for path, m in block.named_modules() if isinstance(m, FeedbackPoint)}
+
+
+def exact_features(blocks: Iterable[nn.Module]) -> dict[int, int]:
+    """Return by block, for those that have some, the first of the features that only the output block reads (``exact_from``)."""
+    return {k: first for k, block in enumerate(blocks) if (first := getattr(block, "exact_from", None)) is not None}

@@ -48,7 +48,7 @@ def _traced(module: nn.Module, cuts: Sequence[str], where: str) -> tuple[fx.Grap
     """Trace a module (which is modified) and return its graph and the output node of each cut point."""
     parameters = list(inspect.signature(module.forward).parameters.values())
     if len([p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]) != 1:
-        raise InputError(f"{where} cannot be cut: the forward of {type(module).__name__} must have one required argument, the image tensor")
+        raise InputError(f"{where} cannot be cut: the forward of {type(module).__name__} must have one required argument, the input tensor")
     fixed = {p.name: p.default for p in parameters if p.default is not p.empty}
     tracer = _Tracer(cuts)
     try:
@@ -206,6 +206,7 @@ def cut_module(
     names: Sequence[str] = (),
     tripled: bool = False,
     out_of_place: bool = False,
+    x: Tensor | None = None,
 ) -> nn.Sequential:
     """Cut a module into a network of blocks, bit-identical to it in forward and backward; parameters are the module's own.
 
@@ -220,6 +221,7 @@ def cut_module(
         names: names of the blocks except the last, if others are wanted.
         tripled: images have one channel and the module needs three.
         out_of_place: make functions that overwrite their input copy it instead.
+        x: [N, *shape] an input for that comparison; None: images of noise.
 
     Raises:
         InputError: cut points that do not exist, are never or more than once called, or are crossed by a skip; a forward that torch.fx
@@ -250,17 +252,18 @@ def cut_module(
         blocks[name] = _block(module, nodes, read, end)
         read, begin = end, last
     model = nn.Sequential(blocks)
-    _must_agree(module, model, shape, where, tripled)
+    weight = next(module.parameters(), torch.zeros(()))
+    if x is None:
+        x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(weight)
+    _must_agree(module, model, x.to(weight.device), where, tripled)
     return model
 
 
-def _must_agree(module: nn.Module, model: nn.Sequential, shape: Sequence[int], where: str, tripled: bool) -> None:
-    """Check on copies that blocks and module give bit-identical outputs on two noise images, in training and eval mode.
+def _must_agree(module: nn.Module, model: nn.Sequential, x: Tensor, where: str, tripled: bool) -> None:
+    """Check on copies that blocks and module give bit-identical outputs on an input, in training and eval mode.
 
     On torch's meta device, which has no values, only the types of the outputs are checked.
     """
-    weight = next(module.parameters(), torch.zeros(()))
-    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(weight)
     whole, cut = copy.deepcopy((module, model))  # copied together, so that they share what they shared
     for training in (False, True):
         answers: list[Tensor] = []

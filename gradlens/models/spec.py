@@ -25,17 +25,20 @@ class ModelSpec:
     """The specification of a model: input shape, classes, sizes and options; None is the model's own default.
 
     Attributes:
-        shape: of one input without the batch dimension: (C, H, W) of images, (length,) of token sequences, (features,) of nodes.
+        shape: of one input without the batch dimension: (C, H, W) of images, (length,) of token sequences, (features,) of nodes,
+            (samples, 3) of the points of rays, (2,) of places in a picture; of rows of ids the number of ids of each field.
         classes: number of classes, the width of the output [N, classes].
         width: channels or features of the first block.
         depth: number of blocks.
         stem: kernel size of the first convolution.
         activation: a key of ``ACTIVATIONS``.
         attention: one of ``ATTENTIONS``.
-        heads: attention heads of gat and transformer.
-        dropout: of graph networks and transformer.
+        heads: attention heads of gat, transformer and autoint.
+        dropout: of graph networks, transformer, and networks on rows of ids.
         attention_dropout: of gat's attention coefficients, of all layers, or of the hidden ones and the output layer; empty: 0.
         norm_first: whether a transformer is pre-LN.
+        embedding: numbers of an id's vector.
+        interactions: cross layers of deep-cross, attention layers of autoint, neurons of afn.
 
     """
 
@@ -50,6 +53,8 @@ class ModelSpec:
     dropout: float = 0.0
     attention_dropout: tuple[float, ...] = ()
     norm_first: bool = False
+    embedding: int | None = None
+    interactions: int | None = None
 
     def act(self) -> nn.Module:
         """Make an activation module.

@@ -45,18 +45,19 @@ class TokenEmbedding(nn.Module):
 class CausalAttention(nn.Module):
     """out(softmax(q kᵀ / √d) v) in each head of d = width / heads features, each position over itself and those before it.
 
-    q, k, v and out are Linear layers called one by one, so that each has rows and feedback rules reach it. [N, T, width] -> the same.
+    With ``causal`` False each position is over all. q, k, v and out are Linear layers called one by one, so that each has rows and feedback
+    rules reach it. [N, T, width] -> the same.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, causal: bool = True) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout, self.causal = heads, dropout, causal
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, T, width] to [N, T, width]."""
         q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value))
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=True)
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=self.causal)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 

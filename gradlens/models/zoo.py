@@ -8,7 +8,9 @@ from itertools import pairwise
 
 from torch import nn
 
+from gradlens.models.click_networks import CLICK_NETWORKS
 from gradlens.models.graph_networks import GRAPH_NETWORKS
+from gradlens.models.radiance_fields import RADIANCE_FIELDS, coordinate_mlp
 from gradlens.models.resnet import WITH_ATTENTION, resnet18, resnet20, resnet32, resnet50, resnet152, resnet_gim
 from gradlens.models.spec import ACTIVATIONS, ATTENTIONS, ModelSpec, conv_block, numbered, pooled_top
 from gradlens.models.transformer import transformer
@@ -151,10 +153,29 @@ MODELS: dict[str, Callable[[ModelSpec], nn.Sequential]] = {
     "linear": linear,
     **GRAPH_NETWORKS,
     "transformer": transformer,
+    **CLICK_NETWORKS,
+    **RADIANCE_FIELDS,
+    "coordinate-mlp": coordinate_mlp,
 }
 
 INPUT = "images"  # the kind of input that a network reads if nothing else is stated, see Task.reads
-INPUTS: dict[str, str] = {**dict.fromkeys(GRAPH_NETWORKS, "nodes"), "transformer": "tokens"}  # network -> the kind it reads instead
+INPUTS: dict[str, str] = {  # network -> the kind it reads instead
+    **dict.fromkeys(GRAPH_NETWORKS, "nodes"),
+    "transformer": "tokens",
+    **dict.fromkeys(CLICK_NETWORKS, "ids"),
+    **dict.fromkeys(RADIANCE_FIELDS, "rays"),
+    "coordinate-mlp": "coordinates",
+}
+
+
+SHAPES: dict[str, tuple[int, ...]] = {
+    "images": (3, 32, 32),
+    "nodes": (8,),
+    "tokens": (8,),
+    "ids": (3, 4),
+    "rays": (4, 3),
+    "coordinates": (2,),
+}  # kind of input -> one that all its networks take
 
 
 def cut_before_pool(model: nn.Sequential) -> nn.Sequential:
@@ -173,10 +194,12 @@ def cut_before_pool(model: nn.Sequential) -> nn.Sequential:
 
 
 READ_BY = {  # options of some networks only: field of the spec -> the flag, and the networks
-    "heads": ("--heads", ("gat", "transformer")),
-    "dropout": ("--dropout", (*GRAPH_NETWORKS, "transformer")),
+    "heads": ("--heads", ("gat", "transformer", "autoint")),
+    "dropout": ("--dropout", (*GRAPH_NETWORKS, "transformer", *CLICK_NETWORKS)),
     "attention_dropout": ("--attention-dropout", ("gat",)),
     "norm_first": ("--pre-norm", ("transformer",)),
+    "embedding": ("--embedding", tuple(CLICK_NETWORKS)),
+    "interactions": ("--interactions", ("deep-cross", "autoint", "afn")),
 }
 
 

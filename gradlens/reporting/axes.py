@@ -42,7 +42,9 @@ SCALES = {
         "norm ratio, log scale", "norm of the rule's gradient ÷ norm of the true one", (0, math.inf), (0.5, 2), 1, log=True
     ),
     "sign_agreement": Scale("share of signs", "share of the true gradient's signs that the rule's has", (0, 1), (0.4, 1), 0.5),
-    "null_cosine": Scale("cosine", "chance (error signals shuffled over images)", (-1, 1), (-0.2, 1), 0),
+    "reached": Scale("share of nodes", "share of nodes that the rule's error signal reaches", (0, 1), (0, 1)),
+    "true_reached": Scale("share of nodes", "share of nodes that backpropagation reaches", (0, 1), (0, 1)),
+    "null_cosine": Scale("cosine", "chance (error signals shuffled over examples)", (-1, 1), (-0.2, 1), 0),
     "descent_ratio": Scale("measured ÷ predicted", "change of the loss by the real step ÷ its first-order prediction", (-1, 2), (0, 1), 1),
     "synth_explained_variance": Scale(
         "explained variance", "share of the incoming gradient's variance that the synthetic one explains", (-1, 1), (-1, 1), 0

@@ -11,7 +11,10 @@ from gradlens.analysis.doctor_evidence import WRONG
 from gradlens.reporting.aggregate import FinalValue, Score, final_values, recorded_untrained, scores, truths
 from gradlens.reporting.html.notices import by_value, differences
 from gradlens.reporting.numbers import NONE, count_cell, mean_cell, short_number
+from gradlens.reporting.reached import reached_table
+from gradlens.reporting.task_words import items_of
 from gradlens.runtime.tables import Cell, Table
+from gradlens.tasks.scores import DIGITS
 from gradlens.training.comparison import Comparison, as_runs
 from gradlens.training.metrics import ACCURACY, TRAIN
 from gradlens.training.run_directory import Run
@@ -35,7 +38,7 @@ def _scores(score: Score) -> tuple[Cell, Cell, Cell]:
     """Return the best score (an accuracy in %), its epoch, and the score after the last epoch."""
     if math.isnan(score.best_score):  # a rule that makes no predictions
         return NONE, NONE, NONE
-    digits, scale = (1, 100) if score.score_name == ACCURACY else (2, 1)
+    digits, scale = (1, 100) if score.score_name == ACCURACY else (DIGITS.get(score.score_name, 2), 1)
     best = mean_cell(score.best_score, score.best_low, digits, scale, high=score.best_high)
     final = mean_cell(score.final_score, score.final_low, digits, scale, high=score.final_high)
     return best, Cell(f"{score.best_epoch:g}", score.best_epoch), final
@@ -123,6 +126,8 @@ def with_heading(tables: Iterable[Table], heading: str) -> list[Table]:
 def comparison_tables(runs: Sequence[Run], *, whole: bool = False, rates: bool = False) -> list[Table]:
     """Make :func:`comparison_table` of the finished runs of each experiment; what its runs share stands above it where there are several.
 
+    Of graphs the share of nodes that a rule reaches follows (:func:`gradlens.reporting.reached.reached_table`).
+
     Learning rates stand in all of them where they differ in any or between them.
 
     Where no run is finished, all are shown as far as they came.
@@ -132,7 +137,8 @@ def comparison_tables(runs: Sequence[Run], *, whole: bool = False, rates: bool =
     rates = rates or len({run.config.optimizer.lr for run in finished or others}) > 1
     tables = []
     for part in parts:
-        tables += with_heading([comparison_table(part.runs, whole=whole, rates=rates)], part.heading if len(parts) > 1 else "")
+        made = [comparison_table(part.runs, whole=whole, rates=rates), reached_table(part.runs)]
+        tables += with_heading(filter(None, made), part.heading if len(parts) > 1 else "")
     return tables
 
 
@@ -159,7 +165,7 @@ def results_table(runs: Sequence[Run]) -> Table:
     table.add_column("method")
     for name, unit in _score_columns(results):
         table.add_column(name, unit)
-    for name in ("train loss", f"{split} loss", "images/s"):
+    for name in ("train loss", f"{split} loss", f"{items_of(runs)}/s"):
         table.add_column(name)
     for score in results:
         losses = (Cell(_loss_text(loss), loss) for loss in (score.train_loss, score.test_loss))

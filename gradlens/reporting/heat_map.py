@@ -103,8 +103,8 @@ MARKS = {"cosine": ("o", "cosine"), "noise_corrected": ("D", "noise-corrected"),
 def alignment_figure(finals: Sequence[FinalValue], *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
     """Draw final cosines beside those of noise and chance alone: a panel a layer, a line a label, three marks on it.
 
-    ● the cosine, ◇ the noise-corrected one (what it would be on a batch without noise), | the cosine when each image gets another
-    image's error signal. A cosine is above chance where ● is clear of |; where ◇ is near 1, only the batch's noise keeps ● below 1. Values
+    ● the cosine, ◇ the noise-corrected one (what it would be on a batch without noise), | the cosine when each example gets another
+    one's error signal. A cosine is above chance where ● is clear of |; where ◇ is near 1, only the batch's noise keeps ● below 1. Values
     outside −0.5…1.5 are drawn at the edge.
 
     Args:

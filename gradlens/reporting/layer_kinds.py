@@ -37,12 +37,14 @@ def kind_points(runs: Sequence[Run], quantity: str = "cosine") -> list[KindPoint
     """Return a quantity's final values of the kinds of layers that two blocks or more have, normalisation included, kinds first.
 
     Args:
-        runs: several methods, several seeds each; those of images, whose blocks are not alike, have none.
+        runs: several methods, several seeds each; those of tasks whose networks' blocks are not alike have none.
         quantity: as in ``gradients.csv``.
 
     """
     found: list[KindPoint] = []
-    alike = [run for run in runs if run.config.task == "language"]
+    from gradlens.tasks.registry import TASKS  # imports torch
+
+    alike = [run for run in runs if TASKS[run.config.task].blocks_alike]
     for v in final_values(alike, quantity, norms=True) if alike else ():
         if place := depth_and_kind(v.layer):
             found.append(KindPoint(v.label, place[1], place[0], quantity, v.mean, v.low, v.high, v.seeds))

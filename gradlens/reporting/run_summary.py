@@ -7,6 +7,7 @@ from typing import Any
 
 from gradlens.reporting.console import diverged
 from gradlens.reporting.numbers import with_thousands
+from gradlens.reporting.task_words import items_of
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.terminal import shell_word
 from gradlens.tasks.registry import TASKS
@@ -66,7 +67,8 @@ def run_lines(run: Run) -> list[str]:
     epochs = f"{info['epochs_done']} of {config.epochs} epochs, {with_thousands(info['updates_done'])} updates"
     took = f"{info['minutes']:.1f} minutes" if info["minutes"] >= 1 else f"{60 * info['minutes']:.1f} seconds"
     lines = [
-        f"{run.path}: {'finished' if run.finished else 'unfinished'}, {epochs}, {with_thousands(info['images'])} images, {took} of training"
+        f"{run.path}: {'finished' if run.finished else 'unfinished'}, {epochs}, {with_thousands(info['images'])} {items_of([run])}, {took}"
+        " of training"
     ]
     notes = diverged(run), edited(run.path, run.config, run.saved_state())
     lines += [sentence for sentence in notes if sentence]

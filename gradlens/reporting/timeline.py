@@ -163,11 +163,11 @@ def unused_workers_text(points: Sequence[ThroughputPoint]) -> list[str]:
     ]
 
 
-def timeline_table(points: Sequence[ThroughputPoint], link: Link, batch_size: int) -> Table:
-    """Return the points of one number of workers, to print."""
+def timeline_table(points: Sequence[ThroughputPoint], link: Link, batch_size: int, examples: str) -> Table:
+    """Return the points of one number of workers, to print; a batch has ``batch_size`` of ``examples`` ("images")."""
     caption = (
-        f"Simulated from block costs measured on this machine, {points[0].batches} batches of {batch_size}, with filling and draining;"
-        f" links of {link.rate / 1e9:g} GB/s and {link.latency * 1e6:g} us. On: workers with blocks. Speed-up: over one worker"
+        f"Simulated from block costs measured on this machine, {points[0].batches} batches of {batch_size} {examples}, with filling and"
+        f" draining; links of {link.rate / 1e9:g} GB/s and {link.latency * 1e6:g} us. On: workers with blocks. Speed-up: over one worker"
         " with the same rule; limit: one batch's work / that of the worker with the most of it. Bubble: share of the workers' time in"
         " which they wait. MB/s: sent over all links. MB: memory of the worker that needs most. Delay: batches by which a used value (a"
         " queued input, a target, weights) is older than the batch it is used with."
@@ -175,7 +175,7 @@ def timeline_table(points: Sequence[ThroughputPoint], link: Link, batch_size: in
     printed = Table(notes=[caption])
     printed.add_column("schedule")
     printed.add_column("waits for", align="left")
-    for column in ("on", "images/s", "speed-up", "limit"):
+    for column in ("on", f"{examples}/s", "speed-up", "limit"):
         printed.add_column(column)
     printed.add_column("bubble", "%")
     for column in ("MB/s", "MB", "delay"):

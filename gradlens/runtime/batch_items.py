@@ -13,7 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from gradlens.runtime.batch_shard import current_shard, global_count
+from gradlens.runtime.batch_shard import current_shard
+from gradlens.runtime.step_context import in_step
 
 
 class ItemCount(NamedTuple):
@@ -45,21 +46,20 @@ def set_items(y: Tensor, here: int, total: int | None = None) -> None:
 
 
 def item_count(y: Tensor) -> ItemCount:
-    """Return the number of items of targets y [N, *]: as made known, else the classes among them (a class of -1 is none), or the rows.
+    """Return the number of items of targets y [N, *], as made known. A copy of targets is another tensor, whose number is unknown.
+
+    Outside of steps, where losses are called on a user's own targets, it is that of the classes among them (a class of -1 is none), or of
+    the rows.
 
     Raises:
-        RuntimeError: targets of a shared batch, of more than a row an item, whose number was not made known.
+        RuntimeError: the number of a step's targets was not made known.
 
     """
     found: ItemCount | None = _known.get(y)  # type: ignore[no-untyped-call]
     if found is not None:
         return found
-    if current_shard() is not None:
-        if y.ndim > 1 and not y.is_floating_point():
-            raise RuntimeError(
-                f"targets [{', '.join(map(str, y.shape))}] of a shared batch have an unknown number of items: call set_items"
-            )
-        return ItemCount(len(y), global_count(len(y)))
+    if in_step() or current_shard() is not None:
+        raise RuntimeError(f"targets [{', '.join(map(str, y.shape))}] of a step have an unknown number of items: call Items.make_known")
     here = len(y) if y.is_floating_point() else int((y >= 0).sum())
     return ItemCount(here, here)
 

@@ -10,6 +10,12 @@ from torch import Tensor
 Context = Mapping[str, Tensor]
 
 _current: Context = {}
+_depth = 0  # of step_context
+
+
+def in_step() -> bool:
+    """Return whether a step or an evaluation of a task is running; not in losses that are called in other code."""
+    return _depth > 0
 
 
 def current_context() -> Context:
@@ -28,11 +34,13 @@ def set_context(context: Context) -> None:
 @contextmanager
 def step_context(context: Context | None = None) -> Iterator[None]:
     """Set the context inside (None: as it is, to be replaced by :func:`set_context`), and restore that of before at the end."""
-    global _current
+    global _current, _depth
     before = _current
+    _depth += 1
     try:
         if context is not None:
             set_context(context)
         yield
     finally:
         _current = before
+        _depth -= 1

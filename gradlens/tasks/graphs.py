@@ -12,9 +12,10 @@ from torch import Tensor
 
 from gradlens.data.datasets import DATA_DIR
 from gradlens.data.files import DataFiles
-from gradlens.data.graphs import GRAPHS, load_graph
+from gradlens.data.graphs import GRAPHS, file_stamp, load_graph
 from gradlens.data.split import Data, Split
 from gradlens.gradients.items import Half
+from gradlens.gradients.losses import NONE
 from gradlens.models.graph_layers import EDGES
 from gradlens.runtime.step_context import Context
 from gradlens.tasks.task import Batch, Task
@@ -27,7 +28,6 @@ USUAL: Mapping[str, Any] = {"model": "gcn", "data": "blocks", "epochs": 250}
 CONVOLUTION: Mapping[str, Any] = {"dropout": 0.5, "lr": 0.01, "weight_decay": 5e-4, "decay_blocks": 1}
 ATTENTION: Mapping[str, Any] = {"dropout": 0.6, "attention_dropout": [0.6], "lr": 0.005, "weight_decay": 5e-4}
 OF_NETWORK: Mapping[str, Mapping[str, Any]] = {"gcn": CONVOLUTION, "cheb": CONVOLUTION, "sage": CONVOLUTION, "gat": ATTENTION}
-NONE = -1  # the target of a node that has no label, or is in another part
 
 
 class Graphs(Task):
@@ -40,7 +40,7 @@ class Graphs(Task):
     item, example = "labelled node", "node"
     reads = "nodes"
     defaults = USUAL
-    one_batch = True
+    one_batch = has_edges = records_reached = True
     not_data_parallel = "a graph is one batch, and every node reads its neighbours"
 
     def defaults_for(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -61,19 +61,15 @@ class Graphs(Task):
 
     def load(self, config: Config, files: DataFiles) -> Data:
         """Load a graph by name, an ``.npz`` file, or a data set of torch_geometric; the last ones loaded are kept."""
-        return _data(config.data.name, _stamp(config.data.name), files.data_dir or DATA_DIR, files.download)
+        return _data(config.data.name, file_stamp(config.data.name), files.data_dir or DATA_DIR, files.download)
 
     def batch(self, examples: Split, step: int, config: Config) -> Batch:
         """Return all nodes with the part's targets, and the edges."""
         return Batch(examples.x, examples.y, examples.context)
 
     def blank(self, shape: Sequence[int]) -> Batch:
-        """Return one node without neighbours."""
-        return Batch(torch.zeros(1, *shape), torch.zeros(1, dtype=torch.long), {EDGES: torch.zeros(2, 0, dtype=torch.long)})
-
-    def count(self, y: Tensor) -> int:
-        """Count the labelled nodes."""
-        return int((y >= 0).sum())
+        """Return two nodes that are neighbours: a normalisation over nodes needs more than one."""
+        return Batch(torch.zeros(2, *shape), torch.zeros(2, dtype=torch.long), {EDGES: torch.tensor([[0, 1], [1, 0]])})
 
     def permutation(self, delta: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
         """Permute the rows among the nodes that have an error signal: the others stay without one."""
@@ -98,13 +94,6 @@ class Graphs(Task):
 def _targets(y: Tensor, nodes: Tensor) -> Tensor:
     """Return the labels of some nodes, and of all others none."""
     return torch.full_like(y, NONE).index_copy(0, nodes, y[nodes])
-
-
-def _stamp(name: str) -> Any:
-    """Return what changes if a file of this name does; of a named graph nothing."""
-    path = Path(name)
-    state = path.stat() if path.is_file() else None
-    return state and (state.st_size, state.st_mtime_ns, state.st_ino)
 
 
 @lru_cache(maxsize=2)

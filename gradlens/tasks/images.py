@@ -31,6 +31,7 @@ class Images(Task):
     summary = "classify images"
     item = example = "image"
     reads = "images"
+    all_are_items = True
     losses = LOSSES
     settings = frozenset({"limit", "limit_test", "labels", "label_noise", "validation", "augment", "normalize"})
 

@@ -42,7 +42,12 @@ class Language(Task):
     summary = "predict the next character or byte of a text"
     item, example = "token", "sequence"
     reads = "tokens"
-    per_item = True
+    per_item = all_are_items = True
+    blocks_alike = True
+    shows = (
+        "Each network was given the first window of the held-out text and continued it, one token at a time, each drawn from what it"
+        " predicts (temperature 1) by the seed of its run. A mark ▸ stands where its own text begins."
+    )
     score_name = "perplexity"
     settings = frozenset({"limit", "limit_test", "validation"})
     defaults: ClassVar[Mapping[str, Any]] = {"model": "transformer", "batch_size": 32}
@@ -66,10 +71,6 @@ class Language(Task):
     def blank(self, shape: Sequence[int]) -> Batch:
         """Return one window of the first token."""
         return Batch(torch.zeros(1, *shape, dtype=torch.long), torch.zeros(1, *shape, dtype=torch.long))
-
-    def count(self, y: Tensor) -> int:
-        """Count the tokens."""
-        return y.numel()
 
     def collect(self, z: Tensor, y: Tensor) -> Tensor:
         """Return the sum of −log p(token) over the batch, and the number of tokens, as one row."""

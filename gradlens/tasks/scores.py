@@ -5,4 +5,7 @@ from __future__ import annotations
 HIGHER_IS_BETTER: dict[str, bool] = {  # the name in metrics.csv -> whether a higher value is better
     "accuracy": True,
     "perplexity": False,
+    "auc": True,
+    "psnr": True,
 }
+DIGITS: dict[str, int] = {"perplexity": 2, "auc": 4, "psnr": 2}  # with which a score is written, where it is not in %

@@ -26,7 +26,7 @@ class Batch(NamedTuple):
 
     Attributes:
         x: [N, *] input of any dtype (tokens are whole numbers). A floating-point one may still be turned by :meth:`Task.to_input`.
-        y: [N, *] targets. Of classes a target of -1 is none: it is no item, has no loss and counts in no score.
+        y: [N, *] targets; of classes -1 where there is none (:class:`gradlens.gradients.items.Items`).
         context: name -> tensor that every block may read in its ``forward`` through ``runtime.step_context.current_context()``, and that
             passes no gradient. It does not change in a step; with rules that store batches (``replay_buffer``) it must not change between
             steps either.
@@ -36,6 +36,21 @@ class Batch(NamedTuple):
     x: Tensor
     y: Tensor
     context: Context = {}  # noqa: RUF012 - never written to
+
+
+class Picture(NamedTuple):
+    """Examples whose outputs make a picture.
+
+    Attributes:
+        name: of the picture ("view 30").
+        examples: one a pixel, row by row.
+        size: height and width.
+
+    """
+
+    name: str
+    examples: Split
+    size: tuple[int, int]
 
 
 class TaskOptions(BaseModel, frozen=True, extra="forbid"):
@@ -61,8 +76,13 @@ class Task(Items, ABC):
         rule_options: name of an option of rules -> its default in this task ("head"), for the rules that have it.
         settings: flat names of the data settings (``DataSettings``) that it reads, beside ``data``; others are refused if they are set.
         Options: a pydantic model of the task's own options; ``--set NAME.OPTION=VALUE`` sets one, NAME the task's; ``config.task_options``.
+        least_classes: fewest classes with which there is something to learn; 1 where one output is a probability.
+        blocks_alike: True: its networks' blocks are alike, so that tables and figures show quantities by kind of layer over depth.
+        shows: what :meth:`sample` shows, sentences of the page; "": there are no samples.
         one_batch: True: an epoch is one batch of all examples, and ``--batch-size`` does not apply (a graph).
         not_data_parallel: why a batch cannot be divided over ranks, a clause; "": it can.
+        settings_of_networks: whether the settings that a rule has for a network (``Method.defaults_on``) were found in this task.
+        classes_of_items: whether y holds the class of each item; rules that read it (``Method.reads_classes``) are refused where not.
 
     """
 
@@ -76,8 +96,22 @@ class Task(Items, ABC):
     rule_options: ClassVar[Mapping[str, Any]] = {}
     settings: ClassVar[frozenset[str]] = frozenset()
     Options: ClassVar[type[BaseModel]] = TaskOptions
+    least_classes: ClassVar[int] = 2
+    blocks_alike: ClassVar[bool] = False
+    shows: ClassVar[str] = ""
     one_batch: ClassVar[bool] = False
     not_data_parallel: ClassVar[str] = ""
+    settings_of_networks: ClassVar[bool] = True
+    classes_of_items: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Refuse a task of one batch that permutes and halves rows, as tasks do by default: its rows are not independent."""
+        super().__init_subclass__(**more)
+        missing = [name for name in ("halves", "permutation") if getattr(cls, name) is getattr(Items, name)]
+        if cls.one_batch and missing:
+            raise TypeError(
+                f"{cls.__name__} is of one batch, whose rows are not divided or permuted as they are: define {', '.join(missing)}"
+            )
 
     # ------------------------------------------------------------------------------------------------ what every task defines
 
@@ -159,6 +193,10 @@ class Task(Items, ABC):
         """
         return self.defaults
 
+    def with_items(self, clause: str) -> str:
+        """Return what a rule declares (``Method.images_only``) with the task's items in the place of ``{items}``."""
+        return clause.replace("{items}", f"{self.item}s")
+
     # ----------------------------------------------------------------------------------------------------------- input, loss
 
     def to_input(self, config: Config, data: Data, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -222,7 +260,7 @@ class Task(Items, ABC):
         """Return the score of the training examples over an epoch, in train mode, from what is summed up on the way.
 
         Args:
-            loss: mean over the epoch's items.
+            loss: mean over the epoch's items; NaN where the objective has further terms.
             accuracy: share of correct predictions, NaN without any.
 
         Returns:
@@ -257,6 +295,34 @@ class Task(Items, ABC):
 
         """
         return ""
+
+    def pictures(self, data: Data) -> Sequence[Picture]:
+        """Return the pictures that a trained network makes, for ``gradlens render``.
+
+        Args:
+            data: as they were loaded.
+
+        Returns:
+            held-out ones; by default none. A task that makes some defines :meth:`colours` too.
+
+        """
+        return ()
+
+    def colours(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the colours of a picture's pixels.
+
+        Args:
+            z: [N, *, C] the network's output.
+            y: [N, *] targets.
+
+        Returns:
+            those that the network gives and the true ones, each [N, 3] between 0 and 1.
+
+        Raises:
+            NotImplementedError: a task that makes no pictures.
+
+        """
+        raise NotImplementedError
 
 
 def _identity(x: Tensor) -> Tensor:

@@ -14,11 +14,12 @@ from gradlens.gradients.losses import Loss
 from gradlens.gradients.method import Method
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.models.block_boundaries import keep_compiled_graphs, output_shapes
+from gradlens.models.custom import Sample
 from gradlens.models.layouts import features_last
 from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import INPUT, build, head_width
 from gradlens.runtime.errors import InputError
-from gradlens.runtime.rng import seeded
+from gradlens.runtime.rng import generator, seeded
 from gradlens.runtime.step_context import set_context, step_context
 from gradlens.tasks.registry import DEFAULT, TASKS
 from gradlens.tasks.task import Task
@@ -103,6 +104,16 @@ def _blank(task: Task, shape: Sequence[int]) -> Tensor | None:
     return blank.x
 
 
+def _sample(task: Task, shape: Sequence[int]) -> Sample | None:
+    """Make an input of a task on which a user's network is tried; None: an image."""
+    if task.reads == INPUT:
+        return None
+    x, y, context = task.blank(shape)
+    if x.is_floating_point():
+        x = torch.randn(x.shape, generator=generator(0, "sample"))
+    return Sample(x, context, task.example, task.item if task.per_item else task.example, tuple(y.shape[1:]))
+
+
 def build_model_and_method(config: Config, shape: tuple[int, ...], classes: int, device: torch.device) -> ModelAndMethod:
     """Build the network and rule of a config, initialised by its seed, channels last on the device.
 
@@ -162,9 +173,11 @@ def _built(config: Config, read: tuple[int, ...], shape: tuple[int, ...], classe
         dropout=config.model.dropout,
         attention_dropout=tuple(config.model.attention_dropout or ()),
         norm_first=config.model.pre_norm,
+        embedding=config.model.embedding,
+        interactions=config.model.interactions,
     )
     try:
-        return build(config.model.name, spec, config.model.cut, config.seed, builder(config.own))
+        return build(config.model.name, spec, config.model.cut, config.seed, builder(config.own, _sample(TASKS[config.task], read)))
     except InputError as error:
         if read == shape:
             raise

@@ -45,6 +45,7 @@ class Config(Settings, frozen=True):
         loss: the supervised loss, a key of ``LOSSES``.
         epochs: number of passes over the training images; 0: the untrained network.
         steps: number of updates after which the run ends, if that is before the epochs do; None: no limit.
+        early_stopping: epochs without a better validation score after which the run ends, with the best one's weights; None: it does not.
         batch_size: images per update, of all ranks together.
         optimizer: the optimiser and the learning rate with its schedule: ``optimizer.name``, ``optimizer.lr``, ….
         seed: seed of all random numbers.
@@ -77,6 +78,14 @@ class Config(Settings, frozen=True):
     steps: int | None = setting(
         None, "stop after N updates", panel=COURSE, ge=0, synonyms=("max-steps", "num-steps", "iterations", "updates")
     )
+    early_stopping: int | None = setting(
+        None,
+        "stop after N epochs without a better validation score, with the weights of the best one",
+        panel=COURSE,
+        ge=1,
+        since="0.2.0",
+        synonyms=("patience", "early-stop", "early-stopping-patience"),
+    )
     batch_size: int = setting(256, "images per update", ge=1, synonyms=("bs", "batch", "batchsize", "b"))
     optimizer: OptimizerSettings = OptimizerSettings()
     seed: int = setting(0, "seed of all random numbers", ge=0, synonyms=("random-seed", "manual-seed"))
@@ -105,7 +114,8 @@ class Config(Settings, frozen=True):
         rule = rule_of(str(flat.get("method", BASELINE)), flat.get("own", {}))
         task = TASKS.get(str(flat.get("task", DEFAULT)))
         network = str(flat.get("model", task.defaults.get("model") if task else None))
-        own = {**rule.defaults, **rule.defaults_on.get(network, {})} if rule else {}
+        on = rule.defaults_on.get(network, {}) if rule and (task is None or task.settings_of_networks) else {}
+        own = {**rule.defaults, **on} if rule else {}
         theirs = own.get("optimizer", OptimizerSettings.model_fields["name"].default)
         if flat.get("optimizer", theirs) == theirs:  # a bundle: another optimiser takes none of it
             flat = {**own, **flat}
@@ -125,6 +135,9 @@ class Config(Settings, frozen=True):
             raise InputError(f"{self.method} needs --teacher RUN, the run directory of the teacher network")
         if self.data.label_noise and not rule.classifies:
             raise InputError(f"--label-noise changes labels and {self.method} does not use labels")
+        if self.early_stopping is not None and (rule.in_stages or not rule.classifies):
+            why = "trains its blocks in stages, of which it would leave some out" if rule.in_stages else "has no validation score"
+            raise InputError(f"--early-stopping: {self.method} {why}; leave it out")
         self._on_several_ranks(rule)
         if self.record.online_probe and not rule.classifies:
             raise InputError(f"--online-probe uses labels in every step and {self.method} has none; use `gradlens probe` after training")
@@ -150,7 +163,10 @@ class Config(Settings, frozen=True):
         """Check rule, network and settings for the task, and resolve its options."""
         task = TASKS[self.task]
         if (why := rule.images_only) and self.task != DEFAULT:
-            raise InputError(f"{self.method} is a rule of the image task and cannot be used with --task {self.task}: {why}")
+            refused = f"{self.method} is a rule of the image task and cannot be used with --task {self.task}"
+            raise InputError(f"{refused}: {task.with_items(why)}")
+        if rule.reads_classes and not task.classes_of_items:
+            raise InputError(f"{self.method} cannot be used with --task {self.task}, whose items have no class: {rule.reads_classes}")
         reads = INPUTS.get(self.model.name, INPUT)
         if "model" not in self.own and reads != task.reads:
             fit = [name for name in MODELS if INPUTS.get(name, INPUT) == task.reads]

@@ -46,7 +46,7 @@ def evaluate(
     size = len(split) if task.one_batch else config.batch_size
     with eval_mode(model, method), step_context():
         for i in range(0, len(split), size):
-            chosen = Split(split.x[i : i + size], split.y[i : i + size], split.context)
+            chosen = split if task.one_batch else Split(split.x[i : i + size], split.y[i : i + size], split.context)
             if i and method.least_batch > 1 and len(chosen) < size:
                 continue  # the remainder at the end: the objective depends on the batch size
             if i // size % ranks.num_ranks != ranks.rank:

@@ -12,6 +12,7 @@ from gradlens.runtime.interrupts import interruptible
 from gradlens.runtime.process_group import stop_on_lost_rank
 from gradlens.runtime.progress import Watch, no_progress
 from gradlens.runtime.rng import forked
+from gradlens.training.early_stopping import keep_if_best, stops_early, take_best_at_end
 from gradlens.training.run_log import RunLog
 from gradlens.training.run_writer import Writer
 from gradlens.training.saving import is_due, save_run, save_snapshot, saved_note, snapshot_steps
@@ -49,8 +50,9 @@ def fit(state: TrainState, writer: Writer | None = None, watch: Watch = no_progr
     with interruptible() as interrupted, forked(), _lost_rank(state, writer):
         if not state.position.begun:
             log.evaluation(0)
+            keep_if_best(state, 0)
             save_run(state, writer)
-        for step in range(state.position.step, total):
+        for step in () if stops_early(state) else range(state.position.step, total):
             began, epoch = time.perf_counter(), step // state.batches.per_epoch + 1
             made, stop, save = make_update(state, step, interrupted, is_due(state))
             pending.append((step, made))
@@ -63,6 +65,8 @@ def fit(state: TrainState, writer: Writer | None = None, watch: Watch = no_progr
             log.step(epoch)
             if last:
                 log.end_of_epoch(epoch)
+                keep_if_best(state, epoch)
+                take_best_at_end(state)
             if keep:
                 save_snapshot(state, writer)
             if last or stop or save:
@@ -70,6 +74,8 @@ def fit(state: TrainState, writer: Writer | None = None, watch: Watch = no_progr
             if stop and step + 1 < total:
                 saved = "; saved" if writer or not state.ranks.is_single_process else ""
                 raise Stopped(f"interrupted after {step + 1} of {total} updates{saved}", INTERRUPTED)
+            if stops_early(state):
+                break
         summary = log.summary()
         stopped, _ = state.ranks.any_stop_or_save(interrupted(), False)
         if stopped:  # in the last step or evaluation: this run is finished, but no other must begin

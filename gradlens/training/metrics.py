@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gradlens.tasks.scores import HIGHER_IS_BETTER
+from gradlens.runtime.errors import unknown
+from gradlens.tasks.scores import DIGITS, HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
     from gradlens.training.run_directory import Metric
@@ -23,8 +24,15 @@ def score_of(m: Metric) -> float:
 
 
 def sign_of(score_name: str) -> int:
-    """Return 1 for a score of which higher values are better, -1 for one of which lower ones are."""
-    return 1 if HIGHER_IS_BETTER.get(score_name, True) else -1
+    """Return 1 for a score of which higher values are better, -1 for one of which lower ones are; of runs of earlier versions ("") 1.
+
+    Raises:
+        InputError: a score that is not known.
+
+    """
+    if score_name and score_name not in HIGHER_IS_BETTER:
+        raise unknown("score", score_name, HIGHER_IS_BETTER)
+    return 1 if not score_name or HIGHER_IS_BETTER[score_name] else -1
 
 
 def held_out(metrics: Sequence[Metric]) -> list[Metric]:
@@ -45,8 +53,10 @@ def score_text(value: float, name: str) -> str:
 
     >>> score_text(0.9125, "accuracy"), score_text(7.983, "perplexity")
     ('91.2%', '7.98')
+    >>> score_text(0.91378, "auc")
+    '0.9138'
     """
-    return f"{value:.1%}" if name in ("", ACCURACY) else f"{value:,.2f}"
+    return f"{value:.1%}" if name in ("", ACCURACY) else f"{value:,.{DIGITS.get(name, 2)}f}"
 
 
 def best_epoch(metrics: Sequence[Metric]) -> Metric:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gradlens.data.split import Data, label_hash
+from gradlens.data.split import Data, Split, label_hash
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.paths import is_there
 from gradlens.runtime.user_code import is_reference
@@ -53,7 +53,7 @@ def data_info(name: str, data: Data) -> dict[str, Any]:
         "data_fingerprint": data.fingerprint(),
         "label_hash": label_hash(data.train),
         "classes": len(data.classes),
-        "images": {"train": len(data.train), data.test_name: len(data.test), **unlabelled},
+        "images": {"train": _examples(data.train), data.test_name: _examples(data.test), **unlabelled},
     }
     if data.origin is not None:
         of_all = {"train": data.origin.train, "test": data.origin.test, "image": list(data.shape), "classes": list(data.classes)}
@@ -61,6 +61,11 @@ def data_info(name: str, data: Data) -> dict[str, Any]:
     if of_all_images := data.source_fingerprint():
         info["source_fingerprint"] = of_all_images
     return info
+
+
+def _examples(split: Split) -> int:
+    """Count the examples of a part; of a graph, which is whole in every part, its labelled nodes."""
+    return int((split.y >= 0).sum()) if split.context and split.y.ndim == 1 else len(split)
 
 
 def place_now(config: Config, info: Mapping[str, Any], run: Path) -> str:

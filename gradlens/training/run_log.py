@@ -15,6 +15,7 @@ from gradlens.runtime.eval_mode import eval_mode
 from gradlens.runtime.memory import peak_memory_mb
 from gradlens.runtime.progress import Watch
 from gradlens.runtime.step_context import step_context
+from gradlens.training.early_stopping import summary_of
 from gradlens.training.evaluation import Evaluation, evaluate
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL, VALIDATION, best_epoch, best_held_out, sign_of
 from gradlens.training.run_directory import Metric, Timing, save_result
@@ -76,7 +77,8 @@ class RunLog:
     def end_of_epoch(self, epoch: int) -> None:
         """Evaluate, and reset the sums for the next epoch."""
         running = self._running()
-        score = self.state.batches.task.running_score(running["loss"], running["accuracy"])
+        of_output = math.nan if self.state.network.method.terms else running["loss"]  # the sum of several terms is no score's loss
+        score = self.state.batches.task.running_score(of_output, running["accuracy"])
         self._metric(TRAIN, epoch, Evaluation(running["loss"], running["accuracy"], score))
         self.evaluation(epoch)
         position, memory = self.state.position, peak_memory_mb(self.state.batches.device)
@@ -99,6 +101,7 @@ class RunLog:
             }  # fmt: skip
             if best.score_name not in ("", "accuracy"):
                 summary[split] |= {"score": best.score_name, "best_score": best.score, "final_score": mine[-1].score}
+        summary |= summary_of(self.state)
         if self.state.probe and self.state.probe.blocks:
             self.watch("regret", {})
             save_result(self.writer.path, "online", {"rows": self.state.probe.regret(self.writer.path)})

@@ -8,7 +8,7 @@ from typing import Any
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import edited
 from gradlens.training.run_writer import Writer
-from gradlens.training.state import Position, TrainState
+from gradlens.training.state import NO_BEST, Best, Position, TrainState
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; the time of writing does not change what is computed
 
@@ -29,6 +29,7 @@ def checkpoint_of(state: TrainState, writer: Writer | None = None) -> dict[str, 
         "position": state.position._asdict(),
         "tables": writer.mark() if writer else {},
         **({"probe": state.probe.state()} if state.probe else {}),
+        **({"best": state.best._asdict()} if state.config.early_stopping is not None else {}),
         **({"config_digest": writer.config.digest()} if writer else {}),
     }
 
@@ -64,6 +65,7 @@ def restore_run(state: TrainState, writer: Writer | None, saved: dict[str, Any])
         state.optimizer.load_state_dict(saved["optimizer"])
         state.stage.keep_owned_state()
         state.position, tables = Position(**saved["position"]), dict(saved["tables"])
+        state.best = Best(**saved["best"]) if state.config.early_stopping is not None else NO_BEST
         if state.probe:
             state.probe.restore(saved["probe"])
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

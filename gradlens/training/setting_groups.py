@@ -71,13 +71,15 @@ class ModelSettings(Settings, frozen=True):
     width: int | None = setting(
         None,
         "channels of basic-cnn (128); first ones of vgg, dcgan (64), resnet (64, 20/32: 16); units of mlp (256), linear (20); features"
-        " of gcn, cheb, sage (16), of each head of gat (8), of transformer (128)",
+        " of gcn, cheb, sage (16), of each head of gat (8), of transformer (128); units of deepfm, autoint, afn (400), deep-cross (1024),"
+        " nerf and coordinate-mlp (128)",
         ge=1,
         synonyms=("channels", "hidden", "hidden-size", "hidden-dim"),
     )
     depth: int | None = setting(
         None,
-        "blocks of basic-cnn (3), mlp (3), linear (1), or gcn, cheb, sage, gat (1); layers of transformer (4)",
+        "blocks of basic-cnn (3), mlp (3), linear (1), or gcn, cheb, sage, gat (1); layers of transformer, nerf (4), nerf-tiny and"
+        " coordinate-mlp (2); hidden layers of deepfm, autoint, afn (3), deep-cross (2)",
         ge=1,
         synonyms=("layers", "num-layers"),
     )
@@ -87,14 +89,39 @@ class ModelSettings(Settings, frozen=True):
     activation: str = setting("relu", "{choices}", choices=ACTIVATIONS, synonyms=("act", "nonlinearity"))
     attention: str = setting("none", "channel attention of resnet18, 20, 32, 50, 152: {choices}", choices=ATTENTIONS)
     heads: int | None = setting(
-        None, "attention heads of gat (8), or of a transformer layer (4)", ge=1, since="0.2.0", synonyms=("num-heads", "n-head")
+        None,
+        "attention heads of gat (8), of a layer of transformer (4) or autoint (2)",
+        ge=1,
+        since="0.2.0",
+        synonyms=("num-heads", "n-head"),
     )
-    dropout: float = setting(0.0, "dropout of graph networks and transformer", ge=0, lt=1, since="0.2.0", synonyms=("drop",))
+    dropout: float = setting(
+        0.0,
+        "dropout of graph networks, transformer, and of the hidden layers of deepfm, deep-cross, autoint, afn",
+        ge=0,
+        lt=1,
+        since="0.2.0",
+        synonyms=("drop",),
+    )
     attention_dropout: list[float] | None = setting(
         None, "dropout of gat's attention coefficients; two numbers, as 0.6,0: hidden layers, output layer (default 0)", since="0.2.0"
     )
     pre_norm: bool = setting(
         False, "transformer: LayerNorm before attention and feed-forward, not after their sums", since="0.2.0", synonyms=("norm-first",)
+    )
+    embedding: int | None = setting(
+        None,
+        "numbers of the vector of an id: deepfm, afn (10), deep-cross, autoint (16)",
+        ge=1,
+        since="0.2.0",
+        synonyms=("embed-dim", "embedding-size"),
+    )
+    interactions: int | None = setting(
+        None,
+        "cross layers of deep-cross (6), attention layers of autoint (3), logarithmic neurons of afn (1500)",
+        ge=1,
+        since="0.2.0",
+        synonyms=("cross-layers", "neurons"),
     )
     cut: str = setting("after-pool", "where blocks end: {choices}", choices=("after-pool", "before-pool"))
 
@@ -133,9 +160,9 @@ class OptimizerSettings(Settings, frozen=True):
     decay_blocks: int | None = setting(None, "weight decay of the first N blocks only (default all)", ge=1, since="0.2.0")
     lr_schedule: str = setting(
         "constant",
-        "{choices} (step: x0.1 at 1/2 and 3/4; inverse-sqrt: lr is that at the end of --warmup)",
+        "{choices} (step: x0.1 at 1/2 and 3/4; exponential: to a tenth; inverse-sqrt: lr is that at the end of --warmup)",
         panel=COURSE,
-        choices=("constant", "cosine", "step", "inverse-sqrt"),
+        choices=("constant", "cosine", "step", "exponential", "inverse-sqrt"),
         synonyms=("scheduler", "lr-scheduler", "lr-decay"),
     )
     warmup: int = setting(0, "updates of linear learning-rate warm-up", panel=COURSE, ge=0, synonyms=("warmup-steps", "lr-warmup"))

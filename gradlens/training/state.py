@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -35,6 +36,19 @@ NO_SUMS = (0.0, 0, 0.0, 0)
 BEGINNING = Position(0, NO_SUMS, {}, 0.0)
 
 
+class Best(NamedTuple):
+    """The epoch with the best validation score so far, where early stopping keeps it; the fields are keys of the checkpoint."""
+
+    score: float
+    epoch: int
+    without: int  # epochs since, without a better one
+    model: dict[str, Any]  # weights and buffers after it
+    method: dict[str, Any]
+
+
+NO_BEST = Best(math.nan, 0, 0, {}, {})
+
+
 @dataclass
 class TrainState:
     """One run in training; :func:`gradlens.training.runs.build_state.build_state` makes it from a config."""
@@ -53,6 +67,7 @@ class TrainState:
     ranks: ProcessGroup = SINGLE_PROCESS  # that share the run
     probe: UpdateProbe | None = None
     position: Position = BEGINNING
+    best: Best = NO_BEST
     saved: int = 0  # updates in the last checkpoint
     saved_at: float = field(default_factory=time.monotonic)  # when it was written, or the run begun
 

@@ -17,7 +17,7 @@ from torch import nn
 from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
 from gradlens.methods.custom import ALWAYS_KEPT, FACTS, facts_of, rule_in, stand_in
-from gradlens.models.custom import network_of
+from gradlens.models.custom import Sample, network_of
 from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import MODELS
 from gradlens.runtime.errors import InputError, unknown
@@ -181,9 +181,9 @@ def activate(own: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> 
             RULES[names[kind], kept["sha256"]] = rule_in(path, kept["name"])
 
 
-def builder(own: Mapping[str, Mapping[str, Any]]) -> Callable[[ModelSpec], nn.Sequential] | None:
-    """Return the function that builds a config's network, if that is in a user's file."""
-    return partial(network_of, own["model"]) if "model" in own else None
+def builder(own: Mapping[str, Mapping[str, Any]], sample: Sample | None) -> Callable[[ModelSpec], nn.Sequential] | None:
+    """Return the function that builds a config's network, if that is in a user's file; it is tried on ``sample``, or on images."""
+    return partial(network_of, own["model"], sample=sample) if "model" in own else None
 
 
 def named_by(own: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

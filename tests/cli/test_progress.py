@@ -62,7 +62,7 @@ def test_without_a_terminal_steps_are_reported_every_few_seconds_with_the_time_l
     lines = capsys.readouterr().err.splitlines()
     assert [re.search(r"step (\d+)/20", line)[1] for line in lines] == ["14", "18"]
     assert [re.search(r"about (\d+) s left", line)[1] for line in lines] == ["24", "8"]  # 4 s each for what is left
-    assert all("epoch 2/2  loss 1.5000  acc 25.0%  1,234 img/s" in line for line in lines)
+    assert all("epoch 2/2  loss 1.5000  acc 25.0%  1,234 images/s" in line for line in lines)
 
 
 def test_several_runs_are_counted(no_terminal, capsys):

@@ -50,6 +50,15 @@ def test_a_folder_with_files_for_each_part(tmp_path):
     assert [part.tolist() for part in (corpus.train, corpus.test, corpus.validation)] == [[0, 1, 2, 0, 1, 2], [2, 0, 1], [1, 3]]
 
 
+@pytest.mark.parametrize("name", ["wiki.{}.tokens", "ptb.{}.txt", "wiki.{}.raw", "{}.tokens"])
+def test_a_folder_with_files_of_the_usual_names(tmp_path, name):
+    for part, text in (("train", "abcabc"), ("test", "cab"), ("valid", "bd")):
+        (tmp_path / name.format(part)).write_text(text)
+    (tmp_path / "notes.txt").write_text("no")
+    corpus = read_corpus(tmp_path)
+    assert [part.tolist() for part in (corpus.train, corpus.test, corpus.validation)] == [[0, 1, 2, 0, 1, 2], [2, 0, 1], [1, 3]]
+
+
 def test_other_folders_are_one_text_in_the_order_of_paths(tmp_path):
     (tmp_path / "b").mkdir()
     for name, text in (("b/2.txt", "22"), ("a.txt", "11"), ("b/10.txt", "33"), ("notes.md", "no"), (".hidden.txt", "no")):
@@ -105,6 +114,7 @@ def test_bytes_that_are_no_utf8_are_refused_with_their_position(tmp_path):
     [
         ({}, "holds no .txt file"),
         ({"test.txt": "a", "valid.txt": "b"}, "holds test.txt and no train.txt"),
+        ({"wiki.train.raw": "a", "wiki.train.tokens": "b"}, "holds wiki.train.raw and wiki.train.tokens: keep one of them"),
         (None, "does not exist"),
     ],
 )

@@ -177,6 +177,23 @@ def test_the_regressions_gradient_is_its_formula(target):
         assert_near(dict(updates[k].aux_grads), {f"synthesisers.{k}.answer": 2 * (answer - goal) / n}, 1e-12)
 
 
+def test_the_regression_is_the_mean_over_all_rows_also_those_without_a_target():
+    """A graph has few labelled nodes: divided by their number alone, the regression's gradient would grow with the graph."""
+    c = case("mlp")
+    c.y[1:] = -1  # one item in six rows
+    method = rule("dni", c)
+    with torch.no_grad():
+        for p in method.synthesisers[0].parameters():
+            p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(2)))
+    passes, updates = step(method, c)
+    h, (received,) = passes[0].z.detach(), updates[0].received
+    loss = sum((row - g).square().sum() for row, g in zip(method.synthesisers[0](h), received, strict=True)) / 6
+    want = torch.autograd.grad(loss, list(method.synthesisers[0].parameters()))
+    names = [f"synthesisers.0.{name}" for name, _ in method.synthesisers[0].named_parameters()]
+    assert_near({name: updates[0].aux_grads[name] for name in names}, dict(zip(names, want, strict=True)), 1e-12)
+    torch.testing.assert_close(method.quantities(updates[0])["synth_loss"], loss.detach())
+
+
 def test_targets_are_bootstrapped():
     """Block k's target is the pull-back of the synthetic gradient above; only the last interface sees the true one."""
     c = case("mlp")

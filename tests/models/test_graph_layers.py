@@ -135,41 +135,40 @@ def copied(theirs, pairs):
     return theirs
 
 
+def twins_of(tg):
+    """Each layer of ours beside torch_geometric's, and {its parameter's name: ours}."""
+    gcn, cheb, sage, gat = (made(name) for name in ("gcn", "cheb", "sage", "gat"))
+    pairs = {
+        "gcn": {"lin.weight": gcn.linear.weight, "bias": gcn.linear.bias},
+        "cheb": {"lins.0.weight": cheb.own.weight, "lins.1.weight": cheb.neighbours.weight, "bias": cheb.own.bias},
+        "sage": {"lin_r.weight": sage.own.weight, "lin_l.weight": sage.neighbours.weight, "lin_l.bias": sage.own.bias},
+        "gat": {
+            "lin.weight": gat.linear.weight, "att_src": gat.attention_source, "att_dst": gat.attention_target, "bias": gat.linear.bias,
+        },
+    }  # fmt: skip
+    theirs = {
+        "gcn": tg.GCNConv(F_IN, OUT),
+        "cheb": tg.ChebConv(F_IN, OUT, K=2),
+        "sage": tg.SAGEConv(F_IN, OUT),
+        "gat": tg.GATConv(F_IN, OUT, heads=3),
+    }
+    return [(layer, copied(theirs[name], pairs[name]), pairs[name]) for name, layer in zip(pairs, (gcn, cheb, sage, gat), strict=True)]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_layers_are_those_of_torch_geometric(x):
+def test_layers_and_their_gradients_are_those_of_torch_geometric(x):
     tg = pytest.importorskip("torch_geometric.nn", reason="torch_geometric is not installed (extra `graphs`)")
     graph = adjacency(dense_graph())
     edges = torch.stack([graph.source, graph.target])
-    gcn, cheb, sage, gat = (made(name) for name in ("gcn", "cheb", "sage", "gat"))
-    twins = [
-        (gcn, copied(tg.GCNConv(F_IN, OUT), {"lin.weight": gcn.linear.weight, "bias": gcn.linear.bias})),
-        (
-            cheb,
-            copied(
-                tg.ChebConv(F_IN, OUT, K=2),
-                {"lins.0.weight": cheb.own.weight, "lins.1.weight": cheb.neighbours.weight, "bias": cheb.own.bias},
-            ),
-        ),
-        (
-            sage,
-            copied(
-                tg.SAGEConv(F_IN, OUT),
-                {"lin_r.weight": sage.own.weight, "lin_l.weight": sage.neighbours.weight, "lin_l.bias": sage.own.bias},
-            ),
-        ),
-        (
-            gat,
-            copied(
-                tg.GATConv(F_IN, OUT, heads=3),
-                {
-                    "lin.weight": gat.linear.weight,
-                    "att_src": gat.attention_source,
-                    "att_dst": gat.attention_target,
-                    "bias": gat.linear.bias,
-                },
-            ),
-        ),
-    ]
-    for ours, theirs in twins:
-        torch.testing.assert_close(ours.on_graph(x, graph), theirs(x, edges), rtol=1e-10, atol=1e-10)
+    for ours, theirs, pairs in twins_of(tg):
+        mine, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+        a, b = ours.on_graph(mine, graph), theirs(other, edges)
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+        assert len(pairs) == len(list(ours.parameters())) == len(list(theirs.parameters()))
+        g = torch.randn(a.shape, dtype=torch.float64, generator=generator(0, "slope"))
+        here = torch.autograd.grad(a, [mine, *pairs.values()], g)
+        there = torch.autograd.grad(b, [other, *(theirs.get_parameter(name) for name in pairs)], g)
+        for p, q in zip(here, there, strict=True):
+            torch.testing.assert_close(p, q.reshape(p.shape), rtol=1e-10, atol=1e-10)
+            assert p.any()

@@ -83,6 +83,6 @@ def test_the_page_shows_text_perplexity_and_kinds_and_escapes_what_was_written()
     assert "or &lt;not&gt; &amp; so</pre>" in text
     assert f"bp, seed 0, perplexity {math.exp(1.0):.2f}" in text
     assert "test perplexity" in text
-    assert '<section id="language"' in text
+    assert '<section id="samples"' in text
     other = page([made(), made("dgl")])
-    assert '<section id="language"' not in other
+    assert '<section id="samples"' not in other

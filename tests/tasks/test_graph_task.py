@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from made_runs import made
 from tiny_runs import learned, same_state, signal_at
 
 from gradlens.gradients.alignment import cosine
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.diagnostics import sparse_rows
+from gradlens.gradients.rows import REACHED, step_rows
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.graph_layers import EDGES, current_adjacency
 from gradlens.models.graph_networks import GRAPH_NETWORKS
+from gradlens.reporting.console import comparison_tables
+from gradlens.reporting.reached import reached_table
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.runtime.rng import generator, key, seed_global
 from gradlens.runtime.step_context import step_context
@@ -91,24 +95,44 @@ def test_truth_is_backward_on_an_uncut_copy_and_what_rules_use_is_theirs(rule, n
         assert set(used) == (set() if rule == "shallow" and k < 2 else set(grad.params))
 
 
-@some()
-def test_labels_of_other_parts_and_features_of_another_component_change_no_update(rule, net):
-    """Isolation: an update depends on the training labels, and on no feature that no edge leads from to a labelled node."""
-    state = state_of(config_of(rule, net))
-    targets = load_data(state.config, RunContext())
-    assert not (targets.train.y[targets.test.y >= 0] >= 0).any()
+def two_rings(path, turn=0):
+    """A file of a ring of 12 nodes with the four training nodes, and one of 8 without any; ``turn`` moves all other labels around."""
+    rng = np.random.default_rng(0)
+    edges = [(first + i, first + (i + 1) % n) for first, n in ((0, 12), (12, 8)) for i in range(n)]
+    train, labels = np.arange(0, 12, 3), rng.integers(3, size=20)
+    labels[train] = [0, 1, 2, 0]
+    others = np.setdiff1d(np.arange(20), train)
+    labels[others] = np.roll(labels[others], turn)
+    parts = {"train": train, "val": others[::2], "test": others[1::2]}
+    np.savez(path, features=rng.random((20, 5), np.float32), edges=np.array(edges), y=labels, **parts)
+    return str(path)
+
+
+def gradients_of(state, x=None):
+    """All gradients of a step, of the rule and the true ones."""
     with state.batches.sharded(0):
-        first = a_step(state)
-        reached = first.y >= 0
-        for _ in range(3):  # layers
-            near = torch.zeros(34, dtype=torch.bool).index_fill(0, first_edges(state)[1][reached[first_edges(state)[0]]], True)
-            reached = reached | near
-        x = first.x.clone()
-        x[~reached] += 1
-        second = a_step(state, x=x)
-    for k, update in first.updates.items():
-        for name, g in update.grad.params.items():
-            torch.testing.assert_close(second.updates[k].grad.params[name], g, rtol=1e-12, atol=1e-14)
+        step = a_step(state, x=x)
+        truth = true_gradients(state.network.method, step)
+    used = {("used", k, name): g for k, update in step.updates.items() for name, g in update.grad.params.items()}
+    return used | {("true", k, name): g for k, grad in enumerate(truth.grads) for name, g in grad.params.items()}
+
+
+@some()
+def test_labels_of_other_parts_and_features_that_no_edge_leads_from_change_no_bit_of_an_update(rule, net, tmp_path):
+    states = [state_of(config_of(rule, net, data=two_rings(tmp_path / f"{turn}.npz", turn))) for turn in (0, 1)]
+    held = [load_data(state.config, RunContext()) for state in states]
+    assert all(not torch.equal(getattr(held[0], part).y, getattr(held[1], part).y) for part in ("test", "selection"))
+    before = gradients_of(states[0])
+    assert same_state(gradients_of(states[1]), before)
+
+    x, (source, target) = held[0].train.x.double(), held[0].train.context[EDGES]
+    reached = held[0].train.y >= 0
+    for _ in range(3):  # layers
+        reached = reached.index_fill(0, target[reached[source]], True)
+    assert int(reached.sum()) == 12
+    assert same_state(gradients_of(states[0], x + (~reached)[:, None]), before)
+    moved = gradients_of(states[0], x + reached[:, None])
+    assert all(any(not torch.equal(moved[key], g) for key, g in before.items() if key[0] == kind) for kind in ("used", "true"))
 
 
 def first_edges(state):
@@ -144,9 +168,36 @@ def test_feedback_of_its_own_reaches_the_labelled_nodes_and_propagated_feedback_
         assert torch.equal(theirs.updates[k].grad.delta.ne(0).any(1), truth.grads[k].delta.ne(0).any(1))  # as far as backprop
 
 
+def counted(signal):
+    """The share of nodes with a signal, one entry after another."""
+    return sum(any(entry != 0.0 for entry in row) for row in signal.tolist()) / len(signal)
+
+
+@pytest.mark.parametrize("rule", ["bp", "dfa"])
+def test_the_share_of_nodes_reached_is_no_share_of_entries(rule):
+    """Dropout at a block's input leaves entries of the signal below zero, in nodes that are reached all the same."""
+    state = state_of(config_of(rule, "gat", data="blocks", depth=1, dropout=0.6))
+    method = state.network.method
+    with state.batches.sharded(0):
+        step = a_step(state)
+        truth = true_gradients(method, step)
+        rows = step_rows(0, state.network.block_names(), method, step, truth)
+    found = {row.quantity: row.value for row in rows if (row.layer, row.kind) == ("block1", "activation")}
+    used, true = step.updates[0].grad.delta, truth.grads[0].delta
+    assert found["reached"] == counted(used)
+    assert found["true_reached"] == counted(true)
+    labelled = int((step.y >= 0).sum()) / len(step.y)
+    assert (found["reached"] > labelled) == (rule == "bp")
+    assert found["reached"] >= labelled
+    assert found["true_reached"] > 1 - found["true_zeros"] + 0.2
+    assert not any(row.quantity in REACHED for row in rows if row.kind != "activation")
+
+
 def test_propagated_feedback_needs_a_graph():
     config = make_config(method="dfa", data="digits", width=4, options={"feedback": "propagated"})
-    with pytest.raises(InputError, match="dfa: feedback=propagated sends errors along the edges of a graph: set feedback=own, or --task"):
+    with pytest.raises(
+        InputError, match="dfa: feedback=propagated sends errors along the edges of a graph, and there are none; set feedback=own, or"
+    ):
         build_state(config, load_data(config, RunContext()), torch.device("cpu"))
 
 
@@ -306,7 +357,21 @@ def test_accuracies_are_of_the_parts_nodes(tmp_path):
     for m in run.metrics:
         assert m.accuracy * shares[m.split] == pytest.approx(round(m.accuracy * shares[m.split]))
     assert any(m.accuracy * 22 != round(m.accuracy * 8) for m in run.metrics if m.split == "test")
-    assert load_run(run.path).info["images"] == {"train": 34, "test": 34}
+    assert load_run(run.path).info["images"] == {"train": 4, "test": 22}
+
+
+def test_the_share_of_nodes_reached_is_tabulated_beside_that_of_backprop(tmp_path):
+    runs = [train_run(config_of(rule, depth=1, epochs=1, diagnose_every=0), RunContext(out=tmp_path)) for rule in ("bp", "dfa")]
+    table = comparison_tables(runs)[-1]
+    assert [column.heading for column in table.columns] == [
+        "method", "block1 (%)", "block1 by backprop (%)", "top (%)", "top by backprop (%)",
+    ]  # fmt: skip
+    for row, run in zip(table.rows, runs, strict=True):
+        found = {(r.layer, r.quantity): 100 * r.value for r in run.gradients if r.quantity in REACHED}
+        assert [cell.value for cell in row[1:]] == [found[block, q] for block in ("block1", "top") for q in REACHED]
+    bp, dfa = ([cell.value for cell in row[1:]] for row in table.rows)
+    assert bp[0] == bp[1] == dfa[1] > dfa[0] == pytest.approx(100 * 4 / 34)
+    assert reached_table([made()]) is None  # a run of images
 
 
 def test_a_wrong_graph_is_refused_in_one_sentence(tmp_path, program):
@@ -346,6 +411,9 @@ def test_commands_work_on_graphs(command, tmp_path, program):
     }[command]
     status, out, err = program(*arguments)
     assert status in ((0, 1) if command == "doctor" else (0,)), out + err
+    shown = {"compare": out, "show": out, "report": (tmp_path / "report.html").read_text() if command == "report" else ""}
+    if command in shown:
+        assert "odes that have an error signal at the output of each block" in " ".join(shown[command].split())
 
 
 def test_the_direction_of_a_gradient_does_not_depend_on_the_order_of_nodes():
@@ -361,7 +429,9 @@ def test_the_direction_of_a_gradient_does_not_depend_on_the_order_of_nodes():
                 module.p = 0.0
         first = a_step(state)
         with step_context({EDGES: place[edges]}):
-            second = run_step(state.network.method, list(state.network.model), first.x[order], first.y[order])
+            targets = first.y[order]
+            TASK.make_known(targets)
+            second = run_step(state.network.method, list(state.network.model), first.x[order], targets)
             truths = true_gradients(state.network.method, second)
     for k, update in first.updates.items():
         for name, g in update.grad.params.items():

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,10 +13,7 @@ from gradlens.tasks.language import WRITTEN
 from gradlens.tasks.registry import TASKS
 from gradlens.training.build import check_model_and_method, load_model_and_method
 from gradlens.training.config import make_config
-from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.loop import make_update
-from gradlens.training.runs.build_state import build_state
 from gradlens.training.runs.train_run import train_run
 
 TEXT = "the cat sat on the mat, the rat ran at the cat; " * 12
@@ -188,6 +184,25 @@ def test_a_run_is_not_resumed_on_a_token_outside_its_vocabulary(text, tmp_path, 
     assert "sequences" in err
 
 
+def test_a_run_does_not_begin_with_weights_of_another_vocabulary(text, tmp_path, program):
+    """As many letters, but others: the rows of the embedding would be those of other letters."""
+    words = ("train", "bp", "--task", "language", "--out", str(tmp_path / "runs"), *FLAGS, "--data")
+    assert program(*words, str(text))[0] == 0
+    (run,) = (tmp_path / "runs").glob("bp*")
+    other, fewer = tmp_path / "other.txt", tmp_path / "fewer.txt"
+    other.write_text(TEXT.replace("c", "k"))
+    fewer.write_text(TEXT.replace("c", "r"))
+    known = f"vocabulary of {len(set(TEXT))} tokens"
+    for path, said in (
+        (other, f"'k' is not in its {known}"),
+        (fewer, f"has {len(set(TEXT)) - 1} classes, this run {len(set(TEXT))} ('c' "),
+    ):
+        status, _, err = program(*words, str(path), "--init-from", str(run))
+        assert (status, err.count("\n")) == (2, 1)
+        assert said in err
+    assert program(*words, str(text), "--init-from", str(run))[0] == 0
+
+
 def test_transformer_settings_belong_to_the_transformer():
     for flag, setting in (("heads", {"heads": 2}), ("pre-norm", {"pre_norm": True}), ("dropout", {"dropout": 0.1})):
         other = make_config(model="mlp", **setting)
@@ -215,37 +230,3 @@ def test_a_stored_config_holds_the_task(text, tmp_path):
     assert stored["config"]["task_options"] == {"length": 6, "tokens": "characters"}
     assert stored["config"]["model"] == "transformer"
     assert isinstance(load_data(run.config, RunContext()).train, Split)
-
-
-# ------------------------------------------------------------------------------------------------------------ the papers
-
-CONFIGS = sorted((Path(__file__).parents[2] / "analyses" / "configs").glob("*.json"))
-OF_PAPERS = [path for path in CONFIGS if path.stem.startswith(("dfa-transformer", "local-updates-language"))]
-
-
-def test_configs_of_the_papers_have_their_numbers():
-    assert len(OF_PAPERS) == 8
-    assert read_config_file(OF_PAPERS[0])["lr"] == pytest.approx((512 * 4000) ** -0.5, rel=1e-4)
-    for path in OF_PAPERS:
-        c = make_config(**read_config_file(path))
-        parameters = 12 * c.model.depth * c.model.width**2 / 1e6
-        assert parameters == pytest.approx(18.9 if c.optimizer.clip else 6.3, rel=0.01), path.stem  # millions, of the layers
-        assert (c.task, c.model.name) == ("language", "transformer")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", OF_PAPERS, ids=lambda path: path.stem)
-def test_the_papers_networks_take_two_steps(path, text):
-    text.write_text(TEXT * 4)
-    c = make_config(**{**read_config_file(path), "data": str(text), "batch_size": 2, "record_every": 1, "diagnose_every": 0})
-    state = build_state(c, load_data(c, RunContext()), torch.device("cpu"))
-    before = {name: p.detach().clone() for name, p in state.network.model.named_parameters()}
-    losses = []
-    for step in range(2):
-        made, *_ = make_update(state, step)
-        losses.append(float(made.loss))
-        assert made.rows
-    assert all(map(math.isfinite, losses))
-    moved = {name for name, p in state.network.model.named_parameters() if not torch.equal(p, before[name])}
-    assert "top.vocabulary.weight" in moved
-    assert (len(moved) > 4) is (c.method != "shallow")

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -516,6 +517,14 @@ def test_init_from_what_does_not_fit_or_is_not_there(whole, tmp_path):
         assert "\n" not in str(caught.value)
         assert all(word in str(caught.value) for word in words)
     assert not (tmp_path / "out").exists()
+
+
+def test_init_from_the_same_classes_in_another_order(whole):
+    config = tiny("bp", init_from=str(whole("bp").path))
+    data = load_data("digits")
+    with pytest.raises(InputError, match=r"in another order, class 0 is '9' here and was '0' in this run: set --data to"):
+        build_state(config, replace(data, classes=data.classes[::-1]), CPU)
+    build_state(config, replace(data, classes=tuple("abcdefghij")), CPU)  # other classes: a new top would learn them
 
 
 # -------------------------------------------------------------------------------------------------------------- design

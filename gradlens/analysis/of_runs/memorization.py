@@ -28,7 +28,11 @@ class Memorization(AnalysisWithTraining):
     def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Set random labels, and the evaluation of training images: see :func:`gradlens.analysis.memorization.wanted`."""
         from gradlens.analysis.memorization import wanted
+        from gradlens.runtime.errors import InputError
+        from gradlens.tasks.registry import DEFAULT
 
+        if (task := given.get("task", DEFAULT)) != DEFAULT:
+            raise InputError(f"`gradlens {self.command}` trains on images with random labels: it has no meaning for --task {task}")
         return wanted(given)
 
     def check_config(self, config: Config, context: RunContext) -> None:

@@ -12,19 +12,22 @@ from weakref import ReferenceType, ref
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from gradlens.gradients.block_pass import Pass, pull_back_chain
+from gradlens.gradients.block_pass import Pass, ends_of_parts, pull_back_chain
+from gradlens.gradients.items import Items
 from gradlens.gradients.losses import slope
 from gradlens.gradients.method import FeedbackPair, Method, Signal, Step, top_signal
+from gradlens.gradients.needs import Need
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.feedback.weight_replacement import Switched
-from gradlens.models.feedback_point import feedback_points
+from gradlens.models.click_layers import FieldVectors
+from gradlens.models.feedback_point import exact_features, feedback_points
 from gradlens.models.graph_layers import current_adjacency
 from gradlens.models.resnet import Residual
 from gradlens.runtime.batch_shard import all_gather_rows, all_reduce_sum, global_count
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
-from gradlens.tasks.graphs import Graphs
 
 
 class DFAOptions(BaseModel, frozen=True, extra="forbid"):
@@ -43,6 +46,11 @@ class DFAOptions(BaseModel, frozen=True, extra="forbid"):
     feedback: Literal["own", "propagated"] = Field(
         "own",
         description="on graphs, what a node gets: its own error, or those up to k edges away too, with k the number of later blocks",
+        json_schema_extra={"since": "0.2.0"},
+    )
+    embedding: Literal["feedback", "fixed"] = Field(
+        "feedback",
+        description="what trains the vectors of ids: feedback at the embedding's end, or nothing",
         json_schema_extra={"since": "0.2.0"},
     )
     error: Literal["logits", "features"] = Field(
@@ -78,6 +86,20 @@ def broadcast(e: Tensor, b: Tensor, h: Tensor) -> Tensor:
     return laid.permute(0, *(1 + order.index(d) for d in range(1, h.ndim)))
 
 
+def _no_residual_block(blocks: Mapping[str, nn.Module], items: Items) -> str:
+    fits = any(isinstance(block, Residual) for block in blocks.values())
+    return "" if fits else "needs residual blocks, and this network has none"
+
+
+def _no_place_inside(blocks: Mapping[str, nn.Module], items: Items) -> str:
+    fits = any(feedback_points(block) for block in list(blocks.values())[:-1])
+    return "" if fits else "needs a network that marks places inside its blocks"
+
+
+def _no_edges(blocks: Mapping[str, nn.Module], items: Items) -> str:
+    return "" if items.has_edges else "sends errors along the edges of a graph, and there are none"
+
+
 class DFA(Switched, Method):
     """delta_k = B_k e, with e = dL/dlogits and B_k fixed and random, at every block but the output block; backprop inside blocks.
 
@@ -85,7 +107,9 @@ class DFA(Switched, Method):
     matrix of which each block uses the first n_k columns. ``skip=exact``: if block k+1 is residual, act(branch(x) + shortcut(x)),
     delta_k = B_k e + (delta_{k+1} pulled back through act and shortcut alone). ``points=inside``: places inside blocks get B e too, each
     with its own B, and what the network computes between two places is trained by backprop. ``error=features``: e = dL/dh at
-    the input of the output block, which alone has the true gradient then. ``feedback=propagated``, on graphs:
+    the input of the output block, which alone has the true gradient then. What the output block reads itself of a block's features
+    (``exact_from``) keeps its true gradient. ``embedding=fixed``: vectors of ids are not trained. In a network of parts each part has its
+    own error, that of the objective's term at its last block. ``feedback=propagated``, on graphs:
     delta_k = Â^(K−k) e B_k with Â = D^-½ (A + I) D^-½, after Zhao et al. 2024 (arXiv 2406.02040), without their pseudo-errors.
     """
 
@@ -93,6 +117,11 @@ class DFA(Switched, Method):
     other_names = ("direct feedback alignment", "direct feedback")
     Options = DFAOptions
     depends_on = frozenset({"input", "output_error"})
+    needs: ClassVar[Sequence[Need]] = (
+        Need(_no_residual_block, "set skip=blocked or take resnet18", "skip", "exact"),
+        Need(_no_place_inside, "set points=blocks or another model", "points", "inside"),
+        Need(_no_edges, "set feedback=own, or --task graphs", "feedback", "propagated"),
+    )
     defaults_on: ClassVar[Mapping[str, Mapping[str, Any]]] = {  # of Launay et al., in their code; sage as gcn
         "gcn": {"dropout": 0.1, "weight_decay": 1e-4},
         "cheb": {"dropout": 0.0, "weight_decay": 1e-4},
@@ -102,40 +131,43 @@ class DFA(Switched, Method):
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
-        if options.skip == "exact" and not any(isinstance(block, Residual) for block in net.blocks):
-            raise InputError("dfa: skip=exact needs residual blocks, and this network has none; set skip=blocked or take resnet18")
-        if options.feedback == "propagated" and not isinstance(net.items, Graphs):
-            raise InputError("dfa: feedback=propagated sends errors along the edges of a graph: set feedback=own, or --task graphs")
+        self.fixed = _fixed_vectors(net) if options.embedding == "fixed" else None
         self.names = [net.name(k) for k in range(self.num_blocks)]
-        self.sizes = [net.features(k).numel() for k in range(self.num_blocks - 1)]
+        self.exact = exact_features(net.blocks[:-1])
+        self.sizes = [self.exact.get(k, net.features(k).numel()) for k in range(self.num_blocks - 1)]  # features that get feedback
         self.inside: dict[str, int] = {}  # key of each place inside a block -> its features
         if options.points == "inside":
             for k, block in enumerate(net.blocks[:-1]):
                 for path, point in feedback_points(block).items():
                     point.key = f"{k}/{path.replace('.', '/')}"
                     self.inside[point.key] = point.features
-            if not self.inside:
-                raise InputError(
-                    "dfa: points=inside needs a network that marks places inside its blocks; set points=blocks or another model"
-                )
         self.error: Tensor | None = None  # [N, *, C] of the step, for the places inside blocks
+        self.ends = ends_of_parts(net.blocks)
+        self.errors: dict[int, Tensor] = {}  # last block of a part before the output's -> the error read there in this step
+        self.classes = net.classes
         self.largest = max([*self.sizes, *self.inside.values()], default=0)
         if options.error == "features":
             _refuse_reading_twice(net)
         read = net.features(self.num_blocks - 2).numel() if options.error == "features" else net.classes
         self.read: tuple[ReferenceType[Tensor], Tensor] | None = None  # the output of the step and the error that was read, of features
         self.feedback = nn.Module()
-        widths = {str(k): n for k, n in enumerate(self.sizes)} | self.inside
-        for i, (name, n) in enumerate(({"shared": self.largest} if options.shared else widths).items()):
+        widths = {str(k): n for k, n in enumerate(self.sizes) if k != self.ends[k]} | self.inside
+        shared = {self._shared(end): self.largest for end in sorted(set(self.ends), reverse=True)}
+        for i, (name, n) in enumerate((shared if options.shared else widths).items()):
             u = 2 * torch.rand(read, n, generator=generator(net.seed, "feedback", i)) - 1
-            self.feedback.register_buffer(name, options.scale * (u if options.shared else u / math.sqrt(n)))
+            self.feedback.register_buffer(name, options.scale * (u if options.shared else u / math.sqrt(max(n, 1))))
 
     def matrix(self, k: int | str) -> Tensor:
         """Return B_k [C, n_k] of a block, or of a place inside one by its key, to be multiplied from the right with errors [N, *, C]."""
         if self.options.shared:
             n = self.sizes[k] if isinstance(k, int) else self.inside[k]
-            return self.feedback.get_buffer("shared")[:, :n] / math.sqrt(self.largest)
+            end = self.ends[k if isinstance(k, int) else int(k.partition("/")[0])]
+            return self.feedback.get_buffer(self._shared(end))[:, :n] / math.sqrt(self.largest)
         return self.feedback.get_buffer(str(k))
+
+    def _shared(self, end: int) -> str:
+        """Return the name of the matrix that all blocks of a part of the network share, by the part's last block."""
+        return "shared" if end == self.num_blocks - 1 else f"shared{end}"
 
     def _fed(self, key: str, g: Tensor) -> Tensor | None:
         """Return what a place inside a block gets instead of the gradient g [N, *, n]; None while the rule is not active."""
@@ -156,11 +188,12 @@ class DFA(Switched, Method):
     def error_of(self, top: Pass) -> Tensor:
         """Return the error [N, *, C] at the logits of the output block's pass, or [N, *, D] at its input, run again once a step."""
         if self.options.error == "logits":
-            return slope(self.loss, top.z, top.y)[1]
+            return slope(self.loss, top.z, top.y)[1][..., : self.classes]
         if self.read is None or self.read[0]() is not top.z:
             x = top.x.detach().requires_grad_()
             with torch.enable_grad():
-                (e,) = torch.autograd.grad(self.loss(top.block(x), top.y), x)
+                weights = {name: w.detach() for name, w in top.block.named_parameters()}
+                (e,) = torch.autograd.grad(self.loss(functional_call(top.block, weights, (x,)), top.y), x)
             self.read = ref(top.z), e
         return self.read[1]
 
@@ -168,6 +201,8 @@ class DFA(Switched, Method):
         """Return that with ``skip=exact`` blocks send backward messages, and with ``error=features`` read the output block."""
         if self.options.error == "features":
             return "with error=features a block reads the output block's weights, which are on another rank"
+        if self.exact:
+            return f"{self.names[min(self.exact)]} waits for the output block's gradient"
         return "with skip=exact a block waits for the gradient through the skip of block k+1" if self.options.skip == "exact" else None
 
     def run_block(self, block: nn.Module, x: Tensor, *earlier: Tensor) -> Tensor:
@@ -186,36 +221,66 @@ class DFA(Switched, Method):
         """Compute B_k e [+ the gradient through the skip of block k+1]; pass it down only through a skip connection."""
         p, top = passes[k], passes[self.num_blocks - 1]
         if k == self.num_blocks - 1:
-            return top_signal(self.loss, p, send=False)
-        e = self.error_of(top)
+            return top_signal(self.loss, p, send=bool(self.exact))
+        end = self.ends[k]
+        if k == end:  # of a part: trained by its own term, whose gradient there is the error of the part's blocks
+            self.errors[k] = slope(self.terms[k], p.z, p.y)[1][..., : self.classes]
+            return Signal(torch.zeros_like(p.h))
+        e = self.error_of(top) if end == self.num_blocks - 1 else self.errors[end]
         self.error = e if self.inside else None
         for _ in range(self.num_blocks - 1 - k if self.options.feedback == "propagated" else 0):
             e = current_adjacency(len(e)).normalized @ e
+        if k in self.exact:
+            fed = (e.to(p.h.dtype) @ self.matrix(k)).to(p.h.dtype) * (k != self.fixed)
+            return Signal(torch.cat([fed, received[0][:, self.sizes[k] :]], 1))
+        if k == self.fixed:
+            return Signal(None)
         delta = broadcast(e, self.matrix(k), p.h)
-        for message in received:
+        for message in received if self.options.skip == "exact" else ():
             delta = delta + message
         carried = self.options.skip == "exact" and isinstance(p.block, Residual)
         return Signal(delta, (delta,) if carried else ())
 
     def feedback_pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
         """Yield B_k and the Jacobian of where the error is read with respect to h_k, the mean over the batch (and positions): [C, n_k]."""
-        jacobians: list[list[Tensor]] = [[] for _ in self.sizes]
         features = self.options.error == "features"
-        passes = passes[:-1] if features else passes
-        top, what = passes[-1], "features" if features else "logits"
-        for c in range(top.h.shape[-1]):
+        what, ends = "features" if features else "logits", sorted(set(self.ends))
+        for first, end in zip([0, *(end + 1 for end in ends)], ends, strict=False):
+            part = passes[first : end if features else end + 1]
+            for k, rows in zip(range(first, end), self._jacobians(part), strict=False):
+                mean = torch.stack([row.flatten() for row in rows])[:, : self.sizes[k]]
+                if mean.numel():
+                    yield FeedbackPair(self.names[k], "feedback_jacobian", self.matrix(k), mean, f"batch-mean Jacobian of the {what}")
+
+    def _jacobians(self, passes: Sequence[Pass]) -> list[list[Tensor]]:
+        """Compute for each of some passes the batch-mean gradient of each number of the last one's output at its own output, [C, *out]."""
+        top, found = passes[-1], list[list[Tensor]]([] for _ in passes)
+        for c in range(top.h.shape[-1] if self.options.error == "features" else self.classes):
             m = torch.zeros_like(top.h)
             m[..., c] = 1
-            for k, grad in enumerate(pull_back_chain(passes, {top.k: m}, keep=True, params=False)[: len(self.sizes)]):
+            for k, grad in enumerate(pull_back_chain(passes, {top.k: m}, keep=True, params=False)):
                 assert grad.delta is not None
                 each = grad.delta.flatten(0, -2) if self.items.per_item else grad.delta
-                jacobians[k].append(all_reduce_sum(each.sum(0)).flatten() / global_count(len(each)))
-        for k, rows in enumerate(jacobians):
-            yield FeedbackPair(self.names[k], "feedback_jacobian", self.matrix(k), torch.stack(rows), f"batch-mean Jacobian of the {what}")
+                found[k].append(all_reduce_sum(each.sum(0)) / global_count(len(each)))
+        return found
+
+
+def _fixed_vectors(net: NetworkInfo) -> int:
+    """Return the block whose vectors of ids are not trained."""
+    k = next((k for k, block in enumerate(net.blocks) if isinstance(block, FieldVectors)), None)
+    if k is None:
+        raise InputError("dfa: embedding=fixed needs a network with vectors of ids, as deep-cross has: set embedding=feedback")
+    if exact_features(net.blocks).get(k) == 0:
+        raise InputError(
+            "dfa: embedding=fixed: this network's output block trains the vectors itself, without feedback; set embedding=feedback"
+        )
+    return k
 
 
 def _refuse_reading_twice(net: NetworkInfo) -> None:
-    """Reject networks whose output block would give something else when it is run again in a step."""
+    """Reject networks whose output block would give something else when it is run again in a step, and those of several parts."""
+    if len(set(ends_of_parts(net.blocks))) > 1:
+        raise InputError("dfa: error=features reads one output block, and this network has one for each of its parts; set error=logits")
     if len(net.blocks) < 2:
         raise InputError("dfa: error=features reads what the output block reads, and this network is one block; set error=logits")
     kinds = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd

@@ -23,7 +23,9 @@ from torch.overrides import TorchFunctionMode
 
 from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass, chain
+from gradlens.gradients.items import Items
 from gradlens.gradients.method import FeedbackPair, Method, Signal, Step, relay, top_signal
+from gradlens.gradients.needs import Need
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.feedback.weight_uses import ACTIVATION, Call, Origins, storage, takes_values, tensors, unreplaced
 from gradlens.models.block_boundaries import is_compiled, refuse_reentrant
@@ -70,6 +72,12 @@ def _has_none(module: nn.Module) -> bool:
     if isinstance(module, KNOWN):
         return type(module) not in KNOWN or "weight" not in module._parameters
     return any(p is not None for p in module._parameters.values()) and not isinstance(module, EXACT)
+
+
+def _without_feedback(blocks: Mapping[str, nn.Module], items: Items) -> str:
+    """Name the first layer whose weights have no feedback matrix."""
+    layers = (found for name, block in blocks.items() for found in block.named_modules(prefix=name))
+    return next((f"has no feedback for {path} ({type(module).__name__})" for path, module in layers if _has_none(module)), "")
 
 
 class _Marking(TorchFunctionMode):
@@ -226,6 +234,7 @@ class FeedbackRule(Switched, Method):
     depends_on = frozenset({"input", "backward_message"})
     feedback_weights: ClassVar[FeedbackWeights] = FeedbackWeights()
     learned: ClassVar[bool] = False  # whether B is a parameter
+    needs: ClassVar[Sequence[Need]] = (Need(_without_feedback, "it supports Linear and Conv2d"),)
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
@@ -237,10 +246,6 @@ class FeedbackRule(Switched, Method):
         self.kept = nn.Module()
         first: dict[int, str] = {}
         for k, block in enumerate(net.blocks):
-            for path, module in block.named_modules(prefix=net.name(k)):
-                if _has_none(module):
-                    name, kind = type(self).__name__.lower(), type(module).__name__
-                    raise InputError(f"{name} has no feedback for {path} ({kind}); it supports Linear and Conv2d")
             self.paths.append([])
             for path, w in weights(block).items():
                 if id(w) not in first:

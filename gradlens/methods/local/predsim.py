@@ -99,7 +99,7 @@ class PredSim(LocalLosses):
     summary = "blocks predict classes and similarities"
     other_names = ("local error signals", "local errors", "local loss", "predictive similarity")
     Options: ClassVar[type[BaseModel]] = PredSimOptions
-    images_only = "it compares every item of a batch with every other"
+    images_only = "it compares every item of a batch with every other, here all {items}"
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass
+from gradlens.gradients.losses import one_hot
 from gradlens.gradients.method import Method, Signal, Update, relay, top_signal
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.models.layouts import on_items
@@ -74,7 +74,8 @@ class SavedForLearning(NamedTuple):
 class DNI(Method):
     """delta_k = S_k(h_k), and J_kᵀ delta_k is the target g of S_{k-1}; the output block uses the true gradient.
 
-    L_S = (1/N) Σ_n ‖S(h)_n − g_n‖², summed over features. BP(lambda): delta_k = (1−λ) S_k(h_k) + λ · (message of block k+1).
+    L_S = (1/N) Σ_n ‖S(h)_n − g_n‖², summed over features, over all rows n: those without a target get g = 0.
+    BP(lambda): delta_k = (1−λ) S_k(h_k) + λ · (message of block k+1).
     Jaderberg et al. 2017 (arXiv 1608.05343, §2 and supplementary A); as in the references, an interface after every block
     but the last, or after the blocks of ``at``: blocks without one wait for the message of block k+1 and use it, as in bp.
     """
@@ -138,11 +139,15 @@ class DNI(Method):
     def _scale(self, p: Pass) -> int:
         return global_items(p.y) if self.options.target == "sum" else 1
 
+    def _rows(self, x: Tensor) -> int:
+        """Count what the regression is the mean over in x [N, *out]: rows of the whole batch, with items in rows all positions."""
+        return global_count(x.shape[:-1].numel() if self.items.per_item else len(x))
+
     def context(self, y: Tensor) -> Tensor | None:
         """Convert labels [N, *] to the one-hot input [N, *, C] of the rule's own networks, zeros for none; None if they read no labels."""
         if not self.conditional:
             return None
-        return (F.one_hot(y.clamp(min=0), self.classes) * (y >= 0)[..., None]).to(next(self.parameters()).dtype)
+        return (one_hot(y.clamp(min=0), self.classes) * (y >= 0)[..., None]).to(next(self.parameters()).dtype)
 
     def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """Use the synthetic gradient and pass it down; the synthesiser is evaluated once and its output kept for `learn`."""
@@ -164,7 +169,7 @@ class DNI(Method):
             return {}
         synthetic = signal.saved.synthetic
         error = synthetic.detach() - received[0] * self._scale(p)
-        return regression_gradients(self.synthesisers[k], f"synthesisers.{k}", synthetic, 2 * error / global_items(p.y))
+        return regression_gradients(self.synthesisers[k], f"synthesisers.{k}", synthetic, 2 * error / self._rows(error))
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """Return ``synth_loss`` = L_S in its target's units and ``synth_explained_variance`` = 1 − Σ(S − g)² / Σ(g − mean_n g)²."""
@@ -174,7 +179,7 @@ class DNI(Method):
         if self.items.per_item:
             target, predicted = target.flatten(0, -2), predicted.flatten(0, -2)
         residual, explained = regression_errors(predicted, target)
-        return {"synth_loss": residual / global_items(update.p.y), "synth_explained_variance": explained}
+        return {"synth_loss": residual / global_count(len(target)), "synth_explained_variance": explained}
 
 
 def regression_gradients(module: nn.Module, name: str, predicted: Tensor, slope: Tensor, keep: bool = False) -> dict[str, Tensor]:
@@ -207,4 +212,5 @@ class CDNI(DNI):
 
     summary = "dni, the prediction also reads the label"
     other_names: ClassVar[tuple[str, ...]] = ("conditional dni", "conditional synthetic gradients")
+    reads_classes = "its synthesisers read them"
     depends_on = frozenset({"input", "delayed_message", "labels"})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gradlens.methods import BASELINE
 from gradlens.reporting.html.standings import MACHINE
 from gradlens.reporting.html.wording import in_words, listed
+from gradlens.reporting.task_words import example_of
 from gradlens.training.run_groups import DATA, NETWORK, alike, settings
 from gradlens.training.run_progress import run_progress
 
@@ -35,7 +36,7 @@ def _facts(run: Run) -> dict[str, Any]:
     """Return what a run was made with, beside its settings."""
     images = run.info.get("images") or {}
     return {
-        **{f"images: {split}": n for split, n in images.items()},
+        **{f"{example_of([run])}s: {split}": n for split, n in images.items()},
         **{f"version: {name}": version for name, version in (run.info.get("versions") or {}).items()},
         **{name: run.info.get(name) for name in ("git", *MACHINE)},
     }
@@ -56,7 +57,7 @@ def differences(groups: Mapping[str, Sequence[Run]]) -> list[Difference]:
     facts = {label: [_facts(run) for run in group] for label, group in groups.items()}
     for name in dict.fromkeys(name for own in facts.values() for run in own for name in run):
         values = {label: ", ".join(dict.fromkeys(in_words(run.get(name)) for run in own)) for label, own in facts.items()}
-        rows.append(Difference(name, "data" if name.startswith("images: ") else "made with", values))
+        rows.append(Difference(name, "made with" if name in MACHINE or name == "git" or name.startswith("version: ") else "data", values))
     rows.append(Difference("data hash", "data", _hashes(groups)))
     order = ("data", "network", "training", "method", "made with")
     return sorted((row for row in rows if len(set(row.values.values())) > 1), key=lambda row: order.index(row.kind))

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from gradlens._version import __version__
 from gradlens.reporting.aggregate import runs_title, truths
 from gradlens.reporting.figure_folder import mark, must_be_replaceable_page
-from gradlens.reporting.html import doctor, language, schematics, sections
+from gradlens.reporting.html import doctor, samples, schematics, sections
 from gradlens.reporting.html.charts import cosine_colours, looks
 from gradlens.reporting.html.notices import notices, unfinished_notices
 from gradlens.reporting.html.parts import ReportContext, ReportSection, with_empty_as_one
@@ -49,7 +49,7 @@ LAST = (
 def _sections(here: ReportContext) -> list[ReportSection]:
     """Return all sections, in the order in which they are read."""
     analyses = (report.section for report in REPORTS.values() if report.section)
-    made = [make(here) for make in (*FIRST, language.section, *analyses, *LAST)]
+    made = [make(here) for make in (*FIRST, samples.section, *analyses, *LAST)]
     return with_empty_as_one([section for section in made if section is not None])
 
 

@@ -16,6 +16,7 @@ from gradlens.reporting.html.wording import listed
 from gradlens.reporting.numbers import number_text, short_number
 from gradlens.reporting.statistics import Interval
 from gradlens.reporting.style import Style
+from gradlens.reporting.task_words import example_of, items_of
 from gradlens.training.run_directory import Run
 
 
@@ -95,6 +96,16 @@ class ReportContext:
     def runs(self) -> list[Run]:
         """Return all runs."""
         return [run for group in self.groups.values() for run in group]
+
+    @cached_property
+    def example(self) -> str:
+        """Return the name of a row of the data: "image"."""
+        return example_of(self.runs)
+
+    @cached_property
+    def items(self) -> str:
+        """Return what losses are means over: "images"."""
+        return items_of(self.runs)
 
     def place(self, label: str) -> int:
         """Return a label's place in the order of methods, which names its colour."""

@@ -12,6 +12,7 @@ from gradlens.reporting.html.notices import Notice
 from gradlens.reporting.html.standings import MethodSummary
 from gradlens.reporting.html.verdict import comparable, difference_is_chance, single_seed_limit
 from gradlens.reporting.numbers import short_number
+from gradlens.reporting.task_words import example_of
 
 FAR = 0.9  # a cosine below it needs an explanation
 
@@ -63,7 +64,7 @@ def _is_it_good(s: MethodSummary, compared: Sequence[MethodSummary]) -> Answer:
     cosine, layer = short_number(s.worst.mean), s.worst.layer
     sentences = [f"1 is the true gradient, 0 a direction that is unrelated to it. {cosine} is {s.label} at {layer}."]
     if math.isfinite(s.chance.mean):
-        sentences.append(f"Chance gives {short_number(s.chance.mean)} there (error signals shuffled over images).")
+        sentences.append(f"Chance gives {short_number(s.chance.mean)} there (error signals shuffled over {example_of(s.runs)}s).")
     else:
         sentences.append("The cosine by chance was not recorded (`--diagnose-every`).")
     ceiling = next((v.mean for v in final_values(s.runs, "noise_ceiling") if v.layer == layer), math.nan)

@@ -19,7 +19,9 @@ from gradlens.reporting.html.standings import MethodSummary
 from gradlens.reporting.html.verdict import SAME_TO
 from gradlens.reporting.html.wording import in_words, listed
 from gradlens.reporting.numbers import number_text, short_number, with_thousands
+from gradlens.reporting.reached import reached_columns, reached_title, reached_values
 from gradlens.reporting.statistics import Interval, interval
+from gradlens.reporting.task_words import example_of
 from gradlens.training.metrics import ACCURACY, TRAIN, TRAIN_EVAL
 from gradlens.training.run_directory import Run
 
@@ -61,7 +63,8 @@ def summary(held: ReportContext) -> Table:
         "Cosine between the weight gradients that were used and the true ones, mean of the last recorded epoch. ± is half a 95 % t-interval"
         " over seeds; points and times are compared seed by seed. Best accuracy is a maximum over epochs, so it is optimistic."
         f" {BASELINE}'s own cosine is 1 by construction. With one seed, a difference of accuracies is called chance below half the 95 %"
-        " interval of two binomial draws of the held-out images (Agresti and Caffo, 2000); another seed's training may add to it."
+        f" interval of two binomial draws of the held-out {held.example}s (Agresti and Caffo, 2000); another seed's training may add"
+        " to it."
     )
     return Table("The numbers behind the verdict", columns, rows, note)
 
@@ -78,10 +81,10 @@ def learning(held: ReportContext) -> ReportSection:
     if not section.charts:
         section.missing.append("No epoch has been evaluated yet; `gradlens train … --resume` continues an unfinished run.")
         return section
-    eval_mode = f"; {TRAIN_EVAL}: the training images after the epoch, in evaluation mode" if TRAIN_EVAL in splits else ""
+    eval_mode = f"; {TRAIN_EVAL}: the training examples after the epoch, in evaluation mode" if TRAIN_EVAL in splits else ""
     section.text.append(
-        f"Nothing is smoothed. {TRAIN}: running means over the epoch in training mode; held-out images after it, in evaluation mode"
-        f"{eval_mode}. Bands are 95 % t-intervals over seeds."
+        f"Nothing is smoothed. {TRAIN}: running means over the epoch in training mode; held-out {held.example}s after it, in evaluation"
+        f" mode{eval_mode}. Bands are 95 % t-intervals over seeds."
     )
     last = {(p.label, p.split, p.quantity): Interval(p.mean, p.low, p.high, p.seeds) for p in sorted(points, key=lambda p: p.epoch)}
     shown = [(split, quantity) for split in held_out_first for quantity in quantities]
@@ -119,7 +122,7 @@ def where_and_when(held: ReportContext) -> ReportSection:
         return section
     layers = list(dict.fromkeys(p.layer for p in held.cosines))
     section.text.append(
-        "Cosine of each layer's weight gradient with the true one, on the same forward pass and the same images. Blue is along the true"
+        "Cosine of each layer's weight gradient with the true one, on the same forward pass and the same batch. Blue is along the true"
         " gradient, red against it; striped cells have no value: nothing was recorded, or a gradient is exactly zero and has no"
         " direction."
     )
@@ -138,7 +141,23 @@ def where_and_when(held: ReportContext) -> ReportSection:
     section.tables.append(
         Table("At the end: mean over the last recorded epoch", ["method", *layers], rows, "± is half a 95 % t-interval over seeds.")
     )
+    section.tables += [t for t in [_reached(held)] if t]
     return section
+
+
+def _reached(held: ReportContext) -> Table | None:
+    found = reached_values(held.runs)
+    columns = reached_columns(list(dict.fromkeys(block for _, block, _ in found)))
+    rows = []
+    for label in held.groups:
+        cells = [found.get((label, block, quantity)) for block, quantity, _ in columns]
+        if any(cells):
+            rows.append(
+                [held.named(label), *(mean_cell(Interval(v.mean, v.low, v.high, v.seeds), 1, 100) if v else TableCell("–") for v in cells)]
+            )
+    title = reached_title(held.runs)
+    note = "Mean over the last recorded epoch; an error signal is there if any of its entries is not exactly zero."
+    return Table(title[0].upper() + title[1:], ["method", *(f"{name} %" for *_, name in columns)], rows, note) if rows else None
 
 
 def last_step_rows(held: ReportContext) -> list[tuple[TableCell, list[TableCell]]]:
@@ -175,7 +194,8 @@ def training(held: ReportContext) -> ReportSection:
     )
     if nulls:
         section.text.append(
-            "Grey band, chance: from the lowest to the highest cosine of any method when each image gets another image's error signal."
+            "Grey band, chance: from the lowest to the highest cosine of any method when each"
+            f" {held.example} gets another {held.example}'s error signal."
             " Hatched band, noise: cosine between the true gradients of two halves of a batch, lowest to highest of any method; where it is"
             " low, one batch's true gradient predicts little of another's."
         )
@@ -197,8 +217,8 @@ def _beside_chance(held: ReportContext) -> Table | None:
         cells = [mean_cell(values[q]) if q in values else TableCell("–") for q in names]
         rows.append([held.named(label), TableCell(layer, f"{layers.index(layer):04d}"), *cells])
     note = (
-        "By chance: each image gets another image's error signal. Noise-corrected: what the cosine would be on a batch without"
-        " noise (Spearman's correction, from half-batches); it may leave [−1, 1] where it is mostly noise."
+        f"By chance: each {held.example} gets another {held.example}'s error signal. Noise-corrected: what the cosine would be on a batch"
+        " without noise (Spearman's correction, from half-batches); it may leave [−1, 1] where it is mostly noise."
     )
     return Table("Beside chance and noise, at the end", ["method", "layer", *names.values()], rows, note) if rows else None
 
@@ -227,8 +247,8 @@ def cost(held: ReportContext) -> ReportSection:
             ]
         )
     columns = [
-        "method", "forward locked", "update locked", "backward locked", "labels at every block", "images/s", f"time × {BASELINE}",
-        "seconds in all", "process's peak memory so far MB", "machine",
+        "method", "forward locked", "update locked", "backward locked", "labels at every block", f"{held.items}/s",
+        f"time × {BASELINE}", "seconds in all", "process's peak memory so far MB", "machine",
     ]  # fmt: skip
     note = (
         "Locked: block k runs after block k−1 (forward); it is updated after all later blocks have run (update) and have run backward"
@@ -290,7 +310,7 @@ def described_runs(held: ReportContext) -> list[Described]:
             facts = {**run.info, **(run.info.get("versions") or {})}
             facts.pop("versions", None)
             for name, n in (facts.pop("images", None) or {}).items():
-                facts[f"{name} images"] = n
+                facts[f"{name} {example_of([run])}s"] = n
             found.append(
                 Described(
                     str(run.path), label, held.place(label), state, [(k.replace("_", " "), in_words(v)) for k, v in config.items()],

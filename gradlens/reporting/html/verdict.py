@@ -16,6 +16,7 @@ from gradlens.reporting.html.standings import MethodSummary, below_top, chance_l
 from gradlens.reporting.html.wording import listed
 from gradlens.reporting.numbers import number_text, short_number, with_thousands
 from gradlens.reporting.statistics import LEVEL, interval
+from gradlens.reporting.task_words import an_item, example_of
 from gradlens.runtime.terminal import shell_word
 
 SAME_TO = 0.995  # cosines from here on are written 1.00
@@ -61,7 +62,7 @@ def _where(s: MethodSummary) -> str:
 
 def _accuracy(s: MethodSummary) -> str:
     if not math.isfinite(s.accuracy.mean):
-        return "no accuracy on held-out images"
+        return f"no accuracy on held-out {example_of(s.runs)}s"
     text = f"{short_number(s.accuracy.mean, 1, scale=100)} % {s.split} accuracy"
     if s.method == BASELINE:
         return text
@@ -95,7 +96,7 @@ def _pace(s: MethodSummary) -> str:
     if not math.isfinite(ratio.mean):
         return f"time not comparable with {s.against.label}'s" if any(run.timing for run in s.runs) else ""
     if s.against.times_differ:
-        return f"{short_number(ratio.mean, 1 if ratio.mean >= 0.95 else 2)} × {s.against.label}'s time an image"
+        return f"{short_number(ratio.mean, 1 if ratio.mean >= 0.95 else 2)} × {s.against.label}'s time {an_item(s.runs)}"
     varied = f": its epochs vary by {100 * s.pace_varies:.0f} %" if s.pace_varies >= UNSTEADY else ""
     return f"time not distinguishable from {s.against.label}'s{varied}"
 
@@ -251,7 +252,7 @@ def _chance(compared: Sequence[tuple[MethodSummary, MethodSummary]], limit: floa
     if not math.isfinite(limit):
         return [f"{each}: small differences may be chance."]
     s = single[0][0]
-    images = f"{with_thousands(s.images)} {s.split} images alone"
+    images = f"{with_thousands(s.images)} {s.split} {example_of(s.runs)}s alone"
     return [f"{each}: differences below {short_number(limit, 1, scale=100)} points may be chance (by the draw of {images})."]
 
 

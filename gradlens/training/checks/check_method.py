@@ -32,7 +32,8 @@ def check_method(
     Args:
         rule: a subclass of :class:`Method`.
         options: values of its ``Options``; default: their defaults.
-        networks: which of ``mlp``, ``basic-cnn`` and ``resnet`` to run on; ``transformer`` is one of the language task.
+        networks: which of ``mlp``, ``basic-cnn`` and ``resnet`` to run on; ``transformer`` is one of the language task,
+            ``gcn`` and ``gat`` are of graphs.
         on_fail: ``raise`` at the first check that fails, or ``return`` all results, those of failed checks among them.
         progress: called with (done, in all, what comes next).
 

@@ -16,6 +16,7 @@ from gradlens._version import PACKAGE
 from gradlens.gradients.method import Method
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.old_names import hint
+from gradlens.runtime.step_context import step_context
 from gradlens.training.checks.run_checks import no_trace, resume, seed
 from gradlens.training.checks.step_checks import answers, arguments, gradients, isolation, labels, optimiser, truth, works
 from gradlens.training.checks.trial import (
@@ -77,7 +78,7 @@ def failure_of(check: Callable[[Trial], None], trial: Trial) -> str | None:
 
     """
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), step_context():
             check(trial)
     except (CheckSkipped, InputError):
         raise

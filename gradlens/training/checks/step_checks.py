@@ -11,13 +11,11 @@ from torch import Tensor
 
 from gradlens.gradients.backward import backward
 from gradlens.gradients.block_pass import Pass
-from gradlens.gradients.losses import cross_entropy
 from gradlens.gradients.method import Signal, Step
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.runtime.rng import seed_global
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.checks.trial import (
-    IMAGES,
     Bits,
     CheckFailed,
     CheckSkipped,
@@ -25,6 +23,7 @@ from gradlens.training.checks.trial import (
     copied_state,
     differing_tensors,
     first_three,
+    other_labels,
     updates_of_one_step,
 )
 
@@ -153,7 +152,7 @@ def isolation(trial: Trial) -> None:
     made: ModelAndMethod
 
     def spy(z: Tensor, y: Tensor) -> Tensor:
-        value = cross_entropy(z, y)
+        value = trial.loss(z, y)
         if value.requires_grad:
             params = dict(made.model.named_parameters())
             got = torch.autograd.grad(value, list(params.values()), allow_unused=True, retain_graph=True)
@@ -204,7 +203,7 @@ def labels(trial: Trial) -> None:
     seed_global(0)
     passes = list(made.method.forward(list(made.model), *trial.batch(made.method)))
     updates = {u.k: u for u in backward(made.method, iter(passes), keep=True)}
-    other = {p.k: p._replace(y=(p.y + 1) % 10) for p in passes}
+    other = {p.k: p._replace(y=other_labels(p.y, trial.task)) for p in passes}  # the same items
     for k in range(made.method.output_block):
         if k in updates and differing_tensors(_tensors(updates[k].signal), _tensors(made.method.signal(k, other, updates[k].received))):
             raise CheckFailed(
@@ -225,7 +224,7 @@ def truth(trial: Trial) -> None:
         h = block(h)
         h.retain_grad()
         outputs.append(h)
-    cross_entropy(h, y).backward()  # type: ignore[no-untyped-call]
+    trial.loss(h, y).backward()  # type: ignore[no-untyped-call]
     seed_global(0)
     passes = list(made.method.forward(list(made.model), x, y))
     updates = {u.k: u for u in backward(made.method, iter(passes), keep=True)}
@@ -244,7 +243,7 @@ def truth(trial: Trial) -> None:
 
 
 def answers(trial: Trial) -> None:
-    """Outside of training it gives one prediction for each image and changes nothing."""
+    """Outside of training it gives one prediction for each item and changes nothing."""
     made = trial.build()
     x, y = trial.batch(made.method, -1)
     made.model.eval(), made.method.eval()
@@ -253,7 +252,7 @@ def answers(trial: Trial) -> None:
         if not made.method.classifies:
             if made.method.evaluate_objective(list(made.model), x, y).numel() != 1:
                 raise CheckFailed("`evaluate_objective` gives no scalar")
-        elif (z := made.method.predict(list(made.model), x)).shape != (*y.shape, 10):
-            raise CheckFailed(f"`predict` gives {'x'.join(map(str, z.shape))} for {IMAGES} images and 10 classes")
+        elif (z := made.method.predict(list(made.model), x)).shape != (*(x.shape if trial.task.per_item else x.shape[:1]), 10):
+            raise CheckFailed(f"`predict` gives {'x'.join(map(str, z.shape))} for {len(x)} {trial.task.example}s and 10 classes")
     if differ := differing_tensors(before, {**copied_state(made.model), **copied_state(made.method)}):
         raise CheckFailed(f"evaluation changes {first_three(differ)}")

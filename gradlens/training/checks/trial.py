@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.gradients.backward import backward
-from gradlens.gradients.losses import cross_entropy
+from gradlens.gradients.losses import Loss
 from gradlens.gradients.method import Method, Update
+from gradlens.models.graph_layers import EDGES
 from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import build
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seed_global
+from gradlens.runtime.step_context import set_context
 from gradlens.tasks.registry import DEFAULT, TASKS
-from gradlens.tasks.task import Task
+from gradlens.tasks.task import Batch, Task
 from gradlens.training.build import ModelAndMethod, make_network_info
 
 NETWORKS: dict[
@@ -30,6 +32,8 @@ NETWORKS: dict[
 }
 OTHER_TASKS: dict[str, dict[str, tuple[str, ModelSpec]]] = {  # networks of other tasks
     "language": {"transformer": ("transformer", ModelSpec((5,), 10, width=8, depth=2, heads=2))},
+    "graphs": {"gcn": ("gcn", ModelSpec((7,), 10, width=6, depth=2)), "gat": ("gat", ModelSpec((7,), 10, width=3, depth=2, heads=2))},
+    "links": {"encoder": ("gcn", ModelSpec((7,), 10, width=6, depth=2))},
 }
 TASK_OF = {network: task for task, networks in OTHER_TASKS.items() for network in networks}
 ALL_NETWORKS = {**NETWORKS, **{name: made for networks in OTHER_TASKS.values() for name, made in networks.items()}}
@@ -45,6 +49,20 @@ class CheckSkipped(Exception):
     """A check does not apply to a rule; the message gives the reason."""
 
 
+def networks_of(task: str) -> list[str]:
+    """Return the names of a task's small networks.
+
+    Raises:
+        InputError: it has none.
+
+    """
+    if task == DEFAULT:
+        return list(NETWORKS)
+    if task not in OTHER_TASKS:
+        raise InputError(f"gradlens check has no small network for --task {task}: set --task to {' or '.join([DEFAULT, *OTHER_TASKS])}")
+    return list(OTHER_TASKS[task])
+
+
 @dataclass(frozen=True)
 class Trial:
     """A rule with its options, on one of ALL_NETWORKS; what is made here twice is the same to the bit, if the rule passes the checks."""
@@ -54,15 +72,18 @@ class Trial:
     network: str
 
     def build(
-        self, loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy, warmed_up: bool = True, dropout: bool = False
+        self, loss: Callable[[Tensor, Tensor], Tensor] | None = None, warmed_up: bool = True, dropout: bool = False
     ) -> ModelAndMethod:
         """Build a fresh network and rule; ``warmed_up``: as in the last epoch of a run, past its warm-up, its parameters off the start."""
         name, spec = ALL_NETWORKS[self.network]
         if (why := self.rule.images_only) and self.network in TASK_OF:
-            raise InputError(f"it is a rule of the image task: {why}")
+            raise InputError(f"it is a rule of the image task: {self.task.with_items(why)}")
+        if (why := self.rule.reads_classes) and not self.task.classes_of_items:
+            raise InputError(f"it needs the class of each item: {why}")
         read = self.rule.input_shape(spec.shape, self.options)
         model = build(name, replace(spec, shape=read), seed=1).double()
-        net = make_network_info(model, read, spec.classes, loss, 3, EPOCHS, self.task)._replace(image=spec.shape, teacher=_teacher)
+        net = make_network_info(model, read, spec.classes, loss or self.loss, 3, EPOCHS, self.task)
+        net = net._replace(image=spec.shape, teacher=_teacher)
         made = ModelAndMethod(model, self.rule(net, self.options).double())
         if dropout and isinstance(model[0], nn.Sequential):
             model[0].append(nn.Dropout(0.3))
@@ -74,6 +95,11 @@ class Trial:
     def task(self) -> Task:
         """Return the task of the network."""
         return TASKS[TASK_OF.get(self.network, DEFAULT)]
+
+    @property
+    def loss(self) -> Loss:
+        """Return the task's loss."""
+        return next(iter(self.task.losses.values()))
 
     def _warm_up(self, made: ModelAndMethod) -> None:
         noise = torch.Generator().manual_seed(11)
@@ -90,15 +116,51 @@ class Trial:
                 module.training = other.training
 
     def batch(self, method: Method, step: int = 0) -> tuple[Tensor, Tensor]:
-        """Make the input and targets of a step, as the rule does of images and labels; of text, sequences of noise."""
+        """Make the input and targets of a step from noise, as the rule does of images and labels; set the step's context."""
         spec, noise = ALL_NETWORKS[self.network][1], torch.Generator().manual_seed(5 + step)
         if self.network in TASK_OF:
-            x, y = torch.randint(0, spec.classes, (2, IMAGES, *spec.shape), generator=noise)
-            self.task.make_known(y)
-            return x, y
+            batch = BATCHES[TASK_OF[self.network]](spec, noise)
+            self.task.make_known(batch.y)
+            set_context(batch.context)
+            return batch.x, batch.y
         images = torch.randint(0, 256, (IMAGES, *spec.shape), generator=noise, dtype=torch.uint8)
         labels = torch.randint(0, spec.classes, (IMAGES,), generator=noise)
         return method.make_inputs(images, labels, step, lambda x: x.double() / 127.5 - 1)
+
+
+def _sequences(spec: ModelSpec, noise: torch.Generator) -> Batch:
+    """Make sequences of random tokens."""
+    x, y = torch.randint(0, spec.classes, (2, IMAGES, *spec.shape), generator=noise)
+    return Batch(x, y)
+
+
+def _ring(spec: ModelSpec, noise: torch.Generator) -> Batch:
+    """Make nodes on a ring with a chord, the first one without a label."""
+    nodes = torch.arange(IMAGES)
+    there = torch.cat([torch.stack([nodes, nodes.roll(-1)]), torch.tensor([[1], [4]])], 1)
+    labels = torch.randint(0, spec.classes, (IMAGES,), generator=noise).index_fill(0, nodes[:1], -1)
+    x = torch.randn(IMAGES, *spec.shape, generator=noise, dtype=torch.float64)
+    return Batch(x, labels, {EDGES: torch.cat([there, there.flip(0)], 1)})
+
+
+def _pairs(spec: ModelSpec, noise: torch.Generator) -> Batch:
+    """Make the same nodes, four of their edges and four other pairs."""
+    pairs = torch.tensor([[0, 1, 1], [1, 2, 1], [2, 3, 1], [1, 4, 1], [0, 3, 0], [2, 5, 0], [0, 2, 0], [1, 5, 0]])
+    return _ring(spec, noise)._replace(y=pairs)
+
+
+BATCHES: dict[str, Callable[[ModelSpec, torch.Generator], Batch]] = {  # of OTHER_TASKS
+    "language": _sequences,
+    "graphs": _ring,
+    "links": _pairs,
+}
+
+
+def other_labels(y: Tensor, task: Task) -> Tensor:
+    """Return other targets of the same items: the next class; of pairs whether they are linked, turned round."""
+    other = torch.where(y < 0, y, (y + 1) % 10) if task.classes_of_items else torch.cat([y[:, :2], 1 - y[:, 2:]], 1)
+    task.make_known(other)
+    return other
 
 
 def _teacher(images: Tensor) -> Tensor:

@@ -328,7 +328,7 @@ def measure_costs(
     with step_context():
         made = _batch(config, network.method, shape, classes, device) if data is None else first_batch(config, data, device)
         costs = block_costs(network, config, *made, rounds)
-    rows = [CostRow(config.method, config.model.name, config.batch_size, *cost) for cost in costs]
+    rows = [CostRow(config.method, config.model.name, len(made[0]) if data is not None else config.batch_size, *cost) for cost in costs]
     return Measured(network.method, rows, allowed_cuts(network.method))
 
 
@@ -352,6 +352,7 @@ def _batch(config: Config, method: Method, shape: tuple[int, ...], classes: int,
     images = torch.randint(256, (config.batch_size, *shape), dtype=torch.uint8, generator=draw).to(device)
     labels = torch.randint(classes, (config.batch_size,), generator=draw).to(device)
     x, y = method.make_inputs(images, labels, 0, normalizer("pm1", images))
+    method.items.make_known(y)
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x, y
 
 

@@ -96,6 +96,9 @@ class _Step:
             self.seconds.append(seconds_per_step(self.run, device))
 
 
+_Sizes = tuple[tuple[int, ...], int]  # what a network is built for: the shape of an example, the number of classes
+
+
 @dataclass(frozen=True)
 class _Candidate:
     """A loop to measure: its step, and the same step with the truth measured on it."""
@@ -132,6 +135,11 @@ def _per_item(z: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(z.flatten(0, -2), y.flatten(), ignore_index=NONE)
 
 
+def _one_logit(z: Tensor, y: Tensor) -> Tensor:
+    """Compute the mean log loss of log odds z [N, 1] and y [N], 0 or 1."""
+    return F.binary_cross_entropy_with_logits(z[:, 0], y.to(z.dtype))
+
+
 def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, x: Tensor, y: Tensor, bf16: bool = False) -> None:
     """Run a plain PyTorch training step, x [N, C, H, W], y [N]: forward, loss, ``backward()``, optimiser step."""
     optimizer.zero_grad(set_to_none=True)
@@ -142,17 +150,18 @@ def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, x
 
 
 def _plain(
-    config: Config, x: Tensor, y: Tensor, classes: int, name: str, layout: torch.memory_format = torch.channels_last, read: bool = False
+    config: Config, x: Tensor, y: Tensor, sizes: _Sizes, name: str, layout: torch.memory_format = torch.channels_last, read: bool = False
 ) -> _Candidate:
     settings = {**config.as_dict(), "method": BASELINE, "options": {}, "compile": False, "init_from": None}
-    network = build_model_and_method(make_config(**settings), tuple(x.shape[1:]), classes, x.device)
+    network = build_model_and_method(make_config(**settings), *sizes, x.device)
     model = network.model.to(memory_format=layout)  # type: ignore[call-overload]
     if config.compile:
         model.compile()
     optimizer = make_optimizer(config, network)
     loss = F.cross_entropy if config.loss == "ce" else LOSSES[config.loss]
     if config.task != DEFAULT:
-        loss = _per_item
+        plain = {"ce": _per_item, "bce": _one_logit}  # losses that PyTorch has
+        loss = plain.get(config.loss) or TASKS[config.task].losses[config.loss]
     laid = x.contiguous(memory_format=layout) if x.ndim == 4 else x
     lens = Lens(model, warn=False) if read else None
 
@@ -165,8 +174,8 @@ def _plain(
     return _Candidate(name, {}, config.precision, optimizer, step)
 
 
-def _ours(config: Config, x: Tensor, y: Tensor, classes: int, record: bool) -> _Candidate:
-    network = build_model_and_method(config, tuple(x.shape[1:]), classes, x.device)
+def _ours(config: Config, x: Tensor, y: Tensor, sizes: _Sizes, record: bool) -> _Candidate:
+    network = build_model_and_method(config, *sizes, x.device)
     optimizer = make_optimizer(config, network)
     bf16, numbers = config.precision == "bf16", itertools.count(1 << 30)  # past every warm-up
     rule = network.method
@@ -175,7 +184,9 @@ def _ours(config: Config, x: Tensor, y: Tensor, classes: int, record: bool) -> _
     to_input = normalizer("pm1", images)
 
     def made(n: int) -> tuple[Tensor, Tensor]:
-        return rule.make_inputs(images, y, n, to_input) if posed else (x, y)
+        inputs, targets = rule.make_inputs(images, y, n, to_input) if posed else (x, y)
+        rule.items.make_known(targets)
+        return inputs, targets
 
     def trained(record: Recording | None = None) -> Outcome:
         n = next(numbers)
@@ -190,16 +201,16 @@ def _ours(config: Config, x: Tensor, y: Tensor, classes: int, record: bool) -> _
     return _Candidate(config.method, changed, config.precision, optimizer, step, recorded, task)
 
 
-def _candidates(configs: Sequence[Config], x: Tensor, y: Tensor, classes: int, record: bool) -> list[_Candidate]:
+def _candidates(configs: Sequence[Config], x: Tensor, y: Tensor, sizes: _Sizes, record: bool) -> list[_Candidate]:
     """Return the plain loop first, of each further precision, of the default layout and (with ``record``) in a Lens; then the methods."""
     precisions = {config.precision: config for config in reversed(configs)}
     first = configs[0]
     others = [config for name, config in precisions.items() if name != first.precision]
     return [
-        *(_plain(config, x, y, classes, "plain") for config in (first, *others)),
-        _plain(first, x, y, classes, "plain-default-layout", torch.contiguous_format),
-        *([_plain(first, x, y, classes, "plain-in-lens", read=True)] if record and not first.compile else []),  # compiled code is not read
-        *(_ours(config, x, y, classes, record) for config in configs),
+        *(_plain(config, x, y, sizes, "plain") for config in (first, *others)),
+        _plain(first, x, y, sizes, "plain-default-layout", torch.contiguous_format),
+        *([_plain(first, x, y, sizes, "plain-in-lens", read=True)] if record and not first.compile else []),  # compiled code is not read
+        *(_ours(config, x, y, sizes, record) for config in configs),
     ]
 
 
@@ -341,7 +352,7 @@ def bench(
     first = configs[0]
     with step_context():
         made = _generated(first, shape, classes, device) if data is None else first_batch(first, data, device)
-        return _measured(configs, *made, classes, device, rounds, record_every, progress)
+        return _measured(configs, *made, (shape, classes), device, rounds, record_every, progress)
 
 
 def _generated(config: Config, shape: tuple[int, ...], classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -356,14 +367,14 @@ def _measured(
     configs: Sequence[Config],
     x: Tensor,
     y: Tensor,
-    classes: int,
+    sizes: _Sizes,
     device: torch.device,
     rounds: int,
     record_every: Sequence[int],
     progress: Progress,
 ) -> Bench:
     first = configs[0]
-    candidates = _candidates(configs, x, y, classes, record=bool(record_every))
+    candidates = _candidates(configs, x, y, sizes, record=bool(record_every))
     steps = [(candidate, name, step) for candidate in candidates for name, step in candidate.steps()]
     total = len(steps) * (rounds + 1)
     for i, (candidate, name, step) in enumerate(steps):

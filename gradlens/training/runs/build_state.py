@@ -13,8 +13,10 @@ from gradlens.tasks.registry import TASKS
 from gradlens.training.batches import Batches
 from gradlens.training.build import ModelAndMethod, build_model_and_method, to_be_restored
 from gradlens.training.config import Config
+from gradlens.training.early_stopping import require_validation
 from gradlens.training.online_probe.probe import OnlineProbe
 from gradlens.training.optimizers import make_optimizer
+from gradlens.training.other_runs import other_run
 from gradlens.training.parallel.choose import add_stage, check_layer_parallel
 from gradlens.training.state import TrainState
 from gradlens.training.typed_flags import no_updates
@@ -47,7 +49,9 @@ def build_on_rank(
     config: Config, data: Data, device: torch.device, ranks: ProcessGroup = SINGLE_PROCESS, restored: bool = False
 ) -> TrainState:
     """Return :func:`build_state` but for the stage: this rank's own part, in which it neither waits for other ranks nor sends to them."""
-    network = build_model_and_method(to_be_restored(config) if restored else config, data.shape, len(data.classes), device)
+    built = to_be_restored(config) if restored else config
+    require_same_classes(built, data)
+    network = build_model_and_method(built, data.shape, len(data.classes), device)
     require_fit(config, network, data, ranks.num_ranks)
     method = network.method
     if config.parallel.sync_batchnorm:
@@ -73,6 +77,29 @@ def build_on_rank(
     )
 
 
+def require_same_classes(config: Config, data: Data) -> None:
+    """Refuse to start from a run whose network has other classes where the task needs the same, or the same ones in another order.
+
+    Raises:
+        InputError: as many classes as the network has, which mean something else.
+
+    """
+    if config.pretrained.run is None:
+        return
+    begun, now = other_run(config.pretrained.run), data.classes
+    then = begun.info.get("source", {}).get("classes", ())
+    source = f"--init-from {config.pretrained.run}: {config.data.name}"
+    unknown_class = TASKS[config.task].unknown_class
+    if strange := unknown_class(then, now):
+        raise InputError(f"{source} does not fit this run, for {strange}: set --data to what it was trained on")
+    if len(then) > len(now) and (missing := unknown_class(now, then)):
+        raise InputError(f"{source} has {len(now)} classes, this run {len(then)} ({missing}): set --data to what it was trained on")
+    moved = next((i for i, (a, b) in enumerate(zip(then, now, strict=False)) if a != b), None)
+    if moved is not None and begun.config.rule.classifies and not config.pretrained.keep_head and sorted(then) == sorted(now):
+        order = f"class {moved} is {now[moved]!r} here and was {then[moved]!r} in this run"
+        raise InputError(f"{source} has the classes of this run in another order, {order}: set --data to classes in its order")
+
+
 def require_fit(config: Config, network: ModelAndMethod, data: Data, num_ranks: int) -> None:
     """Refuse settings that do not go with the network and rule they name, or with the processes that are there.
 
@@ -83,6 +110,7 @@ def require_fit(config: Config, network: ModelAndMethod, data: Data, num_ranks: 
     """
     if refusal := no_updates(config.epochs, config.steps) or network.method.validate_epochs(config.epochs):
         raise InputError(refusal)
+    require_validation(config, data)
     normalises = any(isinstance(m, _BatchNorm) for part in network for m in part.modules())
     if config.batch_size == 1 and normalises and not TASKS[config.task].one_batch:
         raise InputError("--batch-size 1: this network normalises over the batch, and one image has no batch statistics: set 2 or more")

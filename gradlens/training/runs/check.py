@@ -12,7 +12,7 @@ from gradlens.training.build import check_model_and_method, to_be_restored
 from gradlens.training.config import Config
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.dry_step import check_first_step
-from gradlens.training.runs.build_state import require_fit
+from gradlens.training.runs.build_state import require_fit, require_same_classes
 
 
 def check(config: Config, context: RunContext) -> None:
@@ -24,6 +24,7 @@ def check(config: Config, context: RunContext) -> None:
     """
     data = checked_data(config, context)
     built = to_be_restored(config) if goes_on(config, context) else config
+    require_same_classes(built, data)
     network = check_model_and_method(built, data.shape, len(data.classes))
     require_fit(config, network, data, context.ranks.num_ranks)
     check_first_step(config, network, data.shape, len(data.classes))
@@ -65,10 +66,10 @@ def checked_data(config: Config, context: RunContext) -> Data:
     if context.tensorboard:
         tensorboard.must_be_installed()
     data = load_data(config, context)
-    rule = config.rule
-    if len(data.classes) < 2 and rule.classifies:
+    rule, task = config.rule, TASKS[config.task]
+    if len(data.classes) < task.least_classes and rule.classifies:
         raise InputError(f"{config.data.name} has one class only ({', '.join(data.classes)}): {config.method} needs two or more")
-    images, task = images_learned_from(config, data), TASKS[config.task]
+    images = images_learned_from(config, data)
     if task.one_batch:
         return data
     if config.batch_size > images:

@@ -9,7 +9,7 @@ import torch
 from gradlens.gradients.alignment import QUANTITIES
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE, sparse_rows
-from gradlens.gradients.rows import Measurement, step_rows
+from gradlens.gradients.rows import REACHED, Measurement, step_rows
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.runtime.csv_tables import csv_line, read_table
 from gradlens.runtime.errors import InputError, unknown
@@ -34,7 +34,7 @@ def measure_run(run: Run, quantities: tuple[str, ...], context: RunContext, prog
 
     Args:
         run: one with a checkpoint or snapshots.
-        quantities: names from ``alignment.QUANTITIES``; the rule's own quantities are measured with them.
+        quantities: names from ``alignment.QUANTITIES``, ``rows.REACHED``, …; the rule's own quantities are measured with them.
         context: device and data folder.
         progress: called with (done, in all, what comes next).
 
@@ -46,10 +46,10 @@ def measure_run(run: Run, quantities: tuple[str, ...], context: RunContext, prog
     for name in quantities:
         if name in AFTER_THE_STEP:
             raise InputError(f"{name} compares a loss before and after a step that is made in training: --diagnose-every records it there")
-        if name not in (*QUANTITIES, *own, *SPARSE, *FEEDBACK):
-            raise unknown("quantity", name, [*QUANTITIES, *own, *SPARSE, *FEEDBACK])
+        if name not in (*QUANTITIES, *REACHED, *own, *SPARSE, *FEEDBACK):
+            raise unknown("quantity", name, [*QUANTITIES, *REACHED, *own, *SPARSE, *FEEDBACK])
     sparse = frozenset(name for name in quantities if name in (*SPARSE, *FEEDBACK))
-    paired = tuple(name for name in quantities if name in QUANTITIES)
+    paired = tuple(name for name in quantities if name in (*QUANTITIES, *REACHED))
     progress(0, 1, f"reading {run.config.data.name}")
     data = run.data(context=context)
     state = build_state(run.config.in_one_process(), data, context.device, restored=True)
@@ -60,7 +60,9 @@ def measure_run(run: Run, quantities: tuple[str, ...], context: RunContext, prog
         rows += _measure(state, file, paired, sparse)
     for name in quantities:
         if not any(name in (row.quantity, row.kind) for row in rows):
-            raise InputError(f"{name} is not defined for the blocks of {run.config.method}; nothing was written")
+            raise InputError(
+                f"{name} is not defined for the blocks of {run.config.method} with --task {run.config.task}; nothing was written"
+            )
     fresh = {(row.step, row.kind, row.quantity) for row in rows}
     before = read_table(run.path / "measured.csv", Measurement)  # which may be newer than the run
     merged = sorted([r for r in before if (r.step, r.kind, r.quantity) not in fresh] + rows, key=lambda row: row.step)
