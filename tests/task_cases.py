@@ -105,7 +105,7 @@ def backward_on_a_copy(state, x, y):
     for h in outputs(twin, x):
         h.retain_grad()
         hs.append(h)
-    loss = mean_loss(hs[-1], y)
+    loss = F.binary_cross_entropy_with_logits(hs[-1][:, 0], y.to(hs[-1])) if state.config.task == "clicks" else mean_loss(hs[-1], y)
     for k in state.network.method.terms:
         loss = loss + term_of_tokens(hs[k], y)
     loss.backward()

@@ -250,12 +250,15 @@ def trained(world, task, name):
     """Updates of 13 sequences, of tokens with unequal lengths, on one rank or two."""
     toy_tasks.register()
     shared = {"ranks": world.num_ranks, "parallel": "data"} if world.num_ranks > 1 else {}
-    config = config_of(task, name, optimizer="sgd", lr=0.1, batch_size=13, **shared)
+    plain = {"dropout": 0.0} if task == "language" else {}
+    config = config_of(task, name, optimizer="sgd", lr=0.1, batch_size=13, **plain, **shared)
     state = build_state(config, load_data(config, RunContext()), torch.device("cpu"), world)
     for module in state.network:
         module.double()
-        for m in module.modules():
-            m.p = 0.0 if isinstance(m, nn.Dropout) else getattr(m, "p", None)
+        for parent in list(module.modules()):  # draws, and statistics of a batch, are each rank's own
+            for child_name, child in parent.named_children():
+                if isinstance(child, nn.Dropout | nn.modules.batchnorm._BatchNorm):
+                    setattr(parent, child_name, nn.Identity())
     rows, losses = [], []
     for step in range(4):
         made, *_ = make_update(state, step)
@@ -264,10 +267,13 @@ def trained(world, task, name):
     return {"losses": losses, "rows": rows, "weights": {n: p.detach() for n, p in state.network.model.named_parameters()}}
 
 
+TASKS_ON_RANKS = {"tokens", "language", "clicks"}  # whose batches can be divided
+
+
 @pytest.mark.torchrun
 @pytest.mark.parametrize(
     ("task", "name"),
-    [pytest.param(*case, marks=[pytest.mark.slow] * (case != ("tokens", "bp"))) for case in CASES if case[0] in ("tokens", "language")],
+    [pytest.param(*case, marks=[pytest.mark.slow] * (case != ("tokens", "bp"))) for case in CASES if not TASKS_ON_RANKS.isdisjoint(case)],
 )
 def test_two_ranks_with_unequal_numbers_of_items_are_one_process(task, name, tmp_path):
     one, two = alone(trained, task, name), together(2, trained, tmp_path, task, name)
@@ -279,6 +285,8 @@ def test_two_ranks_with_unequal_numbers_of_items_are_one_process(task, name, tmp
             assert torch.allclose(other["weights"][n], w, rtol=1e-9, atol=1e-12), n
         for a, b in zip(one["rows"], other["rows"], strict=True):
             assert a[:4] == b[:4]
+            if a[3] in ("zeros", "true_zeros", "sign_agreement"):  # counts: another order of a sum turns exact zeros into 1e-18
+                continue
             assert b[4] == pytest.approx(a[4], rel=1e-6, abs=1e-8, nan_ok=True), a
 
 
