@@ -32,6 +32,7 @@ from matplotlib.figure import Figure
 
 from analyses.figures.drawing import title_where
 from analyses.training.cost import announce_cost
+from analyses.training.rule_summary import rule_summary
 from analyses.training.study import arguments, minutes_of, publish, trained
 from analyses.verdicts.decision import Test, all_of, details
 from analyses.verdicts.wording import report
@@ -208,10 +209,17 @@ def main() -> None:
             LOSS: {name: [held_out(run) for run in each] for name, each in named.items()},
             "held-out perplexity": {name: [perplexity(run) for run in each] for name, each in named.items()},
         },
+        "by_rule": [
+            rule_summary(
+                "language", Path(args.data).stem, "transformer", rule, "perplexity", [perplexity(run) for run in each], each
+            )._asdict()
+            for (rule, rung), each in runs.items()
+            if rung == LAST
+        ],
         "minutes": minutes_of(named),
     }
     report(TESTS, results)
-    net = f"transformer, {SHARED['depth']} layers of {SHARED['width']}, {args.steps} updates · characters of {Path(args.data).parent.name}"
+    net = f"transformer, {SHARED['depth']} layers of {SHARED['width']}, {args.steps} updates · {Path(args.data).absolute().parent.name}"
     save_figure(ladder(rows, net), rows, args.figures / "dfa_transformer", "ladder")
     publish("dfa_transformer", found, args, results, figures=False)
 

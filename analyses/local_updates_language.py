@@ -122,7 +122,7 @@ def main() -> None:
     }
     report(TESTS, results)
     folder = args.figures / "local_updates_language"
-    title = f"transformer, {SHARED['depth']} layers of {SHARED['width']} · characters of {Path(args.data).parent.name}"
+    title = f"transformer, {SHARED['depth']} layers of {SHARED['width']} · characters of {Path(args.data).absolute().parent.name}"
     save_figure(over_depth(points, title=title), points, folder, "cosine_over_depth")
     save_figure(pareto_figure(front, title=title), front, folder, "pareto")
     write_csv(folder / "block_costs.csv", blocks)

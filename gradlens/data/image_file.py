@@ -54,6 +54,22 @@ def decode(file: str) -> DecodedImage:
         raise _refusal(file, error) from error
 
 
+def decode_rgba(file: str) -> Array:
+    """Read an image file with its transparency, as it is stored: uint8 [H, W, 4], 255 where nothing is transparent.
+
+    Raises:
+        InputError: no image; the message names the file.
+
+    """
+    from PIL import Image
+
+    try:
+        with open(file, "rb") as stream, Image.open(stream) as image:
+            return np.asarray(image.convert("RGBA"))
+    except Exception as error:
+        raise _refusal(file, error) from error
+
+
 def is_grey(file: str) -> bool:
     """Return whether :func:`decode` returns [H, W]; the pixels are decoded only if the file's header is not sufficient.
 

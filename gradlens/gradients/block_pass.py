@@ -6,6 +6,9 @@ the plain pull-back of the output block's own gradient through the same passes.
 
 A block may read earlier outputs beside its predecessor's: it has an attribute ``reads_blocks`` with their indices, and gets them as further
 arguments of its ``forward``. Each is read through its own leaf, and what the block sends goes to each of them.
+
+A network may consist of parts: a block with an attribute ``begins_part`` passes no gradient to what it reads, so that the blocks before
+it, the last of which has a term of the objective, are a network of their own.
 """
 
 from __future__ import annotations
@@ -81,6 +84,16 @@ class Grad(NamedTuple):
 def reads_blocks(block: nn.Module) -> tuple[int, ...]:
     """Return the indices of the earlier blocks whose outputs a block reads beside its predecessor's."""
     return tuple(vars(block).get("reads_blocks", getattr(type(block), "reads_blocks", ())))  # nn.Module looks for an attribute slowly
+
+
+def ends_of_parts(blocks: Sequence[nn.Module]) -> list[int]:
+    """Return for each block the last one of its part of the network: by default the output block, for all."""
+    ends, last = [], len(blocks) - 1
+    for k in reversed(range(len(blocks))):
+        ends.append(last)
+        if getattr(blocks[k], "begins_part", False):
+            last = k - 1
+    return ends[::-1]
 
 
 def outputs(blocks: Iterable[nn.Module], x: Tensor) -> Iterator[Tensor]:

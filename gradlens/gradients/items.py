@@ -38,6 +38,7 @@ class Items:
         has_edges: True: rows are nodes, and the batch's context has the edges between them.
         all_are_items: True: every row, with ``per_item`` every position, is an item whatever its target (an image without a label), so that
             the number of all ranks is known without asking them.
+        context_changes: why each batch has a context of its own, a clause; "": all batches have the same, or none.
 
     """
 
@@ -45,6 +46,7 @@ class Items:
     records_reached: ClassVar[bool] = False
     has_edges: ClassVar[bool] = False
     all_are_items: ClassVar[bool] = False
+    context_changes: ClassVar[str] = ""
 
     def count(self, y: Tensor) -> int:
         """Count the items of targets.

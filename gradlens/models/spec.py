@@ -25,8 +25,8 @@ class ModelSpec:
     """The specification of a model: input shape, classes, sizes and options; None is the model's own default.
 
     Attributes:
-        shape: of one input without the batch dimension: (C, H, W) of images, (length,) of token sequences, (features,) of nodes; of rows of
-            ids the number of ids of each field.
+        shape: of one input without the batch dimension: (C, H, W) of images, (length,) of token sequences, (features,) of nodes,
+            (samples, 3) of the points of rays, (2,) of places in a picture; of rows of ids the number of ids of each field.
         classes: number of classes, the width of the output [N, classes].
         width: channels or features of the first block.
         depth: number of blocks.

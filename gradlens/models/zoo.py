@@ -10,6 +10,7 @@ from torch import nn
 
 from gradlens.models.click_networks import CLICK_NETWORKS
 from gradlens.models.graph_networks import GRAPH_NETWORKS
+from gradlens.models.radiance_fields import RADIANCE_FIELDS, coordinate_mlp
 from gradlens.models.resnet import WITH_ATTENTION, resnet18, resnet20, resnet32, resnet50, resnet152, resnet_gim
 from gradlens.models.spec import ACTIVATIONS, ATTENTIONS, ModelSpec, conv_block, numbered, pooled_top
 from gradlens.models.transformer import transformer
@@ -153,6 +154,8 @@ MODELS: dict[str, Callable[[ModelSpec], nn.Sequential]] = {
     **GRAPH_NETWORKS,
     "transformer": transformer,
     **CLICK_NETWORKS,
+    **RADIANCE_FIELDS,
+    "coordinate-mlp": coordinate_mlp,
 }
 
 INPUT = "images"  # the kind of input that a network reads if nothing else is stated, see Task.reads
@@ -160,6 +163,8 @@ INPUTS: dict[str, str] = {  # network -> the kind it reads instead
     **dict.fromkeys(GRAPH_NETWORKS, "nodes"),
     "transformer": "tokens",
     **dict.fromkeys(CLICK_NETWORKS, "ids"),
+    **dict.fromkeys(RADIANCE_FIELDS, "rays"),
+    "coordinate-mlp": "coordinates",
 }
 
 
@@ -168,6 +173,8 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "nodes": (8,),
     "tokens": (8,),
     "ids": (3, 4),
+    "rays": (4, 3),
+    "coordinates": (2,),
 }  # kind of input -> one that all its networks take
 
 

@@ -29,7 +29,7 @@ class AnalysisReport(NamedTuple):
     figures: Callable[[Sequence[Run], Results, str], Figures] | None = (
         None  # under a title; an InputError gives the reason if there is none
     )
-    section: Callable[[ReportContext], ReportSection] | None = None  # of the page of `gradlens report`
+    section: Callable[[ReportContext], ReportSection | None] | None = None  # of the page of `gradlens report`
 
 
 def results_by_label(runs: Sequence[Run], results: Results) -> dict[str, list[Mapping[str, Any]]]:

@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
-from gradlens.reporting import filters, inpainting, memorization, online_probe, probes, representations
+from gradlens.reporting import filters, inpainting, memorization, online_probe, probes, rendering, representations
 from gradlens.reporting.analysis_report import AnalysisReport
 from gradlens.reporting.html import doctor as doctor_section
 from gradlens.reporting.html import filters as filters_section
 from gradlens.reporting.html import memorization as memorization_section
 from gradlens.reporting.html import online_probe as online_section
 from gradlens.reporting.html import probes as probes_section
+from gradlens.reporting.html import rendering as rendering_section
 from gradlens.reporting.html import representations as representations_section
 
 REPORTS: dict[str, AnalysisReport] = {
@@ -22,5 +23,6 @@ REPORTS: dict[str, AnalysisReport] = {
     "representations": AnalysisReport(representations.tables, representations.figures, representations_section.section),
     "online": AnalysisReport(figures=online_probe.figures, section=online_section.section),
     "inpainting": AnalysisReport(inpainting.tables, inpainting.figures),
+    "rendering": AnalysisReport(rendering.tables, rendering.figures, rendering_section.section),
     "doctor": AnalysisReport(section=doctor_section.section),
 }

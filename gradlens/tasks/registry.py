@@ -7,7 +7,9 @@ from gradlens.tasks.graphs import Graphs
 from gradlens.tasks.images import Images
 from gradlens.tasks.language import Language
 from gradlens.tasks.links import Links
+from gradlens.tasks.pictures import Pictures
 from gradlens.tasks.task import Task
+from gradlens.tasks.views import Views
 
 TASKS: dict[str, Task] = {
     "images": Images(),
@@ -15,5 +17,7 @@ TASKS: dict[str, Task] = {
     "links": Links(),
     "language": Language(),
     "clicks": Clicks(),
+    "views": Views(),
+    "pictures": Pictures(),
 }
 DEFAULT = "images"

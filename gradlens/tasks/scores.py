@@ -6,5 +6,6 @@ HIGHER_IS_BETTER: dict[str, bool] = {  # the name in metrics.csv -> whether a hi
     "accuracy": True,
     "perplexity": False,
     "auc": True,
+    "psnr": True,
 }
-DIGITS: dict[str, int] = {"perplexity": 2, "auc": 4}  # with which a score is written, where it is not in %
+DIGITS: dict[str, int] = {"perplexity": 2, "auc": 4, "psnr": 2}  # with which a score is written, where it is not in %

@@ -38,6 +38,21 @@ class Batch(NamedTuple):
     context: Context = {}  # noqa: RUF012 - never written to
 
 
+class Picture(NamedTuple):
+    """Examples whose outputs make a picture.
+
+    Attributes:
+        name: of the picture ("view 30").
+        examples: one a pixel, row by row.
+        size: height and width.
+
+    """
+
+    name: str
+    examples: Split
+    size: tuple[int, int]
+
+
 class TaskOptions(BaseModel, frozen=True, extra="forbid"):
     """Options of a task without options; a task with options subclasses this."""
 
@@ -245,7 +260,7 @@ class Task(Items, ABC):
         """Return the score of the training examples over an epoch, in train mode, from what is summed up on the way.
 
         Args:
-            loss: mean over the epoch's items.
+            loss: mean over the epoch's items; NaN where the objective has further terms.
             accuracy: share of correct predictions, NaN without any.
 
         Returns:
@@ -280,6 +295,34 @@ class Task(Items, ABC):
 
         """
         return ""
+
+    def pictures(self, data: Data) -> Sequence[Picture]:
+        """Return the pictures that a trained network makes, for ``gradlens render``.
+
+        Args:
+            data: as they were loaded.
+
+        Returns:
+            held-out ones; by default none. A task that makes some defines :meth:`colours` too.
+
+        """
+        return ()
+
+    def colours(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the colours of a picture's pixels.
+
+        Args:
+            z: [N, *, C] the network's output.
+            y: [N, *] targets.
+
+        Returns:
+            those that the network gives and the true ones, each [N, 3] between 0 and 1.
+
+        Raises:
+            NotImplementedError: a task that makes no pictures.
+
+        """
+        raise NotImplementedError
 
 
 def _identity(x: Tensor) -> Tensor:

@@ -152,8 +152,8 @@ def _decayed_apart(groups: list[dict[str, Any]], network: ModelAndMethod, blocks
 def lr_factor(config: Config, step: int, total: int) -> float:
     """Return what the learning rate is multiplied with at an update.
 
-    Linear warm-up, then constant, cosine to 0, ×0.1 at ½ and ¾, or √(warmup / t) at the t-th update: with lr = (width · warmup)^−½ the
-    last one is the schedule of Vaswani et al. 2017 (arXiv 1706.03762, §5.3), named Noam.
+    Linear warm-up, then constant, cosine to 0, ×0.1 at ½ and ¾, exponential to a tenth, or √(warmup / t) at the t-th update: with
+    lr = (width · warmup)^−½ the last one is the schedule of Vaswani et al. 2017 (arXiv 1706.03762, §5.3), named Noam.
     """
     c = config.optimizer
     if step < c.warmup:
@@ -163,6 +163,8 @@ def lr_factor(config: Config, step: int, total: int) -> float:
         return 0.5 * (1 + math.cos(math.pi * done))
     if c.lr_schedule == "step":
         return 0.1 ** ((done >= 0.5) + (done >= 0.75))
+    if c.lr_schedule == "exponential":
+        return math.exp(done * math.log(0.1))
     if c.lr_schedule == "inverse-sqrt":
         return math.sqrt(c.warmup / (step + 1))
     return 1.0

@@ -77,7 +77,8 @@ class RunLog:
     def end_of_epoch(self, epoch: int) -> None:
         """Evaluate, and reset the sums for the next epoch."""
         running = self._running()
-        score = self.state.batches.task.running_score(running["loss"], running["accuracy"])
+        of_output = math.nan if self.state.network.method.terms else running["loss"]  # the sum of several terms is no score's loss
+        score = self.state.batches.task.running_score(of_output, running["accuracy"])
         self._metric(TRAIN, epoch, Evaluation(running["loss"], running["accuracy"], score))
         self.evaluation(epoch)
         position, memory = self.state.position, peak_memory_mb(self.state.batches.device)

@@ -71,14 +71,15 @@ class ModelSettings(Settings, frozen=True):
     width: int | None = setting(
         None,
         "channels of basic-cnn (128); first ones of vgg, dcgan (64), resnet (64, 20/32: 16); units of mlp (256), linear (20); features"
-        " of gcn, cheb, sage (16), of each head of gat (8), of transformer (128); units of deepfm, autoint, afn (400), deep-cross (1024)",
+        " of gcn, cheb, sage (16), of each head of gat (8), of transformer (128); units of deepfm, autoint, afn (400), deep-cross (1024),"
+        " nerf and coordinate-mlp (128)",
         ge=1,
         synonyms=("channels", "hidden", "hidden-size", "hidden-dim"),
     )
     depth: int | None = setting(
         None,
-        "blocks of basic-cnn (3), mlp (3), linear (1), or gcn, cheb, sage, gat (1); layers of transformer (4); hidden layers of deepfm,"
-        " autoint, afn (3), deep-cross (2)",
+        "blocks of basic-cnn (3), mlp (3), linear (1), or gcn, cheb, sage, gat (1); layers of transformer, nerf (4), nerf-tiny and"
+        " coordinate-mlp (2); hidden layers of deepfm, autoint, afn (3), deep-cross (2)",
         ge=1,
         synonyms=("layers", "num-layers"),
     )
@@ -159,9 +160,9 @@ class OptimizerSettings(Settings, frozen=True):
     decay_blocks: int | None = setting(None, "weight decay of the first N blocks only (default all)", ge=1, since="0.2.0")
     lr_schedule: str = setting(
         "constant",
-        "{choices} (step: x0.1 at 1/2 and 3/4; inverse-sqrt: lr is that at the end of --warmup)",
+        "{choices} (step: x0.1 at 1/2 and 3/4; exponential: to a tenth; inverse-sqrt: lr is that at the end of --warmup)",
         panel=COURSE,
-        choices=("constant", "cosine", "step", "inverse-sqrt"),
+        choices=("constant", "cosine", "step", "exponential", "inverse-sqrt"),
         synonyms=("scheduler", "lr-scheduler", "lr-decay"),
     )
     warmup: int = setting(0, "updates of linear learning-rate warm-up", panel=COURSE, ge=0, synonyms=("warmup-steps", "lr-warmup"))

@@ -235,6 +235,12 @@ def test_schedules_are_pytorchs_after_a_linear_warm_up(kind, total, warmup):
     assert got == pytest.approx(rising + torch_schedule(kind, total, max(0, total - warmup)), abs=1e-12)
 
 
+def test_an_exponential_schedule_ends_at_a_tenth():
+    config = make_config(lr_schedule="exponential")
+    got = [lr_factor(config, step, 40) for step in range(41)]
+    assert got == pytest.approx([10 ** (-step / 40) for step in range(41)])
+
+
 def test_the_inverse_square_root_is_noams_schedule():
     width, warmup = 512, 40
     config = make_config(lr_schedule="inverse-sqrt", warmup=warmup, lr=(width * warmup) ** -0.5)

@@ -62,6 +62,7 @@ class Analysis:
     command: ClassVar[str]
     argument: ClassVar[str] = "run directories"  # which ones the command reads; the rules that :meth:`rules` names are added
     drawn: ClassVar[str] = "folder of the figures"
+    of_images: ClassVar[bool] = True  # whether it reads images and labels, which other tasks' runs have none of
     comparison: ClassVar[str] = ""  # name of the json file in the first run's directory that :meth:`compare` writes
     Options: ClassVar[type[Any]] = NoOptions
     full: ClassVar[Any] = (
@@ -91,7 +92,7 @@ class Analysis:
         from gradlens.tasks.registry import DEFAULT
 
         for run in runs:
-            if run.config.task != DEFAULT:
+            if self.of_images and run.config.task != DEFAULT:
                 raise InputError(f"`gradlens {self.command}` reads images and labels, and {run.path} is a run of --task {run.config.task}")
             if lacking := self.requires(run):
                 raise InputError(lacking)

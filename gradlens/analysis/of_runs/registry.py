@@ -7,6 +7,7 @@ from gradlens.analysis.of_runs.inpainting import InpaintedImages
 from gradlens.analysis.of_runs.interface import Analysis
 from gradlens.analysis.of_runs.memorization import Memorization
 from gradlens.analysis.of_runs.probe import Probe
+from gradlens.analysis.of_runs.rendering import RenderedPictures
 from gradlens.analysis.of_runs.representations import Representations
 
 ANALYSES: dict[str, Analysis] = {
@@ -17,5 +18,6 @@ ANALYSES: dict[str, Analysis] = {
         Representations(),
         Filters(),
         InpaintedImages(),
+        RenderedPictures(),
     )
 }

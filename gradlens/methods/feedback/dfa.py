@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gradlens.gradients.block_pass import Pass, pull_back_chain
+from gradlens.gradients.block_pass import Pass, ends_of_parts, pull_back_chain
 from gradlens.gradients.items import Items
 from gradlens.gradients.losses import slope
 from gradlens.gradients.method import FeedbackPair, Method, Signal, Step, top_signal
@@ -77,12 +77,12 @@ class _Through(torch.autograd.Function):
         return None if ctx.rule.active else g, None
 
 
-def broadcast(e: Tensor, b: Tensor, h: Tensor) -> Tensor:
+def broadcast(e: Tensor, b: Tensor, h: Tensor, per_item: bool) -> Tensor:
     """Compute e [N, C] times B [C, n] in the shape and memory layout of ``h`` [N, *out], so that no copy is needed later.
 
-    Per item, e [N, *, C] times B [C, n] is [N, *, n].
+    With ``per_item``, e [N, *, C] times B [C, n] is [N, *, n].
     """
-    if e.ndim > 2:
+    if per_item and e.ndim > 2:
         return (e.to(b.dtype) @ b).to(h.dtype)
     order = sorted(range(1, h.ndim), key=h.stride, reverse=True)  # the dimensions of an image as they lie in memory
     columns = b.reshape(-1, *h.shape[1:]).permute(0, *order).flatten(1)
@@ -120,6 +120,8 @@ def _no_fixed_vectors(blocks: Mapping[str, nn.Module], items: Items) -> str:
 
 def _not_read_twice(blocks: Mapping[str, nn.Module], items: Items) -> str:
     """Name what makes the output block give something else when it is run again in a step."""
+    if len(set(ends_of_parts(list(blocks.values())))) > 1:
+        return "reads one output block, and this network has one for each of its parts"
     if len(blocks) < 2:
         return "reads what the output block reads, and this network is one block"
     kinds = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
@@ -140,8 +142,9 @@ class DFA(Switched, Method):
     own B, and what the network computes between two places is trained by backprop; with ``embed_point`` the output of an embedding of
     tokens is such a place. ``error=features``: e = dL/dh at the input of the output block, which alone has the true gradient then. What
     the output block reads itself of a block's features (``exact_from``) keeps its true gradient. ``embedding=fixed``: vectors of ids are
-    not trained. ``feedback=propagated``, on graphs: delta_k = Â^(K−k) e B_k with Â = D^-½ (A + I) D^-½, after Zhao et al. 2024 (arXiv
-    2406.02040), without their pseudo-errors.
+    not trained. In a network of parts each part has its own error, that of the objective's term at its last block.
+    ``feedback=propagated``, on graphs: delta_k = Â^(K−k) e B_k with Â = D^-½ (A + I) D^-½, after Zhao et al. 2024 (arXiv 2406.02040),
+    without their pseudo-errors.
     """
 
     summary = "the output error through a random matrix"
@@ -166,6 +169,8 @@ class DFA(Switched, Method):
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         self.fixed = _vectors(net.blocks) if options.embedding == "fixed" else None
+        if options.feedback == "propagated" and options.points == "inside":
+            raise InputError("dfa: feedback=propagated sends errors to the ends of blocks alone; set points=blocks, or feedback=own")
         self.names = [net.name(k) for k in range(self.num_blocks)]
         self.exact = exact_features(net.blocks[:-1])
         self.sizes = [self.exact.get(k, net.features(k).numel()) for k in range(self.num_blocks - 1)]  # features that get feedback
@@ -176,12 +181,17 @@ class DFA(Switched, Method):
                     point.key = f"{k}/{path.replace('.', '/')}"
                     self.inside[point.key] = point.features
         self.error: Tensor | None = None  # [N, *, C] of the step, for the places inside blocks
+        self.ends = ends_of_parts(net.blocks)
+        self.errors: dict[int, Tensor] = {}  # last block of a part before the output's -> the error read there in this step
+        self.classes = net.classes
         self.largest = max([*self.sizes, *self.inside.values()], default=0)
         read = net.features(self.num_blocks - 2).numel() if options.error == "features" else net.classes
         self.read: tuple[ReferenceType[Tensor], Tensor] | None = None  # the output of the step and the error that was read, of features
+        self.gave_the_same = False  # the output block, run again
         self.feedback = nn.Module()
-        widths = {str(k): n for k, n in enumerate(self.sizes)} | self.inside
-        for i, (name, n) in enumerate(({"shared": self.largest} if options.shared else widths).items()):
+        widths = {str(k): n for k, n in enumerate(self.sizes) if k != self.ends[k]} | self.inside
+        shared = {self._shared(end): self.largest for end in sorted(set(self.ends), reverse=True)}
+        for i, (name, n) in enumerate((shared if options.shared else widths).items()):
             u = 2 * torch.rand(read, n, generator=generator(net.seed, "feedback", i)) - 1
             self.feedback.register_buffer(name, options.scale * (u if options.shared else u / math.sqrt(max(n, 1))))
 
@@ -189,14 +199,19 @@ class DFA(Switched, Method):
         """Return B_k [C, n_k] of a block, or of a place inside one by its key, to be multiplied from the right with errors [N, *, C]."""
         if self.options.shared:
             n = self.sizes[k] if isinstance(k, int) else self.inside[k]
-            return self.feedback.get_buffer("shared")[:, :n] / math.sqrt(self.largest)
+            end = self.ends[k if isinstance(k, int) else int(k.partition("/")[0])]
+            return self.feedback.get_buffer(self._shared(end))[:, :n] / math.sqrt(self.largest)
         return self.feedback.get_buffer(str(k))
+
+    def _shared(self, end: int) -> str:
+        """Return the name of the matrix that all blocks of a part of the network share, by the part's last block."""
+        return "shared" if end == self.num_blocks - 1 else f"shared{end}"
 
     def _fed(self, key: str, g: Tensor) -> Tensor | None:
         """Return what a place inside a block gets instead of the gradient g [N, *, n]; None while the rule is not active."""
         if not self.active or self.error is None:
             return None
-        return broadcast(self.error, self.matrix(key), g)
+        return broadcast(self.error, self.matrix(key), g, self.items.per_item)
 
     @contextmanager
     def permuted(self, rows: Tensor) -> Iterator[None]:
@@ -209,15 +224,25 @@ class DFA(Switched, Method):
             self.error = before
 
     def error_of(self, top: Pass) -> Tensor:
-        """Return the error [N, *, C] at the logits of the output block's pass, or [N, *, D] at its input, run again once a step."""
+        """Return the error [N, *, C] at the logits of the output block's pass, or [N, *, D] at its input, run again once a step.
+
+        The input of a row that is one item is flattened, [N, D].
+
+        Raises:
+            InputError: the output block gives something else when it is run again.
+
+        """
         if self.options.error == "logits":
-            return slope(self.loss, top.z, top.y)[1]
+            return slope(self.loss, top.z, top.y)[1][..., : self.classes]
         if self.read is None or self.read[0]() is not top.z:
             x = top.x.detach().requires_grad_()
             with torch.enable_grad():
                 weights = {name: w.detach() for name, w in top.block.named_parameters()}
-                (e,) = torch.autograd.grad(self.loss(functional_call(top.block, weights, (x,)), top.y), x)
-            self.read = ref(top.z), e
+                z = functional_call(top.block, weights, (x, *top.also.values()))
+                (e,) = torch.autograd.grad(self.loss(z, top.y), x)
+            if not self.gave_the_same:  # compared in one step only: comparing waits for the device
+                self.gave_the_same = _same(z, top.h)
+            self.read = ref(top.z), e if self.items.per_item else e.flatten(1)
         return self.read[1]
 
     def locking_reason(self) -> str | None:
@@ -245,7 +270,11 @@ class DFA(Switched, Method):
         p, top = passes[k], passes[self.num_blocks - 1]
         if k == self.num_blocks - 1:
             return top_signal(self.loss, p, send=bool(self.exact))
-        e = self.error_of(top)
+        end = self.ends[k]
+        if k == end:  # of a part: trained by its own term, whose gradient there is the error of the part's blocks
+            self.errors[k] = slope(self.terms[k], p.z, p.y)[1][..., : self.classes]
+            return Signal(torch.zeros_like(p.h))
+        e = self.error_of(top) if end == self.num_blocks - 1 else self.errors[end]
         self.error = e if self.inside else None
         for _ in range(self.num_blocks - 1 - k if self.options.feedback == "propagated" else 0):
             e = current_adjacency(len(e)).normalized @ e
@@ -254,26 +283,48 @@ class DFA(Switched, Method):
             return Signal(torch.cat([fed, received[0][:, self.sizes[k] :]], 1))
         if k == self.fixed:
             return Signal(None)
-        delta = broadcast(e, self.matrix(k), p.h)
+        delta = broadcast(e, self.matrix(k), p.h, self.items.per_item)
         for message in received if self.options.skip == "exact" else ():
             delta = delta + message
         carried = self.options.skip == "exact" and isinstance(p.block, Residual)
         return Signal(delta, (delta,) if carried else ())
 
     def feedback_pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
-        """Yield B_k and the Jacobian of where the error is read with respect to h_k, the mean over the batch (and positions): [C, n_k]."""
-        jacobians: list[list[Tensor]] = [[] for _ in self.sizes]
+        """Yield B_k and the Jacobian of where the error is read with respect to h_k, the mean over the batch (and positions): [C, n_k].
+
+        None where that is a map, which has thousands of features.
+        """
         features = self.options.error == "features"
-        passes = passes[:-1] if features else passes
-        top, what = passes[-1], "features" if features else "logits"
-        for c in range(top.h.shape[-1]):
+        if features and passes[-2].h.ndim > 2 and not self.items.per_item:
+            return
+        what, ends = "features" if features else "logits", sorted(set(self.ends))
+        for first, end in zip([0, *(end + 1 for end in ends)], ends, strict=False):
+            part = passes[first : end if features else end + 1]
+            for k, rows in zip(range(first, end), self._jacobians(part), strict=False):
+                mean = torch.stack([row.flatten() for row in rows])[:, : self.sizes[k]]
+                if mean.numel():
+                    yield FeedbackPair(self.names[k], "feedback_jacobian", self.matrix(k), mean, f"batch-mean Jacobian of the {what}")
+
+    def _jacobians(self, passes: Sequence[Pass]) -> list[list[Tensor]]:
+        """Compute for each of some passes the batch-mean gradient of each number of the last one's output at its own output, [C, *out]."""
+        top, found = passes[-1], list[list[Tensor]]([] for _ in passes)
+        for c in range(top.h.shape[-1] if self.options.error == "features" else self.classes):
             m = torch.zeros_like(top.h)
             m[..., c] = 1
-            for k, grad in enumerate(pull_back_chain(passes, {top.k: m}, keep=True, params=False)[: len(self.sizes)]):
+            for k, grad in enumerate(pull_back_chain(passes, {top.k: m}, keep=True, params=False)):
                 assert grad.delta is not None
                 each = grad.delta.flatten(0, -2) if self.items.per_item else grad.delta
-                jacobians[k].append(all_reduce_sum(each.sum(0)).flatten() / global_count(len(each)))
-        for k, rows in enumerate(jacobians):
-            mean = torch.stack(rows)[:, : self.sizes[k]]
-            if mean.numel():
-                yield FeedbackPair(self.names[k], "feedback_jacobian", self.matrix(k), mean, f"batch-mean Jacobian of the {what}")
+                found[k].append(all_reduce_sum(each.sum(0)) / global_count(len(each)))
+        return found
+
+
+def _same(again: Tensor, first: Tensor) -> bool:
+    """Return True if an output is that of the first run but for rounding.
+
+    Raises:
+        InputError: it is not.
+
+    """
+    if (again - first).abs().max() > 16 * torch.finfo(first.dtype).eps * first.abs().max():
+        raise InputError("dfa: error=features runs the output block twice, and the second time it gives something else; set error=logits")
+    return True

@@ -10,7 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, cut, reads_blocks
+from gradlens.gradients.items import Items
 from gradlens.gradients.method import Update
+from gradlens.gradients.needs import Need
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.gradients.replay_buffer import Buffer, Stored
 from gradlens.methods.local.windows import HeadOptions, LocalLosses
@@ -30,6 +32,10 @@ class DGLAsyncOptions(HeadOptions, frozen=True, extra="forbid"):
     slowed: int | None = Field(None, ge=1, description="the slow unit, counted from 1; default: none")
     slowdown: float = Field(1.0, ge=1, allow_inf_nan=False, description="S: the slow unit skips a round with probability 1 - 1/S")
     warmup: int = Field(1, ge=0, description="first N rounds run in order and skip no unit, as does any round with an empty buffer")
+
+
+def _contexts_of_batches(blocks: Mapping[str, nn.Module], items: Items) -> str:
+    return f"stores what blocks read, and {items.context_changes}" if items.context_changes else ""
 
 
 class DGLAsync(LocalLosses):
@@ -52,6 +58,7 @@ class DGLAsync(LocalLosses):
     Options = DGLAsyncOptions
     depends_on = frozenset({"replay_buffer", "labels"})
     method_quantities: ClassVar[Mapping[str, str]] = {"staleness": "rounds since the unit's input was written, 0: in this round"}
+    needs: ClassVar[Sequence[Need]] = (*LocalLosses.needs, Need(_contexts_of_batches, "set dgl"))
     saved_within_epochs = False
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:

@@ -10,8 +10,10 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from gradlens.gradients.block_pass import Pass, trainable
+from gradlens.gradients.block_pass import Pass, ends_of_parts, trainable
+from gradlens.gradients.items import Items
 from gradlens.gradients.method import Method, Signal, top_signal
+from gradlens.gradients.needs import Need
 from gradlens.gradients.network_info import NetworkInfo
 from gradlens.models.heads import TiedHead, head
 from gradlens.models.layouts import on_items
@@ -150,10 +152,16 @@ class LossWindows:
         return "it is backward-locked: a window covers every pair of neighbouring blocks"
 
 
+def _several_parts(blocks: Mapping[str, nn.Module], items: Items) -> str:
+    parts = len(set(ends_of_parts(list(blocks.values()))))
+    return f"has losses of its own at blocks, of which this network has {parts} parts" if parts > 1 else ""
+
+
 class InWindows:
     """Mixin of a rule whose losses each train a window of blocks; its locking follows from ``reach``."""
 
     has_local_losses: ClassVar[bool] = True
+    needs: ClassVar[Sequence[Need]] = (Need(_several_parts, "set another model, or a rule without local losses"),)
     reach: LossWindows
 
     def needs_above(self, k: int) -> bool:

@@ -6,6 +6,7 @@ import io
 import math
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -79,6 +80,11 @@ def picture_of(result: Result) -> str:
     for i, one in enumerate(pixels):
         y, x = (i // columns) * (k + 1) + 1, (i % columns) * (k + 1) + 1
         grid[y : y + k, x : x + k] = np.concatenate([one, np.full((k, k, 1), 255, np.uint8)], 2)
+    return as_png(grid)
+
+
+def as_png(pixels: Any) -> str:
+    """Return pixels [H, W, 3 or 4] uint8 as a PNG in a data URI."""
     buffer = io.BytesIO()
-    Image.fromarray(grid).save(buffer, format="png", optimize=True)
+    Image.fromarray(pixels).save(buffer, format="png", optimize=True)
     return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
