@@ -3,6 +3,7 @@
 All public names are here and are imported when first used: ``import gradlens`` imports no torch. The layout of modules inside the
 package is not part of the interface.
 
+- compare two training loops: ``capture`` a step of each, ``diff`` the files
 - measure in any code: ``compare``, ``Lens``, ``LensCallback`` (Lightning), ``measure``, ``cosine``
 - write a learning rule: ``Method``, ``Signal``, ``Pass``, ``Grad``, ``Update``, ``NetworkInfo``, ``top_signal``, ``relay``, ``seeded``;
   test it: ``check_method`` (raises ``CheckFailed``); ``METHODS`` holds the built-in ones
@@ -23,6 +24,8 @@ from gradlens.runtime.old_names import OldModules
 
 if TYPE_CHECKING:  # the same table for type checkers, which do not run __getattr__
     from gradlens.analysis.activations import freeze_module as frozen_module
+    from gradlens.analysis.captures.difference import Difference as Difference
+    from gradlens.analysis.captures.difference import diff as diff
     from gradlens.analysis.linear_probe import probe_module as probe_module
     from gradlens.analysis.linear_separability import certify_separability as certify_separability
     from gradlens.analysis.logistic_regression import fit_logistic_regression as fit_logistic_regression
@@ -51,6 +54,8 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.gradients.alignment import measure as measure
     from gradlens.gradients.block_pass import Grad as Grad
     from gradlens.gradients.block_pass import Pass as Pass
+    from gradlens.gradients.capture import Capture as Capture
+    from gradlens.gradients.capture import capture as capture
     from gradlens.gradients.compare import compare as compare
     from gradlens.gradients.lens import Lens as Lens
     from gradlens.gradients.lightning import LensCallback as LensCallback
@@ -76,9 +81,11 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
 
 __all__ = [
     "METHODS",
+    "Capture",
     "CheckFailed",
     "Comparison",
     "Config",
+    "Difference",
     "Grad",
     "InputError",
     "LayerwisePlan",
@@ -94,6 +101,7 @@ __all__ = [
     "Update",
     "ViewMixture",
     "__version__",
+    "capture",
     "certify_separability",
     "check_method",
     "cka_matrix",
@@ -101,6 +109,7 @@ __all__ = [
     "comparison_table",
     "conditional_dependence",
     "cosine",
+    "diff",
     "draw_hierarchical_digits",
     "effective_rank",
     "exact_linear_synthesiser",
@@ -130,9 +139,11 @@ __all__ = [
 ]
 
 _HOME = {  # public name -> where it is defined
+    "Capture": "gradlens.gradients.capture:Capture",
     "CheckFailed": "gradlens.training.checks.trial:CheckFailed",
     "Comparison": "gradlens.training.comparison:Comparison",
     "Config": "gradlens.training.config:Config",
+    "Difference": "gradlens.analysis.captures.difference:Difference",
     "Grad": "gradlens.gradients.block_pass:Grad",
     "InputError": "gradlens.runtime.errors:InputError",
     "LayerwisePlan": "gradlens.analysis.theory.layerwise_clustering:LayerwisePlan",
@@ -148,6 +159,7 @@ _HOME = {  # public name -> where it is defined
     "Split": "gradlens.data.split:Split",
     "Update": "gradlens.gradients.signal:Update",
     "ViewMixture": "gradlens.analysis.theory.view_mixture:ViewMixture",
+    "capture": "gradlens.gradients.capture:capture",
     "certify_separability": "gradlens.analysis.linear_separability:certify_separability",
     "check_method": "gradlens.training.checks.check_method:check_method",
     "cka_matrix": "gradlens.analysis.network_similarity:cka_matrix",
@@ -155,6 +167,7 @@ _HOME = {  # public name -> where it is defined
     "comparison_table": "gradlens.reporting.console:comparison_table",
     "conditional_dependence": "gradlens.analysis.theory.conditional_dependence:conditional_dependence",
     "cosine": "gradlens.gradients.alignment:cosine",
+    "diff": "gradlens.analysis.captures.difference:diff",
     "draw_hierarchical_digits": "gradlens.data.hierarchical_digits:draw",
     "effective_rank": "gradlens.analysis.representation_similarity:effective_rank",
     "exact_linear_synthesiser": "gradlens.analysis.theory.synthetic_gradients:exact_linear_synthesiser",

@@ -25,7 +25,9 @@ class Mutation(NamedTuple):
 
 MUTATIONS: dict[str, Mutation] = {
     "a sign: direct feedback alignment tells the opposite": Mutation(
-        "delta = broadcast(e, self.matrix(k), p.h)", "delta = -broadcast(e, self.matrix(k), p.h)", ("test_dfa",)
+        "delta = broadcast(e, self.matrix(k), p.h, self.items.per_item)",
+        "delta = -broadcast(e, self.matrix(k), p.h, self.items.per_item)",
+        ("test_dfa",),
     ),
     "a window one block too high": Mutation(
         "return [Window(first, first + window - 1) for first in firsts]",

@@ -38,7 +38,7 @@ class MapPoint(NamedTuple):
     y: float
 
 
-SHORT = {"dfa propagated": "along\nedges", "shallow": "shal-\nlow"}
+SHORT = {"bp less regularised": "bp, less\nreg.", "dfa propagated": "along\nedges", "shallow": "shal-\nlow"}
 
 
 def accuracy_title(rows: Sequence[AccuracyPoint]) -> str:

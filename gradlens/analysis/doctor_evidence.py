@@ -100,9 +100,9 @@ class RunView:
 
     @cached_property
     def classes(self) -> int:
-        """Return the number of classes of the run's data."""
+        """Return the number of classes of the run's data; two where one output says how likely one of them is."""
         try:
-            return self.run.num_classes
+            return max(2, self.run.num_classes)
         except (InputError, IndexError) as error:
             raise MissingEvidence("the number of classes is unknown without a checkpoint") from error
 
@@ -110,11 +110,11 @@ class RunView:
     def guessing(self) -> float:
         """Compute the loss of the best prediction that is the same for every image, for C classes that are equally frequent.
 
-        ce: ln C; bce: C · H(1/C), with H(p) in nats; mse: ½ (1 − 1/C).
+        ce: ln C; bce: C · H(1/C), with H(p) in nats, and H(½) with one output; mse: ½ (1 − 1/C).
         """
         p = 1 / self.classes
-        entropy = -p * math.log(p) - (1 - p) * math.log1p(-p) if p < 1 else 0.0
-        return {"ce": -math.log(p), "bce": self.classes * entropy, "mse": 0.5 * (1 - p)}[self.run.config.loss]
+        entropy = -p * math.log(p) - (1 - p) * math.log1p(-p)
+        return {"ce": -math.log(p), "bce": self.run.num_classes * entropy, "mse": 0.5 * (1 - p)}[self.run.config.loss]
 
     def late(self, series: Series) -> Series:
         """Return the end of a series: what it has of the last epoch that recorded it, LATE values at least."""

@@ -16,6 +16,7 @@ import typer
 from gradlens._version import __version__
 from gradlens.cli.analysis import learned
 from gradlens.cli.bench_command import benched
+from gradlens.cli.diff import diffed
 from gradlens.cli.export import exported
 from gradlens.cli.list_command import listed
 from gradlens.cli.options import SYNONYMS
@@ -45,6 +46,7 @@ app.add_typer(exported)
 app.add_typer(studied)
 app.add_typer(seen)
 app.add_typer(drawn)
+app.add_typer(diffed)
 
 
 def _print_versions(wanted: bool) -> None:

@@ -72,7 +72,7 @@ def is_plain(module: nn.Module) -> bool:
     """Return whether a module is one of torch's layers with one argument: these return no stored tensor but parameters and buffers."""
     forward = getattr_static(type(module), "forward", None)
     code = getattr(forward, "__code__", None)
-    if code is None or "forward" in vars(module) or module._modules or not forward.__module__.startswith("torch.nn.modules."):
+    if code is None or "forward" in vars(module) or module._modules or not str(forward.__module__).startswith("torch.nn.modules."):
         return False
     return code.co_argcount == 2 and not code.co_kwonlyargcount and not code.co_flags & (CO_VARARGS | CO_VARKEYWORDS)
 

@@ -67,5 +67,6 @@ class Distil(Method):
         if bool(known.any()):
             z, y = z[known], y[known]
             with sharded(None):  # the mean over this rank's labelled images, weighted by its share of all ranks'
+                self.items.make_known(y)
                 loss = loss + (1 - alpha) * self.loss(z, y) * (len(y) / labelled)
         return loss

@@ -64,8 +64,12 @@ def _noise(config: Config, method: Method, shape: tuple[int, ...], classes: int,
     if task.reads != INPUT:
         blank = task.blank(shape)
         set_context({name: t.to(device) for name, t in blank.context.items()})
-        return method.make_inputs(blank.x.to(device), blank.y.to(device), 0, lambda x: x)
+        x, y = method.make_inputs(blank.x.to(device), blank.y.to(device), 0, lambda x: x)
+        task.make_known(y)
+        return x, y
     n, noise = max(2, method.least_batch), generator(config.seed, "dry step")
     images = torch.randint(256, (n, *shape), generator=noise, dtype=torch.uint8).to(device)
     labels = torch.randint(classes, (n,), generator=noise).to(device)
-    return method.make_inputs(images, labels, 0, normalizer("pm1", images))
+    x, y = method.make_inputs(images, labels, 0, normalizer("pm1", images))
+    task.make_known(y)
+    return x, y

@@ -39,6 +39,10 @@ def test_runs_have_the_settings_of_the_paper(folder):
     bp, dfa = (graphs.config("cora", "gcn", rule, 3) for rule in ("bp", "dfa propagated"))
     assert (bp.epochs, bp.optimizer.lr, bp.model.dropout, bp.optimizer.weight_decay, bp.optimizer.decay_blocks) == (250, 0.01, 0.5, 5e-4, 1)
     assert (dfa.model.dropout, dfa.optimizer.weight_decay, dfa.options["feedback"], dfa.seed) == (0.1, 1e-4, "propagated", 3)
+    control, plain = (graphs.config("citeseer", "cheb", rule, 3) for rule in (study.CONTROL, "bp"))
+    assert (control.method, control.model.dropout, control.optimizer.weight_decay) == ("bp", 0.0, 1e-4)
+    assert control.replace(dropout=0.5, weight_decay=5e-4) == plain
+    assert study.CONTROL not in {name for test in study.TESTS for leaf in test.leaves for name in leaf.contrast}
     assert graphs.config("cora", "gat", "dfa", 0).model.attention_dropout == [0.6, 0.0]
 
 
@@ -113,7 +117,7 @@ def test_figures_show_every_cell_and_every_node():
     assert "in every network" in accuracy_title(ordered)
     shown = accuracy_figure(rows, "title", "beside")
     assert len(shown.axes) == 5
-    assert [len(ax.containers) for ax in shown.axes] == [7, 6, 6, 7, 6]  # ours, and the replication's three
+    assert [len(ax.containers) for ax in shown.axes] == [8, 7, 6, 8, 7]  # ours, and the replication's three
     assert fmean(row.mean for row in rows) == 70
     points = [MapPoint(rule, i, str(i % 3), float(i), -float(i)) for rule in study.MAPPED for i in range(9)]
     maps = map_figure(points, "title", "beside")
@@ -141,6 +145,6 @@ def test_maps_are_of_the_trained_hidden_layer(folder, monkeypatch):
 
 def test_the_cost_is_that_of_all_runs():
     runs = sum(len(study.rules_of(net)) for _, net in study.CELLS)
-    assert runs == 17
+    assert runs == 21
     assert study.cost(10) - study.cost(0) == pytest.approx(10 * (study.cost(1) - study.cost(0)))
     assert make_config(task="graphs").epochs == 250

@@ -52,7 +52,7 @@ def test_the_ladder_is_trained_tested_and_drawn(text, tmp_path, monkeypatch, cap
     run(dfa_transformer, words, monkeypatch)
     assert "core-minutes" in capsys.readouterr().out.splitlines()[0]
     results = json.loads((tmp_path / "figures" / "dfa_transformer" / "results.json").read_text())
-    for test in dfa_transformer.TESTS:
+    for test in (leaf for one in dfa_transformer.TESTS for leaf in one.leaves):
         assert set(test.contrast) <= set(results["values"][test.metric])
     assert len(results["table"]) == 10
     assert all(len(seeds) == 2 for groups in results["values"].values() for seeds in groups.values())
@@ -69,7 +69,7 @@ def test_local_updates_are_trained_measured_and_drawn(text, tmp_path, monkeypatc
     run(local_updates_language, words, monkeypatch)
     folder = tmp_path / "figures" / "local_updates_language"
     results = json.loads((folder / "results.json").read_text())
-    for test in local_updates_language.TESTS:
+    for test in (leaf for one in local_updates_language.TESTS for leaf in one.leaves):
         assert set(test.contrast) <= set(results["values"][test.metric])
     kinds = {point["kind"] for point in results["cosines"]}
     assert {"attention.query", "attention.key", "attention.value", "attention.out", "ff1", "ff2", "norm1", "norm2"} <= kinds

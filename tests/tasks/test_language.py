@@ -2,22 +2,21 @@
 
 import json
 import math
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from gradlens.analysis.doctor_evidence import RunView
+from gradlens.analysis.doctor_outcome import at_chance
 from gradlens.data.split import Split
 from gradlens.runtime.errors import InputError
 from gradlens.tasks.language import WRITTEN
 from gradlens.tasks.registry import TASKS
 from gradlens.training.build import check_model_and_method, load_model_and_method
 from gradlens.training.config import make_config
-from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.loop import make_update
-from gradlens.training.runs.build_state import build_state
 from gradlens.training.runs.train_run import train_run
 
 TEXT = "the cat sat on the mat, the rat ran at the cat; " * 12
@@ -117,6 +116,9 @@ def test_what_is_written_follows_what_is_predicted(text):
     c = config(text)
     data = load_data(c, RunContext())
     size = len(data.classes)
+    chosen = [load_data(c.replace(limit_test=3, seed=seed), RunContext()) for seed in range(4)]
+    assert len({tuple(some.test.x[0].tolist()) for some in chosen}) > 1
+    assert all(torch.equal(some.first, data.test.x[0]) for some in chosen)  # it begins with the first window, whichever are chosen
 
     def sure(x):
         assert x.shape[1] <= 6
@@ -127,6 +129,18 @@ def test_what_is_written_follows_what_is_predicted(text):
     assert written == "".join(data.classes[(place + 1 + i) % size] for i in range(WRITTEN))
     even = lambda x: torch.zeros(*x.shape, size)  # noqa: E731
     assert TASK.sample(even, data, c) == TASK.sample(even, data, c) != TASK.sample(even, data, c.replace(seed=1))
+
+
+def test_a_network_that_always_writes_the_same_letter_is_at_chance(text, tmp_path):
+    """The most frequent letter is right far more often than one of all letters; what is counted are tokens."""
+    run = train_run(config(text, epochs=1), RunContext(out=tmp_path))
+    y = run.data().test.y.flatten().tolist()
+    share = max(y.count(token) for token in y) / len(y)
+    limit = share + 3 * math.sqrt(share * (1 - share) / len(y))
+    for accuracy, found in ((share, 1), (limit - 1e-6, 1), (limit + 1e-6, 0)):
+        last = run.metrics[-1]._replace(step=60, accuracy=accuracy)
+        seen = RunView(replace(run, metrics=[*run.metrics[:-1], last]), RunContext())
+        assert len(at_chance(seen)) == found
 
 
 def test_bytes_take_any_file(tmp_path):
@@ -234,37 +248,3 @@ def test_a_stored_config_holds_the_task(text, tmp_path):
     assert stored["config"]["task_options"] == {"length": 6, "tokens": "characters"}
     assert stored["config"]["model"] == "transformer"
     assert isinstance(load_data(run.config, RunContext()).train, Split)
-
-
-# ------------------------------------------------------------------------------------------------------------ the papers
-
-CONFIGS = sorted((Path(__file__).parents[2] / "analyses" / "configs").glob("*.json"))
-OF_PAPERS = [path for path in CONFIGS if path.stem.startswith(("dfa-transformer", "local-updates-language"))]
-
-
-def test_configs_of_the_papers_have_their_numbers():
-    assert len(OF_PAPERS) == 8
-    assert read_config_file(OF_PAPERS[0])["lr"] == pytest.approx((512 * 4000) ** -0.5, rel=1e-4)
-    for path in OF_PAPERS:
-        c = make_config(**read_config_file(path))
-        parameters = 12 * c.model.depth * c.model.width**2 / 1e6
-        assert parameters == pytest.approx(18.9 if c.optimizer.clip else 6.3, rel=0.01), path.stem  # millions, of the layers
-        assert (c.task, c.model.name) == ("language", "transformer")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", OF_PAPERS, ids=lambda path: path.stem)
-def test_the_papers_networks_take_two_steps(path, text):
-    text.write_text(TEXT * 4)
-    c = make_config(**{**read_config_file(path), "data": str(text), "batch_size": 2, "record_every": 1, "diagnose_every": 0})
-    state = build_state(c, load_data(c, RunContext()), torch.device("cpu"))
-    before = {name: p.detach().clone() for name, p in state.network.model.named_parameters()}
-    losses = []
-    for step in range(2):
-        made, *_ = make_update(state, step)
-        losses.append(float(made.loss))
-        assert made.rows
-    assert all(map(math.isfinite, losses))
-    moved = {name for name, p in state.network.model.named_parameters() if not torch.equal(p, before[name])}
-    assert "top.vocabulary.weight" in moved
-    assert (len(moved) > 4) is (c.method != "shallow")

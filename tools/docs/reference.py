@@ -21,6 +21,7 @@ from tools.docs.markdown import docstring, inline, table
 from tools.docs.run_directory import run_directory
 
 HEADINGS = {  # of the docstring of the package -> names, in the order of the page
+    "Compare two training loops": ("capture", "Capture", "diff", "Difference"),
     "Measure in any code": ("compare", "Lens", "LensCallback", "measure", "cosine"),
     "Write a learning rule": (
         "Method", "Signal", "Pass", "Grad", "Update", "NetworkInfo", "top_signal", "relay", "seeded", "check_method", "CheckFailed",

@@ -89,12 +89,12 @@ def in_code(text: str) -> Markup:
     return Markup("").join(parts)
 
 
-def _hash(script: str) -> str:
+def script_hash(script: str) -> str:
     """Return a script's name in the content security policy."""
     return f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     """Return what fills the templates: everything is escaped, and a name that is not given is an error."""
     loader = PackageLoader("gradlens.reporting.html", "template")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -127,6 +127,7 @@ def page(runs: Sequence[Run], folder: Path | None = None) -> str:
     templates = files("gradlens.reporting.html") / "template"
     style, script = ((templates / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     plotly = get_plotlyjs()
+    hashes = f"{script_hash(script)} {script_hash(plotly)}"
     look = looks(here.styles)
     layers = list(dict.fromkeys(p.layer for p in here.cosines))
     data = {
@@ -136,11 +137,11 @@ def page(runs: Sequence[Run], folder: Path | None = None) -> str:
         "scale": {name: [colour for colour, _ in cosine_colours(name == "dark")] for name in ("light", "dark")},
         "ends": sections.epoch_ends(here),
     }
-    template = _environment().get_template("report.html.j2")
+    template = environment().get_template("report.html.j2")
     return template.render(
         version=__version__,
         title=_title(here.runs, list(here.groups)),
-        policy=f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {_hash(script)} {_hash(plotly)}",
+        policy=f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {hashes}",
         style=Markup(style),
         script=Markup(script),
         plotly=Markup(plotly),
@@ -181,7 +182,7 @@ def overview(parts: Sequence[Experiment], pages: Sequence[str]) -> str:
         lines = [(s.label, verdict_line(s), sections.strip(s, layers)) for s in here.standings]
         shown.append((part, name, headline(here.standings, remarks), lines, remarks, sections.summary(here), layers))
     style = (files("gradlens.reporting.html") / "template" / "report.css").read_text(encoding="utf-8")
-    template = _environment().get_template("overview.html.j2")
+    template = environment().get_template("overview.html.j2")
     return template.render(
         version=__version__,
         style=Markup(style),

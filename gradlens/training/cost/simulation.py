@@ -352,6 +352,7 @@ def _batch(config: Config, method: Method, shape: tuple[int, ...], classes: int,
     images = torch.randint(256, (config.batch_size, *shape), dtype=torch.uint8, generator=draw).to(device)
     labels = torch.randint(classes, (config.batch_size,), generator=draw).to(device)
     x, y = method.make_inputs(images, labels, 0, normalizer("pm1", images))
+    method.items.make_known(y)
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x, y
 
 

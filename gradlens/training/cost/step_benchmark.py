@@ -184,7 +184,9 @@ def _ours(config: Config, x: Tensor, y: Tensor, sizes: _Sizes, record: bool) -> 
     to_input = normalizer("pm1", images)
 
     def made(n: int) -> tuple[Tensor, Tensor]:
-        return rule.make_inputs(images, y, n, to_input) if posed else (x, y)
+        inputs, targets = rule.make_inputs(images, y, n, to_input) if posed else (x, y)
+        rule.items.make_known(targets)
+        return inputs, targets
 
     def trained(record: Recording | None = None) -> Outcome:
         n = next(numbers)

@@ -101,6 +101,7 @@ class AsyncQueues(LayerStage):
             stored = self._read()
             self.batches.provide_context(step)
             x, y = stored.h, stored.y
+            self.method.items.make_known(y)
             self.staleness = self.newest - stored.written
         outcome = training_step(self.network, self.optimizer, x, y, record, self.config.precision == "bf16", blocks=self)
         return outcome, False, False

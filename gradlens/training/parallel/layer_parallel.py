@@ -114,6 +114,7 @@ class LayerParallel(LayerStage):
         else:
             images = batches.size(step)
             x, y, number = self.below.take(images)
+            self.method.items.make_known(y)
             control = int(number)
             x.requires_grad_()
             batches.provide_context(step)
@@ -194,6 +195,7 @@ class LayerParallel(LayerStage):
         images = self.batches.size(self.finishes.step)
         if self.error is not None:
             z, y = self.error.take(images)
+            self.method.items.make_known(y)
             top = self.method.num_blocks - 1
             return Received(passes={top: Pass(top, nn.Identity(), z, y, z, z.requires_grad_())})
         if self.message is None or self._learns_last():

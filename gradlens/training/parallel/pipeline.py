@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
+from gradlens.runtime.batch_items import item_count
 from gradlens.training.parallel.stage import LayerStage
 from gradlens.training.state import TrainState
 from gradlens.training.step import Outcome, Recording
@@ -48,14 +49,18 @@ class Pipeline(LayerStage):
     def __init__(self, state: TrainState, ranges: Sequence[range], number: int) -> None:
         super().__init__(state, ranges, number)
         self.schedules: dict[int, Any] = {}  # torch's stages support one size of batch
+        self.items = 0  # of the batch
 
     def _schedule(self, images: int) -> Any:
         if images not in self.schedules:
             stage = PipelineStage(_StageModule(*self.blocks), self.ranks.rank, self.ranks.num_ranks, self.batches.device)
-            self.schedules[images] = SCHEDULES[self.config.parallel.schedule](
-                stage, self.config.parallel.microbatches, loss_fn=self.method.loss
-            )
+            self.schedules[images] = SCHEDULES[self.config.parallel.schedule](stage, self.config.parallel.microbatches, loss_fn=self._share)
         return self.schedules[images]
+
+    def _share(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return a micro-batch's part of the batch's loss; torch's engine takes the mean over micro-batches."""
+        self.method.items.make_known(y)
+        return self.method.loss(z, y) * (item_count(y).here * self.config.parallel.microbatches / self.items)
 
     def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
         """Pass one batch through all ranks and back, and make this rank's update."""
@@ -63,7 +68,7 @@ class Pipeline(LayerStage):
         x, y = self.batches.batch(step)
         self.optimizer.zero_grad(set_to_none=True)
         loss, hits, answered, items = *(torch.zeros((), device=device) for _ in range(3)), 0
-        schedule = self._schedule(len(y))
+        schedule, self.items = self._schedule(len(y)), self.method.items.count(y)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             if self.ranks.rank == 0:
                 schedule.step(x)
@@ -72,7 +77,7 @@ class Pipeline(LayerStage):
             else:
                 losses: list[Tensor] = []
                 z = schedule.step(target=y, losses=losses)
-                loss, items = torch.stack([value.detach() for value in losses]).mean(), self.method.items.count(y)
+                loss, items = torch.stack([value.detach() for value in losses]).mean(), self.items
                 hits, answered = self.method.items.hits(z, y)
         self.optimizer.step()
         return Outcome(loss, hits, items, answered, []), *self.ranks.any_stop_or_save(stop, save)

@@ -1,0 +1,1 @@
+"""Comparison of two captured steps: where their outputs and gradients part."""
