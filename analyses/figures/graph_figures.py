@@ -38,7 +38,7 @@ class MapPoint(NamedTuple):
     y: float
 
 
-SHORT = {"bp less regularised": "bp, less\nreg.", "dfa propagated": "along\nedges", "shallow": "shal-\nlow"}
+SHORT = {"bp less regularised": "bp,\nless\nreg.", "dfa propagated": "along\nedges", "shallow": "shal-\nlow"}
 
 
 def accuracy_title(rows: Sequence[AccuracyPoint]) -> str:
@@ -65,7 +65,7 @@ def accuracy_figure(rows: Sequence[AccuracyPoint], title: str, beside: str) -> F
     figure = Figure(figsize=(8, 3.4))
     ratios = [1 + sum((r.data, r.net) == cell for r in rows) for cell in cells]
     axes = figure.subplots(1, len(cells), squeeze=False, sharey=True, width_ratios=ratios)[0]
-    figure.subplots_adjust(left=0.065, right=0.99, top=0.73, bottom=0.14, wspace=0.1)
+    figure.subplots_adjust(left=0.065, right=0.99, top=0.73, bottom=0.17, wspace=0.1)
     for ax, (data, net) in zip(axes, cells, strict=True):
         mine = [r for r in rows if (r.data, r.net) == (data, net)]
         for at, row in enumerate(mine):
@@ -77,7 +77,7 @@ def accuracy_figure(rows: Sequence[AccuracyPoint], title: str, beside: str) -> F
                     [at + 0.18], [row.reference], yerr=[row.reference_sd or 0], color="0.45", marker="o", markersize=4.5,
                     markerfacecolor="white", capsize=0, linewidth=0.9,
                 )  # fmt: skip
-        ax.set_xticks(range(len(mine)), [SHORT.get(r.rule, r.rule) for r in mine], fontsize=8)
+        ax.set_xticks(range(len(mine)), [SHORT.get(r.rule, r.rule) for r in mine], fontsize=7.5)
         ax.set_xlim(-0.6, len(mine) - 0.4)
         ax.set_title(f"{data}, {net}", loc="left", pad=5)
     axes[0].yaxis.set_major_formatter("{x:g} %")

@@ -118,7 +118,8 @@ def click_aucs() -> str:
 
 TASK_TABLES: dict[str, Callable[[], str]] = {
     "language-ladder": language_ladder, "language-losses": language_losses, "language-cosines": language_cosines,
-    "graph-accuracies": graph_accuracies, "link-scores": link_scores, "click-aucs": click_aucs, **{f"tests-{study}": partial(tests, study) for study in (
+    "graph-accuracies": graph_accuracies, "link-scores": link_scores, "click-aucs": click_aucs,
+    **{f"tests-{study}": partial(tests, study) for study in (
         "dfa_transformer", "local_updates_language", "dfa_graphs", "graph_autoencoder", "dfa_clicks",
     )},
 }  # fmt: skip
