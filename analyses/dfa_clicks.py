@@ -179,8 +179,8 @@ class Clicks:
         key = {"config": config.as_dict(exclude={"data"}), "data": data.fingerprint()}
         name = f"{group(log, net, rule).replace(' ', '-')}-{lr:g}-s{seed}"
         content = stored(self.out / f"{name}.json", key, lambda: self.train(config, data)._asdict())
-        kept: dict[str, Any] = {name: math.nan if content[name] is None else content[name] for name in Trained._fields}
-        found = Trained(**kept)
+        values: Any = {field: math.nan if content[field] is None else content[field] for field in Trained._fields}
+        found = Trained(**values)
         self.seconds += found.seconds
         return found
 
@@ -207,11 +207,9 @@ class Clicks:
         means = {what: {layer: fmean(values) for layer, values in each.items()} for what, each in rows.items()}
         best, last = best_held_out(metrics), [m for m in metrics if m.split == "test"][-1]
         validation = max(m.score for m in metrics if m.split == "validation")
-        at_output, of_weights, zeros = (
-            means.get(what, {}) for what in (("activation", "cosine"), ("parameters", "cosine"), ("activation", "zeros"))
-        )
-        seconds = time.process_time() - began
-        return Trained(best.score, best.loss, best.epoch, validation, last.score, last.loss, at_output, of_weights, zeros, seconds)
+        parts: Any = [means.get(what, {}) for what in (("activation", "cosine"), ("parameters", "cosine"), ("activation", "zeros"))]
+        scores: Any = (best.score, best.loss, best.epoch, validation, last.score, last.loss)
+        return Trained(*scores, *parts, time.process_time() - began)
 
     def _validation(self, cell: tuple[str, str, str], lr: float) -> float:
         found = self.run(*cell, lr, CHOOSING_SEED).validation
@@ -265,8 +263,8 @@ def cosine_points(found: Sequence[Mapping[str, Any]]) -> list[CosinePoint]:
 
 def cost(seeds: int) -> float:
     """Minutes of one core that all runs are expected to take."""
-    updates = sum(UPDATE_MS[net] * UPDATES[log] for log, net, _ in cells()) * SHARED["epochs"]
-    return float(updates * (seeds + TRIED) / 60_000)
+    updates: float = sum(UPDATE_MS[net] * UPDATES[log] for log, net, _ in cells()) * SHARED["epochs"]
+    return updates * (seeds + TRIED) / 60_000
 
 
 def main() -> None:

@@ -126,7 +126,10 @@ def cosine_figure(rows: Sequence[CosinePoint], beside: str) -> Figure:
     for ax in list(grid.flat)[len(nets) :]:
         ax.set_visible(False)
     shown = [Line2D([], [], color=looks[rule].colour, marker=looks[rule].marker, label=rule) for rule in rules]
-    shown += [Line2D([], [], color="0.3", linestyle=dash, label=log) for log, dash in zip(logs, ("-", "--"), strict=False)]
+    shown += [
+        Line2D([], [], color="0.3", linestyle=dash, label=log)  # type: ignore[arg-type]
+        for log, dash in zip(logs, ("-", "--"), strict=False)
+    ]
     figure.legend(handles=shown, loc="outside lower center", ncols=len(shown))
     over = over_seeds(max(r.seeds for r in rows), "95 % t-interval")
     head(figure, "Cosine of the error signal with the true one at each block's output", f"{beside} · {over}")

@@ -26,7 +26,6 @@ from gradlens.models.feedback_point import exact_features, feedback_points
 from gradlens.models.graph_layers import current_adjacency
 from gradlens.models.resnet import Residual
 from gradlens.runtime.batch_shard import all_gather_rows, all_reduce_sum, global_count
-from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
 
@@ -121,10 +120,10 @@ def _no_fixed_vectors(blocks: Mapping[str, nn.Module], items: Items) -> str:
 
 def _not_read_twice(blocks: Mapping[str, nn.Module], items: Items) -> str:
     """Name what makes the output block give something else when it is run again in a step."""
-    if len(blocks) < 2:
-        return "reads what the output block reads, and this network is one block"
     if len(set(ends_of_parts(list(blocks.values())))) > 1:
         return "reads one output block, and this network has one for each of its parts"
+    if len(blocks) < 2:
+        return "reads what the output block reads, and this network is one block"
     kinds = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
     strange = next((m for m in list(blocks.values())[-1].modules() if isinstance(m, kinds)), None)
     return f"runs the output block twice, which {type(strange).__name__} forbids" if strange else ""
@@ -138,14 +137,14 @@ class DFA(Switched, Method):
     """delta_k = B_k e, with e = dL/dlogits and B_k fixed and random, at every block but the output block; backprop inside blocks.
 
     Nøkland 2016 (arXiv 1609.01596): B_k ~ U(±1/√n_k), n_k the size of h_k. ``shared``: Launay et al. 2020 (arXiv 2006.12878), one
-    matrix of which each block uses the first n_k columns. ``skip=exact``: if block k+1 is residual, act(branch(x) + shortcut(x)),
-    delta_k = B_k e + (delta_{k+1} pulled back through act and shortcut alone). ``points=inside``: places inside blocks get B e too, each
-    with its own B, and what the network computes between two places is trained by backprop; with ``embed_point`` the output of an embedding
-    of tokens is such a place. ``error=features``: e = dL/dh at
-    the input of the output block, which alone has the true gradient then. What the output block reads itself of a block's features
-    (``exact_from``) keeps its true gradient. ``embedding=fixed``: vectors of ids are not trained. In a network of parts each part has its
-    own error, that of the objective's term at its last block. ``feedback=propagated``, on graphs:
-    delta_k = Â^(K−k) e B_k with Â = D^-½ (A + I) D^-½, after Zhao et al. 2024 (arXiv 2406.02040), without their pseudo-errors.
+    matrix of which each block uses the first n_k columns. ``skip=exact``: if block k+1 is residual, act(branch(x) + shortcut(x)), delta_k
+    = B_k e + (delta_{k+1} pulled back through act and shortcut alone). ``points=inside``: places inside blocks get B e too, each with its
+    own B, and what the network computes between two places is trained by backprop; with ``embed_point`` the output of an embedding of
+    tokens is such a place. ``error=features``: e = dL/dh at the input of the output block, which alone has the true gradient then. What
+    the output block reads itself of a block's features (``exact_from``) keeps its true gradient. ``embedding=fixed``: vectors of ids are
+    not trained. In a network of parts each part has its own error, that of the objective's term at its last block.
+    ``feedback=propagated``, on graphs: delta_k = Â^(K−k) e B_k with Â = D^-½ (A + I) D^-½, after Zhao et al. 2024 (arXiv 2406.02040),
+    without their pseudo-errors.
     """
 
     summary = "the output error through a random matrix"
