@@ -207,10 +207,11 @@ class Clicks:
         means = {what: {layer: fmean(values) for layer, values in each.items()} for what, each in rows.items()}
         best, last = best_held_out(metrics), [m for m in metrics if m.split == "test"][-1]
         validation = max(m.score for m in metrics if m.split == "validation")
-        parts: Any = [means.get(what, {}) for what in (("activation", "cosine"), ("parameters", "cosine"), ("activation", "zeros"))]
-        scores: Any = (best.score, best.loss, best.epoch, validation, last.score, last.loss)
-        found: Any = (*scores, *parts, time.process_time() - began)
-        return Trained(*found)
+        at_outputs, of_weights, zeros = (
+            means.get(what, {}) for what in (("activation", "cosine"), ("parameters", "cosine"), ("activation", "zeros"))
+        )
+        kept = (best.score, best.loss, best.epoch, validation, last.score, last.loss)
+        return Trained(*kept, at_outputs, of_weights, zeros, time.process_time() - began)
 
     def _validation(self, cell: tuple[str, str, str], lr: float) -> float:
         found = self.run(*cell, lr, CHOOSING_SEED).validation

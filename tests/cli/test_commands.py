@@ -323,8 +323,8 @@ def test_shipped_configs_are_accepted(monkeypatch, gradlens):
             assert "distil needs --teacher RUN" in err
         elif settings.get("keep_head"):
             assert "it needs --init-from RUN" in err
-        elif settings.get("task") == "language":
-            assert "does not exist: set --data to a text file" in err
+        elif settings.get("task", "images") != "images":
+            assert any(words in err for words in ("does not exist", "there is no such file", "unknown scene"))
         else:
             assert "--download" in err  # everything but the images was there
 
