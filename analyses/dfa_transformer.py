@@ -209,7 +209,7 @@ def main() -> None:
             LOSS: {name: [held_out(run) for run in each] for name, each in named.items()},
             "held-out perplexity": {name: [perplexity(run) for run in each] for name, each in named.items()},
         },
-        "rules": [
+        "by_rule": [
             rule_summary(
                 "language", Path(args.data).stem, "transformer", rule, "perplexity", [perplexity(run) for run in each], each
             )._asdict()
@@ -219,7 +219,7 @@ def main() -> None:
         "minutes": minutes_of(named),
     }
     report(TESTS, results)
-    net = f"transformer, {SHARED['depth']} layers of {SHARED['width']}, {args.steps} updates · characters of {Path(args.data).parent.name}"
+    net = f"transformer, {SHARED['depth']} layers of {SHARED['width']}, {args.steps} updates · {Path(args.data).absolute().parent.name}"
     save_figure(ladder(rows, net), rows, args.figures / "dfa_transformer", "ladder")
     publish("dfa_transformer", found, args, results, figures=False)
 

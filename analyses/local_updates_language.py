@@ -24,14 +24,11 @@ Five seeds; about 18 minutes of one core.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-
-import torch
 
 from analyses.dfa_transformer import held_out, perplexity
 from analyses.training.cost import announce_cost
@@ -40,17 +37,12 @@ from analyses.verdicts.decision import Test, all_of, details
 from analyses.verdicts.wording import report
 from gradlens.gradients.layer_names import depth_and_kind
 from gradlens.reporting.layer_kinds import kind_points, over_depth
-from gradlens.reporting.pareto import pareto_figure, pareto_points
+from gradlens.reporting.pareto import levels, pareto_figure, pareto_points
 from gradlens.reporting.style import save_figure
 from gradlens.runtime.csv_tables import write_csv
 from gradlens.training.config import Config, make_config
-from gradlens.training.context import load_data
-from gradlens.training.cost.critical_path import StepCost, step_cost
-from gradlens.training.cost.simulation import CostRow
-from gradlens.training.parallel.block_costs import block_costs
+from gradlens.training.cost.critical_path import costs_of_groups
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import group_runs
-from gradlens.training.runs.build_state import build_state
 
 SHARED: dict[str, Any] = {
     "task": "language", "task_options": {"length": 32}, "model": "transformer", "width": 64, "depth": 4, "heads": 4, "batch_size": 16,
@@ -61,7 +53,6 @@ RULES: dict[str, dict[str, Any]] = {"bp": {}, "chunked": HEAD, "overlap": HEAD, 
 LOSS, FIRST = "held-out loss", "cosine of the first layer"
 NEAR = 0.2  # nats behind bp
 UPDATE_MS = 27.0  # CPU time of an update with what is recorded, for the cost that is printed
-LEVELS = 4  # losses of the Pareto front
 
 
 def _behind(better: str, worse: str) -> Test:
@@ -105,28 +96,6 @@ def first_layer_cosine(run: Run) -> float:
     return fmean(found)
 
 
-def measured_costs(runs: Sequence[Run], args: Any) -> tuple[dict[str, StepCost], list[CostRow]]:
-    """What an update of each group costs, on a batch of its own data, and the blocks that it was computed from."""
-    found, rows = dict[str, StepCost](), list[CostRow]()
-    for label, group in group_runs(runs).items():
-        config = group[0].config
-        state = build_state(config, load_data(config, run_context_of(args)), torch.device("cpu"))
-        with state.batches.sharded(0):
-            x, y = state.batches.batch(0)
-            blocks = block_costs(state.network, config, x, y)
-        found[label] = step_cost(state.network.method, blocks)
-        rows += [CostRow(label, config.model.name, config.batch_size, *cost) for cost in blocks]
-    return found, rows
-
-
-def levels(runs: Mapping[str, Sequence[Run]]) -> list[float]:
-    """Held-out losses for the front: evenly from the highest after a first epoch to the lowest that all seeds of a rule reach."""
-    curves = {rule: [[m.loss for m in run.metrics if m.split == "test"] for run in group] for rule, group in runs.items()}
-    high = max(curve[1] for group in curves.values() for curve in group)
-    low = min(max(min(curve) for curve in group) for group in curves.values())
-    return sorted({math.ceil(20 * (high + (low - high) * i / LEVELS)) / 20 for i in range(1, LEVELS + 1)}, reverse=True)
-
-
 def main() -> None:
     """Train all runs, measure the blocks, test, draw, write figures/local_updates_language."""
     args = arguments(__doc__ or "", data="input.txt", numbers={"seeds": 5, "epochs": SHARED["epochs"]})
@@ -135,8 +104,8 @@ def main() -> None:
     configs = [config_of(args.data, rule, seed, epochs=args.epochs) for rule in RULES for seed in range(args.seeds)]
     found = trained(configs, args)
     runs = {rule: found[i * args.seeds : (i + 1) * args.seeds] for i, rule in enumerate(RULES)}
-    costs, blocks = measured_costs(found, args)
-    points, front = kind_points(found), pareto_points(found, costs, levels(runs))
+    costs, blocks = costs_of_groups(found, run_context_of(args))
+    points, front = kind_points(found), pareto_points(found, costs, levels(found))
     results = {
         "data": Path(args.data).name,
         "settings": {**SHARED, "epochs": args.epochs},
@@ -153,7 +122,7 @@ def main() -> None:
     }
     report(TESTS, results)
     folder = args.figures / "local_updates_language"
-    title = f"transformer, {SHARED['depth']} layers of {SHARED['width']} · characters of {Path(args.data).parent.name}"
+    title = f"transformer, {SHARED['depth']} layers of {SHARED['width']} · characters of {Path(args.data).absolute().parent.name}"
     save_figure(over_depth(points, title=title), points, folder, "cosine_over_depth")
     save_figure(pareto_figure(front, title=title), front, folder, "pareto")
     write_csv(folder / "block_costs.csv", blocks)

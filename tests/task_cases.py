@@ -54,13 +54,15 @@ def config_of(task, name, **more):
     own = {
         "language": {"task_options": {"length": 5}, "depth": 3, "heads": 2, "batch_size": 4, "dropout": 0.1},
         "graphs": {"data": "karate", "depth": 2, "dropout": 0.1},
-    }
+        "clicks": {
+            "task_options": {**toy_tasks.CLICK_COLUMNS, "rare": 3}, "batch_size": 24, "model": "autoint", "embedding": 4, "interactions": 1,
+            "depth": 2,
+        },
+    }  # fmt: skip
     if task == "language":
         settings["data"] = str(toy_tasks.text_file())
     if task == "clicks":
-        columns = {**toy_tasks.CLICK_COLUMNS, "rare": 3}
-        settings |= {"data": str(toy_tasks.click_file()), "task_options": columns, "batch_size": 24, "model": "autoint", "embedding": 4}
-        settings |= {"interactions": 1, "depth": 2}
+        settings["data"] = str(toy_tasks.click_file())
     return make_config(**{"method": method, "task": task, **settings, **own.get(task, {}), **more})
 
 
@@ -83,7 +85,9 @@ def a_step(state, step=0):
 
 
 def mean_loss(z, y):
-    """The loss in plain words: the sum over the items by their number."""
+    """The loss in plain words: the sum over the items by their number; of one logit the log loss."""
+    if z.shape[-1] == 1:
+        return F.binary_cross_entropy_with_logits(z[:, 0], y.to(z))
     known = y >= 0
     return F.cross_entropy(z[known], y[known], reduction="sum") / known.sum()
 

@@ -9,6 +9,7 @@ from gradlens.data.datasets import load
 from gradlens.methods import METHODS
 from gradlens.training.build import build_model_and_method
 from gradlens.training.config import make_config
+from gradlens.training.context import RunContext, load_data
 from gradlens.training.loop import fit, make_update
 from gradlens.training.runs.build_state import build_state
 from gradlens.training.step import Recording, training_step
@@ -100,3 +101,52 @@ def test_recording_leaves_no_trace_on_the_gpu():
         torch.testing.assert_close(
             a, b, rtol=1e-5, atol=1e-6
         )  # cuDNN's own choice of algorithm may differ, a trace would not be this small
+
+
+OTHER_TASKS = {"language": {"width": 8, "depth": 2, "heads": 2, "batch_size": 4}, "graphs": {"data": "blocks"}}
+RULES = ("bp", "dfa", "dgl", "fa", "dni", "shallow")
+
+
+def of_task(task, method, device, tmp_path, **more):
+    """The beginning of a run on text or on a graph."""
+    settings = {"task": task, **OTHER_TASKS[task], "record_every": 1, "diagnose_every": 0, **more}
+    if task == "language":
+        (tmp_path / "text.txt").write_text("to be, or not to be, that is the question: " * 60, encoding="utf-8")
+        settings |= {"data": str(tmp_path / "text.txt"), "task_options": {"length": 8}}
+    config = make_config(method=method, **settings)
+    return build_state(config, load_data(config, RunContext()), torch.device(device))
+
+
+@pytest.mark.usefixtures("full_float32")
+@pytest.mark.parametrize("method", RULES)
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_text_and_graphs_give_the_cpus_numbers(task, method, tmp_path):
+    found = []
+    for device in ("cpu", "cuda"):
+        state = of_task(task, method, device, tmp_path, dropout=0.0, **({"lr": 1e-3} if task == "graphs" else {}))
+        made, *_ = make_update(state, 0)
+        weights = {name: p.detach().cpu() for name, p in state.network.model.named_parameters()}
+        found.append((float(made.loss), weights, {row[:4]: row.value for row in made.rows if row.quantity == "cosine"}))
+    (loss, weights, cosines), (loss_gpu, weights_gpu, cosines_gpu) = found
+    assert loss == pytest.approx(loss_gpu, rel=1e-4)
+    assert cosines.keys() == cosines_gpu.keys()
+    for key, value in cosines.items():
+        assert value == pytest.approx(cosines_gpu[key], abs=5e-3, nan_ok=True)
+    for name, weight in weights.items():  # adam's first step is lr · sign: a gradient near 0 may have the other sign
+        near = torch.isclose(weights_gpu[name], weight, rtol=1e-3, atol=1e-5)
+        assert near.double().mean() > 0.98, name
+
+
+@pytest.mark.parametrize("method", RULES)
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_a_step_on_text_and_graphs_waits_for_nothing(task, method, tmp_path):
+    state = of_task(task, method, "cuda", tmp_path, record_every=0)
+    for step in range(3):
+        make_update(state, step)
+    torch.cuda.synchronize()
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        for step in range(3, 6):
+            make_update(state, step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -116,7 +116,7 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "at chance",
         at_chance,
-        f"accuracy above 1/classes by more than {CHANCE_ERRORS:g} standard errors",
+        f"accuracy above the share of the most frequent class by more than {CHANCE_ERRORS:g} standard errors",
         "Try another --lr and more --epochs; if the training accuracy is high, the labels or the test data are not what they should be.",
         "The network predicts no better than by guessing.",
     ),

@@ -14,6 +14,7 @@ from gradlens.analysis.activations import FORWARD_BATCH, collect_activations, lo
 from gradlens.analysis.doctor_evidence import LAST_STEPS, WATCH, WRONG, MissingEvidence, RunView, Series, Symptom, graded, need_steps
 from gradlens.analysis.representation_similarity import effective_rank, spectrum
 from gradlens.gradients.layer_names import is_norm
+from gradlens.gradients.losses import NONE
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.step_context import step_context
 from gradlens.tasks.registry import TASKS
@@ -21,7 +22,7 @@ from gradlens.training.batches import updates_per_epoch
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Metric
 
-CHANCE_ERRORS = 3.0  # standard errors above 1/C that an accuracy may lie and still be chance: one guessing run in 700 lies higher
+CHANCE_ERRORS = 3.0  # standard errors above the most frequent class's share that are still chance: one guessing run in 700 lies higher
 RANK_WRONG = 1.5  # effective rank of a block's activations: one direction holds nearly everything
 RANK_WATCH = 3.0  # ten classes in two directions; trained or not, BasicCNN's blocks stood at 5.7 and above (8 channels), on CIFAR-10 197
 ROUNDING = 1e-5  # of the largest activation: rows of float32 that differ by less are equal
@@ -66,16 +67,30 @@ def at_chance(seen: RunView) -> list[Symptom] | None:
     """Check that the network predicts better than guessing."""
     if seen.untrained or seen.run.config.data.label_noise >= PURE_NOISE:
         return None
-    last, p = seen.evaluated()[-1], 1 / seen.classes
+    if TASKS[seen.run.config.task].score_name not in ("accuracy", "perplexity"):
+        return None  # a score of ranks or distances: the most frequent class may be the best prediction
+    last = seen.evaluated()[-1]
     if not math.isfinite(last.accuracy):
         return None  # a rule without labels
-    limit = p + CHANCE_ERRORS * math.sqrt(p * (1 - p) / seen.run.info["images"][last.split])
+    p, items = _most_frequent(seen, last.split)
+    limit = p + CHANCE_ERRORS * math.sqrt(p * (1 - p) / items)
     if last.accuracy > limit:
         return []
     if last.step < CHANCE_UPDATES:
         raise MissingEvidence(f"too short to evaluate: {last.step} update{'s' * (last.step != 1)}, expected {CHANCE_UPDATES}")
-    text = f"{last.split} accuracy is {last.accuracy:.1%} after epoch {last.epoch}; guessing among {seen.classes} classes gives {p:.1%}"
+    text = f"{last.split} accuracy is {last.accuracy:.1%} after epoch {last.epoch}; guessing, one class for all, gives {p:.1%}"
     return [Symptom(WRONG, last.split, last.step, last.accuracy, limit, text)]
+
+
+def _most_frequent(seen: RunView, split: str) -> tuple[float, int]:
+    """Return the share of the most frequent class among the items of a split, and their number; without the data 1/C and the examples."""
+    try:
+        data = seen.run.data(context=seen.context)
+    except InputError:
+        return 1 / seen.classes, seen.run.info["images"][split]
+    y = (data.test if split == data.test_name or data.selection is None else data.selection).y
+    known = y[y != NONE]
+    return float(known.bincount().max()) / len(known), len(known)
 
 
 def effective_rank_of_rows(x: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""The command that simulates and draws pipeline timelines; ``main.py`` registers it. A thin shell."""
+"""The commands that measure block costs: pipeline timelines, and compute to reach a loss; ``main.py`` registers them. A thin shell."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradlens.cli.options import OF_AN_UPDATE, default_help, with_flags
-from gradlens.cli.output import FigureFormat, Output, TableFormat, figure_formats
+from gradlens.cli.options import OF_AN_UPDATE, data_given, default_help, with_flags
+from gradlens.cli.output import FigureFormat, Output, TableFormat, figure_formats, words_of
+from gradlens.cli.run_arguments import IN_COMPARISON, figure_folder, list_figures, runs_given
 
 if TYPE_CHECKING:
     from gradlens.data.split import Data
@@ -79,6 +80,61 @@ def timeline(
     ]
     write_csv(out / "block_costs.csv", [row for one in found for row in one.rows])
     output.notice(f"figures ({', '.join(formats)}, csv): {', '.join(map(str, files))}; measured: {out / 'block_costs.csv'}")
+
+
+@seen.command()
+@with_flags("device", "threads", "data-dir", "quiet")
+def pareto(
+    run_dirs: Annotated[list[Path], runs_given("run directories, of one method or several, or a comparison folder")],
+    losses: Annotated[str | None, typer.Option("--losses", help="held-out losses, as 2.0,1.8 [four that the runs reach]")] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="rounds of measuring; the least of each cost is used")] = 3,
+    data: Annotated[str | None, data_given()] = None,
+    out: Annotated[Path | None, typer.Option("--out", help=f"folder of the figure {IN_COMPARISON}")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="draw into a folder that holds other files")] = False,
+    form: TableFormat = "text",
+    figure_format: FigureFormat = None,
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Measure what an update costs, and draw the seconds that each rule needs to reach a held-out loss: in all, and in sequence."""
+    from gradlens.cli.progress import Display
+    from gradlens.reporting.aggregate import runs_title
+    from gradlens.reporting.figure_folder import note_runs
+    from gradlens.reporting.pareto import comparable, levels, pareto_figure, pareto_points, pareto_table
+    from gradlens.reporting.style import save_figure
+    from gradlens.runtime.csv_tables import write_csv
+    from gradlens.training.context import set_up_process
+    from gradlens.training.cost.critical_path import costs_of_groups
+    from gradlens.training.run_directory import load_run
+
+    quiet, context = given.pop("quiet", False), set_up_process(given)
+    runs = comparable([load_run(path, data) for path in run_dirs])
+    wanted = _losses(losses) if losses else levels(runs)
+    folder = figure_folder(runs, out, overwrite)
+    with Display(quiet) as display:
+        costs, rows = costs_of_groups(runs, context, rounds, display.count("pareto"))
+    points, output, formats = pareto_points(runs, costs, wanted), Output(form), figure_formats(figure_format)
+    output.tables([pareto_table(points)])
+    drawn = save_figure(pareto_figure(points, title=runs_title(runs)), points, folder, "pareto", formats=formats)[0]
+    write_csv(folder / "block_costs.csv", rows)
+    note_runs(folder, [run.path for run in runs])
+    list_figures(folder, [drawn])
+    output.notice(f"figures ({', '.join(formats)}, csv): {drawn}; measured: {folder / 'block_costs.csv'}")
+
+
+def _losses(typed: str) -> list[float]:
+    """Read the losses, high to low.
+
+    Raises:
+        InputError: what is no number.
+
+    """
+    from gradlens.runtime.errors import InputError
+
+    try:
+        return sorted(map(float, words_of([typed])), reverse=True)
+    except ValueError:
+        raise InputError(f"--losses {typed!r}: give numbers with commas between them, as 2.0,1.8") from None
 
 
 def _batch(config: Config, data: Data | None, micro_batches: int | None) -> tuple[int, str, int]:

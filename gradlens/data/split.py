@@ -96,6 +96,9 @@ class Data:
     known_fingerprint: str = ""  # if it was computed before
     origin: Origin | None = None
     inputs: tuple[int, ...] | None = None  # what a network is built for where that is not the shape of x: of each column how many values
+    first: Tensor | None = (
+        None  # x of the first test example in the order of the data, where :meth:`Task.sample` begins, whatever was chosen
+    )
     selection: Split | None = None  # validation examples beside the test ones: the best epoch is chosen on them
 
     @cached_property

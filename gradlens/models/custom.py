@@ -156,7 +156,8 @@ def network_of(kept: Mapping[str, Any], spec: ModelSpec, sample: Sample | None =
     if sample is None:
         with blamed(f"{where}: its network does not take images in channels-last layout, in which it is trained"), torch.no_grad():
             twin: Any = copied.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            twin(torch.zeros(2, *spec.shape).to(next(model.parameters())).contiguous(memory_format=torch.channels_last))
+            images = torch.zeros(2, *spec.shape).to(next(model.parameters())).contiguous(memory_format=torch.channels_last)
+            output_shapes(twin, spec.shape, images)
     items, item = (sample.items, sample.item) if sample else ((), "image")
     if answer != (*items, spec.classes):
         got = "x".join(map(str, answer)) or "one number"

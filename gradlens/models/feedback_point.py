@@ -38,15 +38,16 @@ class FeedbackPoint(nn.Module):
 
     Args:
         features: size of the last dimension.
+        of_embedding: whether it is the output of an embedding, where feedback is an option of its own.
 
     """
 
     key: str = ""  # by which a rule knows the place; set by the rule, and kept by copies
     feedback: Feedback | None = None  # gradient -> what replaces it, None: nothing does; set by a rule while the block runs
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, of_embedding: bool = False) -> None:
         super().__init__()
-        self.features = features
+        self.features, self.of_embedding = features, of_embedding
 
     def forward(self, h: Tensor) -> Tensor:
         """Return h [N, *, features]."""

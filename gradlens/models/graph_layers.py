@@ -48,15 +48,6 @@ class Adjacency:
     target: Tensor
     nodes: int
 
-    def to(self, device: torch.device) -> Adjacency:
-        """Copy the graph to a device."""
-        return Adjacency(self.source.to(device), self.target.to(device), self.nodes)
-
-    def permuted(self, order: Tensor) -> Adjacency:
-        """Number the nodes anew: node ``order[i]`` becomes node i."""
-        place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        return Adjacency(place[self.source], place[self.target], self.nodes)
-
     @cached_property
     def degree(self) -> Tensor:
         """Return the number of neighbours of each node, [N] in float64."""

@@ -26,19 +26,20 @@ def sinusoids(length: int, width: int) -> Tensor:
 
 
 class TokenEmbedding(nn.Module):
-    """dropout(√width · E[token] + position): tokens [N, T] -> [N, T, width]; T at most the ``context``."""
+    """dropout(√width · E[token] + position): tokens [N, T] -> [N, T, width]; T at most the ``context``; ``point`` after the product."""
 
     def __init__(self, vocabulary: int, context: int, width: int, dropout: float) -> None:
         super().__init__()
         self.tokens, self.dropout = nn.Embedding(vocabulary, width), nn.Dropout(dropout)
+        self.point = FeedbackPoint(width, of_embedding=True)
         nn.init.uniform_(self.tokens.weight, -SPREAD, SPREAD)
         self.register_buffer("positions", sinusoids(context, width), persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens [N, T] to [N, T, width]."""
-        e = self.tokens(tokens)
+        e = self.point(self.tokens(tokens) * math.sqrt(self.tokens.embedding_dim))
         positions = self.get_buffer("positions")[: tokens.shape[1]]
-        out: Tensor = self.dropout(e * math.sqrt(e.shape[-1]) + positions)
+        out: Tensor = self.dropout(e + positions)
         return out
 
 

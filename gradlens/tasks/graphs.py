@@ -13,7 +13,7 @@ from torch import Tensor
 from gradlens.data.datasets import DATA_DIR
 from gradlens.data.files import DataFiles
 from gradlens.data.graphs import GRAPHS, file_stamp, load_graph
-from gradlens.data.split import Data, Split
+from gradlens.data.split import Data, Origin, Split
 from gradlens.gradients.items import Half
 from gradlens.gradients.losses import NONE
 from gradlens.models.graph_layers import EDGES
@@ -101,7 +101,8 @@ def _data(name: str, stamp: Any, root: Path, download: bool) -> Data:
     graph = load_graph(name, root, download)
     context = {EDGES: torch.cat([graph.edges, graph.edges.flip(0)], 1)}
     train, validation, test = (Split(graph.features, _targets(graph.labels, nodes), context) for nodes in graph.parts.values())
-    return Data(train, test, graph.classes, selection=validation)
+    origin = Origin(len(graph.parts["train"]), len(graph.parts["test"]))
+    return Data(train, test, graph.classes, origin=origin, selection=validation)
 
 
 def clear_graph_cache() -> None:

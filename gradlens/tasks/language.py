@@ -94,7 +94,8 @@ class Language(Task):
     def sample(self, predict: Callable[[Tensor], Tensor], data: Data, config: Config) -> str:
         """Continue the first window of the held-out text by ``WRITTEN`` tokens, each drawn from what the network predicts; ▸ between."""
         kind, length = config.task_options["tokens"], data.shape[0]
-        given: list[int] = data.test.x[0].tolist()
+        assert data.first is not None
+        given: list[int] = data.first.tolist()
         tokens, rng = list(given), generator(config.seed, "sample")
         for _ in range(WRITTEN):
             logits = predict(torch.tensor([tokens[-length:]]))[0, -1]
@@ -134,7 +135,7 @@ def _data(
             train, test = train[:kept], train[kept:]
     halves = [Split(*windows(part, length, f"{place}: the {half} text")) for part, half in ((train, "training"), (test, name))]
     source = halves[0], halves[1], corpus.vocabulary
-    return replace(choose(source, limit, limit_test=limit_test, seed=seed), test_name=name)
+    return replace(choose(source, limit, limit_test=limit_test, seed=seed), test_name=name, first=halves[1].x[0])
 
 
 def clear_text_cache() -> None:

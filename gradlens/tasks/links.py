@@ -15,7 +15,7 @@ from torch import Tensor
 from gradlens.data.datasets import DATA_DIR
 from gradlens.data.files import DataFiles
 from gradlens.data.graphs import GRAPHS, file_stamp, load_graph
-from gradlens.data.split import Data, Split
+from gradlens.data.split import Data, Origin, Split
 from gradlens.gradients.items import Half
 from gradlens.models.graph_layers import EDGES
 from gradlens.runtime.batch_items import global_items
@@ -199,4 +199,5 @@ def _data(name: str, stamp: Any, root: Path, download: bool, size: int, validati
     known = parts[0][:, :2].T
     context = {EDGES: torch.cat([known, known.flip(0)], 1)}
     train, held, tested = (Split(graph.features, pairs, context) for pairs in parts)
-    return Data(train, tested, tuple(f"number {i}" for i in range(size)), selection=held)
+    origin = Origin(len(train), len(tested))
+    return Data(train, tested, tuple(f"number {i}" for i in range(size)), origin=origin, selection=held)

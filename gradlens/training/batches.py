@@ -113,6 +113,8 @@ class Batches:
 
     def _made(self, step: int) -> Batch:
         """Make an update's batch, or this rank's part of it, as the task does."""
+        if self.task.one_batch:  # all examples, in their order
+            return self.task.batch(self.examples, step, self.config)
         epoch, i = divmod(step, self.per_epoch)
         if self._order[0] != epoch:
             order = torch.randperm(len(self.examples), generator=generator(self.config.seed, "order", epoch))
@@ -120,5 +122,4 @@ class Batches:
         chosen, shard = self._order[1][i * self.config.batch_size : (i + 1) * self.config.batch_size], self.shard(step)
         if shard is not None:
             chosen = chosen[shard.start : shard.stop]
-        taken = self.examples if self.task.one_batch else self.examples.take(chosen)
-        return self.task.batch(taken, step, self.config)
+        return self.task.batch(self.examples.take(chosen), step, self.config)

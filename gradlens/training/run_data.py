@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gradlens.data.geometric import GEOMETRIC
 from gradlens.data.split import Data, Split, label_hash
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.paths import is_there
@@ -20,7 +21,7 @@ from gradlens.training.config import Config
 
 def is_place(name: str) -> bool:
     """Return whether data are named by a path, which may change: a folder, an ``.npz`` file, ``FILE.py:build``."""
-    return not any(name in task.data_sets() for task in TASKS.values())
+    return not name.startswith(GEOMETRIC) and not any(name in task.data_sets() for task in TASKS.values())
 
 
 def _split_place(place: str) -> tuple[Path, str]:

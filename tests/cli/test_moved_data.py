@@ -244,3 +244,17 @@ def test_steps_in_no_epoch_are_refused(gradlens):
         assert status == 2
         assert "--steps 3 with --epochs 0: the untrained control makes no updates" in err
     assert gradlens("train", "bp", "--epochs", "0", "--steps", "0", "--limit", "40", *MLP)[0] == 0
+
+
+@pytest.mark.parametrize("task", ["graphs", "links"])
+def test_a_graph_in_a_file_is_found_from_another_folder(gradlens, monkeypatch, task):
+    rng = np.random.default_rng(0)
+    edges, nodes = rng.integers(0, 40, (160, 2)), np.arange(40)
+    features = rng.random((40, 5), np.float32)
+    np.savez("graph.npz", features=features, edges=edges, y=nodes % 2, train=nodes[:20], val=nodes[20:30], test=nodes[30:])
+    flags = ("--task", task, "--data", "graph.npz", "--width", "4", "--epochs", "1", "--quiet")
+    assert gradlens("train", "bp", *flags)[0] == 0
+    run = str(Path(one_run()).absolute())
+    Path("other").mkdir()
+    monkeypatch.chdir("other")
+    assert gradlens("measure", run, "--quantity", "cosine")[0] == 0

@@ -377,3 +377,57 @@ def test_the_angle_to_the_jacobian_comes_out_as_rows():
     angles = {r.layer: r.value for r in rows if (r.kind, r.quantity) == ("feedback_jacobian", "angle")}
     assert set(angles) == {"block1", "block2", "block3", "block4"}
     assert all(40 < a < 140 for a in angles.values())
+
+
+# ------------------------------------------------------------------------------------------------- the error of features
+
+
+@pytest.mark.parametrize("net", ["basic-cnn", "mlp", "resnet"])
+def test_the_error_may_be_read_at_the_features_of_an_image(net):
+    """Maps or not: e is dL/dx at the input of the output block, all of an image's numbers, times B."""
+    c = residual() if net == "resnet" else case(net)
+    method = rule("dfa", c, error="features")
+    passes, updates = step(method, c)
+    x = passes[-1].x.detach().requires_grad_()
+    (e,) = torch.autograd.grad(nll(copy.deepcopy(c.model[-1])(x), c.y), x)
+    for k in range(len(passes) - 1):
+        want = (e.flatten(1) @ method.matrix(k)).view(passes[k].h.shape)
+        torch.testing.assert_close(updates[k].signal.delta, want, rtol=1e-10, atol=1e-14)
+    assert len(list(method.feedback_pairs(Step(c.blocks, c.x, c.y, passes, updates), passes))) == (len(passes) - 1) * (e.ndim == 2)
+
+
+class ReadsEarlier(nn.Module):
+    """An output block that reads the first block's output too."""
+
+    reads_blocks = (0,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(8, 10)
+
+    def forward(self, h, first):
+        return self.out(h * first)
+
+
+def test_an_output_block_that_reads_an_earlier_one_is_run_again_with_it():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(7, 8), nn.Linear(8, 8), ReadsEarlier()).double()
+    c = Case(model, torch.randn(6, 7, dtype=torch.float64), torch.arange(6))
+    passes, updates = step(rule("dfa", c, error="features"), c)
+    x = passes[-1].x.detach().requires_grad_()
+    (e,) = torch.autograd.grad(nll(copy.deepcopy(model[2])(x, passes[0].z.detach()), c.y), x)
+    torch.testing.assert_close(updates[1].signal.delta, e @ rule("dfa", c, error="features").matrix(1))
+
+
+class Dropping(nn.Linear):
+    """A layer with dropout that is no module."""
+
+    def forward(self, h):
+        return F.dropout(super().forward(h), 0.5)
+
+
+def test_an_output_block_that_gives_something_else_when_run_again_is_refused():
+    torch.manual_seed(0)
+    c = Case(nn.Sequential(nn.Linear(7, 8), Dropping(8, 10)).double(), torch.randn(6, 7, dtype=torch.float64), torch.arange(6))
+    with pytest.raises(InputError, match="error=features runs the output block twice, and the second time it gives something else; set"):
+        step(rule("dfa", c, error="features"), c)

@@ -62,13 +62,14 @@ def ce(logits, y):
 # --------------------------------------------------------------------------------------------------- direct feedback
 
 
-def by_hand(model, x, y, matrix, inside, error):
+def by_hand(model, x, y, matrix, inside, error, embedding=False):
     """Launay et al.'s loop: leaves at the points, the same projected error at each, backprop between two points.
 
     Args:
         matrix: [C, largest] U[-1, 1).
         inside: three points a layer, not one.
         error: where it is read: features or logits.
+        embedding: a point after the embedding's product with √width too.
 
     """
     twin, points = copy.deepcopy(model), []
@@ -78,7 +79,8 @@ def by_hand(model, x, y, matrix, inside, error):
         points.append((h, leaf))
         return leaf
 
-    h = twin.block1.embedding(x)
+    h = twin.block1.embedding.tokens(x) * math.sqrt(D)
+    h = (point(h) if embedding else h) + twin.block1.embedding.positions[:T]
     for layer in (twin.block1.layer, twin.block2, twin.block3):
         a = layer.norm1(h + layer.attention(h))
         a = point(a) if inside else a
@@ -96,15 +98,45 @@ def by_hand(model, x, y, matrix, inside, error):
 
 
 @pytest.mark.parametrize("error", ["features", "logits"])
-@pytest.mark.parametrize("points", ["blocks", "inside"])
-def test_dfa_is_the_published_loop(points, error):
-    model, method, x, y, step = stepped("dfa", shared=True, points=points, error=error)
+@pytest.mark.parametrize(("points", "embedding"), [("blocks", False), ("inside", False), ("blocks", True), ("inside", True)])
+def test_dfa_is_the_published_loop(points, embedding, error):
+    model, method, x, y, step = stepped("dfa", shared=True, points=points, error=error, embed_point=embedding)
     matrix = method.feedback.get_buffer("shared")
     assert matrix.shape == (D if error == "features" else V, FF if points == "inside" else D)
-    want, got = by_hand(model, x, y, matrix, points == "inside", error), used(step)
+    want, got = by_hand(model, x, y, matrix, points == "inside", error, embedding), used(step)
     assert got.keys() == want.keys()
     for name, g in want.items():
         torch.testing.assert_close(got[name], g, **TIGHT)
+
+
+PIECES = ({"embedding"}, {"attention", "norm1"}, {"ff1"}, {"ff2", "norm2"})  # of a post-LN layer between two places
+
+
+def test_the_pieces_between_places_have_gradients_of_their_own_error_alone():
+    """By law: another matrix at one place changes the gradient of the piece below it, and of nothing else."""
+    options = {"points": "inside", "embed_point": True}
+    model, method, x, y = made("dfa", **options)
+    before = used(run_step(method, list(model), x, y))
+    below = {
+        "0/embedding/point": (1, 0),
+        "0/layer/point1": (1, 1),
+        "0/layer/point2": (1, 2),
+        "0": (1, 3),
+        "1/point1": (2, 1),
+        "2/point2": (3, 2),
+    }
+    assert below.keys() <= dict(method.feedback.named_buffers()).keys()
+    for place, (block, piece) in below.items():
+        with torch.no_grad():
+            method.feedback.get_buffer(place).mul_(-1)
+        after = used(run_step(method, list(model), x, y))
+        changed = {name for name in after if not torch.equal(after[name], before[name])}
+        inside = {name for name in after if name.startswith(f"block{block}.") and PIECES[piece] & {*name.split(".")}}
+        assert changed == {name for name in inside if before[name].any()}
+        for name in inside:
+            torch.testing.assert_close(after[name], -before[name], **TIGHT)
+        with torch.no_grad():
+            method.feedback.get_buffer(place).mul_(-1)
 
 
 @pytest.mark.parametrize("points", ["blocks", "inside"])

@@ -225,7 +225,7 @@ def test_frozen_blocks_normalise_as_they_are_told_to():
 
 
 def test_what_a_network_does_not_have_is_refused():
-    with pytest.raises(InputError, match="this network's output block trains the vectors itself"):
+    with pytest.raises(InputError, match="the output block trains the vectors itself"):
         step_of(network("deepfm"), "dfa", embedding="fixed")
     with pytest.raises(InputError, match="--interactions is of deep-cross, autoint, afn, and has no meaning for deepfm"):
         build("deepfm", ModelSpec(SIZES, 1, interactions=2))

@@ -51,3 +51,27 @@ def test_complex_parameters_and_sparse_gradients_are_refused_by_their_path(tmp_p
         NETWORK.format(part=part.replace("sparse=True", "sparse=False").replace("torch.cfloat", "torch.float"), forward=forward)
     )
     assert len(network_of({"file": str(file), "name": "build"}, spec)) == 3
+
+
+SKIPPING = """
+from torch import nn
+
+class Joined(nn.Module):
+    reads_blocks = (0,)
+
+    def __init__(self, n):
+        super().__init__()
+        self.out = nn.Linear(n, 3)
+
+    def forward(self, h, first):
+        return self.out((h + first).flatten(1))
+
+def build(spec):
+    return nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1), Joined(32))
+"""
+
+
+def test_a_block_of_a_users_network_may_read_an_earlier_one(tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text(SKIPPING)
+    assert len(network_of({"file": str(file), "name": "build"}, ModelSpec(shape=(1, 4, 4), classes=3))) == 3

@@ -87,8 +87,9 @@ def test_a_token_changes_no_logits_before_it_and_its_own(norm_first):
         assert not torch.allclose(after[:, t], before[:, t])
 
 
-def test_the_gradient_of_a_tokens_loss_is_zero_at_later_positions():
-    model = network()
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_the_gradient_of_a_tokens_loss_is_zero_at_later_positions(norm_first):
+    model = network(norm_first=norm_first)
     e = model.block1.embedding(tokens()).detach().requires_grad_()
     logits = model.top(model.block2(model.block1.layer(e)))
     for t in range(T):
@@ -135,10 +136,16 @@ def test_the_published_initialisation():
     assert not model.top.vocabulary.bias.any()
 
 
-def test_points_are_identities_after_the_attention_and_the_activation():
+def test_points_are_identities_after_embedding_attention_and_activation():
     model = network()
     points = {name: m.features for name, m in model.named_modules() if isinstance(m, FeedbackPoint)}
-    assert points == {"block1.layer.point1": D, "block1.layer.point2": FF, "block2.point1": D, "block2.point2": FF}
+    assert points == {
+        "block1.embedding.point": D,
+        "block1.layer.point1": D,
+        "block1.layer.point2": FF,
+        "block2.point1": D,
+        "block2.point2": FF,
+    }
     seen = {}
     for name in ("point1", "point2"):
         getattr(model.block2, name).register_forward_hook(lambda m, args, out, name=name: seen.update({name: out}))

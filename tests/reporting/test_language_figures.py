@@ -8,7 +8,7 @@ from made_runs import made, rows
 
 from gradlens.reporting.html.page import page
 from gradlens.reporting.layer_kinds import kind_points, over_depth
-from gradlens.reporting.pareto import pareto_figure, pareto_points, updates_to
+from gradlens.reporting.pareto import comparable, levels, pareto_figure, pareto_points, pareto_table, updates_to
 from gradlens.reporting.training_figures import figure_set
 from gradlens.runtime.errors import InputError
 from gradlens.training.cost.critical_path import StepCost
@@ -64,7 +64,7 @@ def test_updates_to_a_loss_lie_on_the_line_between_two_evaluations():
 
 def test_the_front_holds_what_no_other_rule_beats_in_both():
     runs = [language(), language("dgl", losses=(4.0, 3.0, 2.0)), language("fa", losses=(4.0, 3.5, 3.0))]
-    costs = {"bp": StepCost(1.0, 1.0, 1.0), "dgl": StepCost(1.1, 0.3, 0.3), "fa": StepCost(2.0, 2.0, 2.0)}
+    costs = {"bp": StepCost(1.0, 1.0, 1.0), "dgl": StepCost(1.1, 0.3, 0.2), "fa": StepCost(2.0, 2.0, 2.0)}
     points = {(p.label, p.loss): p for p in pareto_points(runs, costs, [3.0, 2.0])}
     assert points["bp", 3.0].updates == pytest.approx(7.5)
     assert points["dgl", 3.0].total == pytest.approx(15 * 1.1)
@@ -74,8 +74,29 @@ def test_the_front_holds_what_no_other_rule_beats_in_both():
     assert not points["fa", 2.0].on_front
     figure = pareto_figure(list(points.values()))
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["loss 3", "loss 2\nnot: fa"]
+    assert points["dgl", 3.0].buffered == pytest.approx(15 * 0.2)
+    hollow = [line.get_xdata()[0] for line in figure.axes[0].get_lines() if line.get_markerfacecolor() == "white"]
+    assert hollow == [points["dgl", 3.0].buffered]  # the other rules have no buffers to gain by
+    printed = [[cell.text for cell in row] for row in pareto_table(list(points.values())).rows]
+    assert printed[0][:3] == ["3", "bp", "8"]
+    assert printed[1][-4:] == ["16.5000", "4.5000", "3.0000", "yes"]
+    assert printed[-1][-4:] == ["–", "–", "–", ""]
     with pytest.raises(InputError, match="no rule reaches any"):
         pareto_figure([p._replace(total=math.nan) for p in points.values()])
+
+
+def test_levels_are_round_and_between_the_first_epoch_and_the_best_end():
+    runs = [language(losses=(4.0, 2.31, 1.62)), language("dgl", losses=(4.0, 2.52, 1.83)), language("dgl", seed=1, losses=(4.0, 2.4, 1.9))]
+    assert levels(runs) == [2.3, 2.1, 1.85, 1.65]  # 2.295, 2.07, 1.845, 1.62, each to the next 0.05 above
+    assert levels([language(losses=(1.0,))]) == [1.0]
+
+
+def test_only_losses_of_one_experiment_are_compared():
+    assert [run.config.method for run in comparable([language(), language("dgl")])] == ["bp", "dgl"]
+    with pytest.raises(InputError, match="losses of different experiments cannot be compared"):
+        comparable([language(), made()])
+    with pytest.raises(InputError, match="simclr has an objective of its own and no held-out loss to reach"):
+        comparable([made("simclr")])
 
 
 def test_the_page_shows_text_perplexity_and_kinds_and_escapes_what_was_written():

@@ -17,6 +17,7 @@ from gradlens.gradients.diagnostics import sparse_rows
 from gradlens.gradients.rows import REACHED, step_rows
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
+from gradlens.models.feedback_point import FeedbackPoint
 from gradlens.models.graph_layers import EDGES, current_adjacency
 from gradlens.models.graph_networks import GRAPH_NETWORKS
 from gradlens.reporting.console import comparison_tables
@@ -25,6 +26,7 @@ from gradlens.runtime.errors import InputError, Stopped
 from gradlens.runtime.rng import generator, key, seed_global
 from gradlens.runtime.step_context import step_context
 from gradlens.tasks.registry import TASKS
+from gradlens.training.build import make_network_info
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.metrics import best_held_out, held_out
@@ -199,6 +201,14 @@ def test_propagated_feedback_needs_a_graph():
         InputError, match="dfa: feedback=propagated sends errors along the edges of a graph, and there are none; set feedback=own, or"
     ):
         build_state(config, load_data(config, RunContext()), torch.device("cpu"))
+
+
+def test_propagated_feedback_does_not_reach_places_inside_blocks():
+    model = state_of(config_of("bp")).network.model.float()
+    model[0].add_module("place", FeedbackPoint(16))
+    net = make_network_info(model, (34,), 2, TASK.losses["ce"], task=TASK)
+    with pytest.raises(InputError, match="feedback=propagated sends errors to the ends of blocks alone; set points=blocks"):
+        METHODS["dfa"](net, METHODS["dfa"].Options(feedback="propagated", points="inside"))
 
 
 # --------------------------------------------------------------------------------------------------------------- items

@@ -2,11 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from gradlens.analysis.doctor_evidence import RunView
+from gradlens.analysis.doctor_outcome import at_chance
 from gradlens.data.split import Split
 from gradlens.runtime.errors import InputError
 from gradlens.tasks.language import WRITTEN
@@ -113,6 +116,9 @@ def test_what_is_written_follows_what_is_predicted(text):
     c = config(text)
     data = load_data(c, RunContext())
     size = len(data.classes)
+    chosen = [load_data(c.replace(limit_test=3, seed=seed), RunContext()) for seed in range(4)]
+    assert len({tuple(some.test.x[0].tolist()) for some in chosen}) > 1
+    assert all(torch.equal(some.first, data.test.x[0]) for some in chosen)  # it begins with the first window, whichever are chosen
 
     def sure(x):
         assert x.shape[1] <= 6
@@ -123,6 +129,18 @@ def test_what_is_written_follows_what_is_predicted(text):
     assert written == "".join(data.classes[(place + 1 + i) % size] for i in range(WRITTEN))
     even = lambda x: torch.zeros(*x.shape, size)  # noqa: E731
     assert TASK.sample(even, data, c) == TASK.sample(even, data, c) != TASK.sample(even, data, c.replace(seed=1))
+
+
+def test_a_network_that_always_writes_the_same_letter_is_at_chance(text, tmp_path):
+    """The most frequent letter is right far more often than one of all letters; what is counted are tokens."""
+    run = train_run(config(text, epochs=1), RunContext(out=tmp_path))
+    y = run.data().test.y.flatten().tolist()
+    share = max(y.count(token) for token in y) / len(y)
+    limit = share + 3 * math.sqrt(share * (1 - share) / len(y))
+    for accuracy, found in ((share, 1), (limit - 1e-6, 1), (limit + 1e-6, 0)):
+        last = run.metrics[-1]._replace(step=60, accuracy=accuracy)
+        seen = RunView(replace(run, metrics=[*run.metrics[:-1], last]), RunContext())
+        assert len(at_chance(seen)) == found
 
 
 def test_bytes_take_any_file(tmp_path):

@@ -44,7 +44,8 @@ def test_what_is_listed_as_lacking_is_what_building_refuses(task):
                 assert len(listed) == 1
                 assert listed[0].partition(": ")[2] in str(caught.value)
                 assert need.remedy in str(caught.value)
-    assert refused == (5 + 4 + 4 if task == "graphs" else 2)  # fa and its relatives on gat; skip=exact, points=inside; skip, feedback
+    # fa and its relatives on gat, and error=features; skip=exact, points=inside, embed_point, embedding=fixed. On text skip, edges, fixed
+    assert refused == (5 + 4 * 4 + 1 if task == "graphs" else 3)
     assert len(MODELS) > len(INPUTS)
 
 

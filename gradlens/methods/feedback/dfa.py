@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -26,7 +26,6 @@ from gradlens.models.feedback_point import exact_features, feedback_points
 from gradlens.models.graph_layers import current_adjacency
 from gradlens.models.resnet import Residual
 from gradlens.runtime.batch_shard import all_gather_rows, all_reduce_sum, global_count
-from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
 
@@ -41,6 +40,11 @@ class DFAOptions(BaseModel, frozen=True, extra="forbid"):
     points: Literal["blocks", "inside"] = Field(
         "blocks",
         description="where errors are projected to: the ends of blocks, or also the places inside them that the network marks",
+        json_schema_extra={"since": "0.2.0"},
+    )
+    embed_point: bool = Field(
+        False,
+        description="errors are projected to the embedding of tokens too, which otherwise backprop through the first block trains",
         json_schema_extra={"since": "0.2.0"},
     )
     feedback: Literal["own", "propagated"] = Field(
@@ -73,12 +77,12 @@ class _Through(torch.autograd.Function):
         return None if ctx.rule.active else g, None
 
 
-def broadcast(e: Tensor, b: Tensor, h: Tensor) -> Tensor:
+def broadcast(e: Tensor, b: Tensor, h: Tensor, per_item: bool) -> Tensor:
     """Compute e [N, C] times B [C, n] in the shape and memory layout of ``h`` [N, *out], so that no copy is needed later.
 
-    Per item, e [N, *, C] times B [C, n] is [N, *, n].
+    With ``per_item``, e [N, *, C] times B [C, n] is [N, *, n].
     """
-    if e.ndim > 2:
+    if per_item and e.ndim > 2:
         return (e.to(b.dtype) @ b).to(h.dtype)
     order = sorted(range(1, h.ndim), key=h.stride, reverse=True)  # the dimensions of an image as they lie in memory
     columns = b.reshape(-1, *h.shape[1:]).permute(0, *order).flatten(1)
@@ -92,8 +96,37 @@ def _no_residual_block(blocks: Mapping[str, nn.Module], items: Items) -> str:
 
 
 def _no_place_inside(blocks: Mapping[str, nn.Module], items: Items) -> str:
-    fits = any(feedback_points(block) for block in list(blocks.values())[:-1])
-    return "" if fits else "needs a network that marks places inside its blocks"
+    places = [point for block in list(blocks.values())[:-1] for point in feedback_points(block).values()]
+    return "" if any(not point.of_embedding for point in places) else "needs a network that marks places inside its blocks"
+
+
+def _no_embedding(blocks: Mapping[str, nn.Module], items: Items) -> str:
+    fits = any(point.of_embedding for block in blocks.values() for point in feedback_points(block).values())
+    return "" if fits else "needs a network that marks its embedding of tokens"
+
+
+def _vectors(blocks: Iterable[nn.Module]) -> int | None:
+    """Return the block of the vectors of ids; None: there is none."""
+    return next((k for k, block in enumerate(blocks) if isinstance(block, FieldVectors)), None)
+
+
+def _no_fixed_vectors(blocks: Mapping[str, nn.Module], items: Items) -> str:
+    if (k := _vectors(blocks.values())) is None:
+        return "needs a network with vectors of ids, as deep-cross has"
+    return (
+        "" if exact_features(blocks.values()).get(k) != 0 else "has no effect: the output block trains the vectors itself, without feedback"
+    )
+
+
+def _not_read_twice(blocks: Mapping[str, nn.Module], items: Items) -> str:
+    """Name what makes the output block give something else when it is run again in a step."""
+    if len(set(ends_of_parts(list(blocks.values())))) > 1:
+        return "reads one output block, and this network has one for each of its parts"
+    if len(blocks) < 2:
+        return "reads what the output block reads, and this network is one block"
+    kinds = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
+    strange = next((m for m in list(blocks.values())[-1].modules() if isinstance(m, kinds)), None)
+    return f"runs the output block twice, which {type(strange).__name__} forbids" if strange else ""
 
 
 def _no_edges(blocks: Mapping[str, nn.Module], items: Items) -> str:
@@ -104,13 +137,14 @@ class DFA(Switched, Method):
     """delta_k = B_k e, with e = dL/dlogits and B_k fixed and random, at every block but the output block; backprop inside blocks.
 
     Nøkland 2016 (arXiv 1609.01596): B_k ~ U(±1/√n_k), n_k the size of h_k. ``shared``: Launay et al. 2020 (arXiv 2006.12878), one
-    matrix of which each block uses the first n_k columns. ``skip=exact``: if block k+1 is residual, act(branch(x) + shortcut(x)),
-    delta_k = B_k e + (delta_{k+1} pulled back through act and shortcut alone). ``points=inside``: places inside blocks get B e too, each
-    with its own B, and what the network computes between two places is trained by backprop. ``error=features``: e = dL/dh at
-    the input of the output block, which alone has the true gradient then. What the output block reads itself of a block's features
-    (``exact_from``) keeps its true gradient. ``embedding=fixed``: vectors of ids are not trained. In a network of parts each part has its
-    own error, that of the objective's term at its last block. ``feedback=propagated``, on graphs:
-    delta_k = Â^(K−k) e B_k with Â = D^-½ (A + I) D^-½, after Zhao et al. 2024 (arXiv 2406.02040), without their pseudo-errors.
+    matrix of which each block uses the first n_k columns. ``skip=exact``: if block k+1 is residual, act(branch(x) + shortcut(x)), delta_k
+    = B_k e + (delta_{k+1} pulled back through act and shortcut alone). ``points=inside``: places inside blocks get B e too, each with its
+    own B, and what the network computes between two places is trained by backprop; with ``embed_point`` the output of an embedding of
+    tokens is such a place. ``error=features``: e = dL/dh at the input of the output block, which alone has the true gradient then. What
+    the output block reads itself of a block's features (``exact_from``) keeps its true gradient. ``embedding=fixed``: vectors of ids are
+    not trained. In a network of parts each part has its own error, that of the objective's term at its last block.
+    ``feedback=propagated``, on graphs: delta_k = Â^(K−k) e B_k with Â = D^-½ (A + I) D^-½, after Zhao et al. 2024 (arXiv 2406.02040),
+    without their pseudo-errors.
     """
 
     summary = "the output error through a random matrix"
@@ -120,6 +154,9 @@ class DFA(Switched, Method):
     needs: ClassVar[Sequence[Need]] = (
         Need(_no_residual_block, "set skip=blocked or take resnet18", "skip", "exact"),
         Need(_no_place_inside, "set points=blocks or another model", "points", "inside"),
+        Need(_no_embedding, "leave it out or take another model", "embed_point", True),
+        Need(_not_read_twice, "set error=logits", "error", "features"),
+        Need(_no_fixed_vectors, "set embedding=feedback", "embedding", "fixed"),
         Need(_no_edges, "set feedback=own, or --task graphs", "feedback", "propagated"),
     )
     defaults_on: ClassVar[Mapping[str, Mapping[str, Any]]] = {  # of Launay et al., in their code; sage as gcn
@@ -131,14 +168,16 @@ class DFA(Switched, Method):
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
-        self.fixed = _fixed_vectors(net) if options.embedding == "fixed" else None
+        self.fixed = _vectors(net.blocks) if options.embedding == "fixed" else None
+        if options.feedback == "propagated" and options.points == "inside":
+            raise InputError("dfa: feedback=propagated sends errors to the ends of blocks alone; set points=blocks, or feedback=own")
         self.names = [net.name(k) for k in range(self.num_blocks)]
         self.exact = exact_features(net.blocks[:-1])
         self.sizes = [self.exact.get(k, net.features(k).numel()) for k in range(self.num_blocks - 1)]  # features that get feedback
         self.inside: dict[str, int] = {}  # key of each place inside a block -> its features
-        if options.points == "inside":
-            for k, block in enumerate(net.blocks[:-1]):
-                for path, point in feedback_points(block).items():
+        for k, block in enumerate(net.blocks[:-1]):
+            for path, point in feedback_points(block).items():
+                if options.embed_point if point.of_embedding else options.points == "inside":
                     point.key = f"{k}/{path.replace('.', '/')}"
                     self.inside[point.key] = point.features
         self.error: Tensor | None = None  # [N, *, C] of the step, for the places inside blocks
@@ -146,10 +185,9 @@ class DFA(Switched, Method):
         self.errors: dict[int, Tensor] = {}  # last block of a part before the output's -> the error read there in this step
         self.classes = net.classes
         self.largest = max([*self.sizes, *self.inside.values()], default=0)
-        if options.error == "features":
-            _refuse_reading_twice(net)
         read = net.features(self.num_blocks - 2).numel() if options.error == "features" else net.classes
         self.read: tuple[ReferenceType[Tensor], Tensor] | None = None  # the output of the step and the error that was read, of features
+        self.gave_the_same = False  # the output block, run again
         self.feedback = nn.Module()
         widths = {str(k): n for k, n in enumerate(self.sizes) if k != self.ends[k]} | self.inside
         shared = {self._shared(end): self.largest for end in sorted(set(self.ends), reverse=True)}
@@ -173,7 +211,7 @@ class DFA(Switched, Method):
         """Return what a place inside a block gets instead of the gradient g [N, *, n]; None while the rule is not active."""
         if not self.active or self.error is None:
             return None
-        return broadcast(self.error, self.matrix(key), g)
+        return broadcast(self.error, self.matrix(key), g, self.items.per_item)
 
     @contextmanager
     def permuted(self, rows: Tensor) -> Iterator[None]:
@@ -186,15 +224,25 @@ class DFA(Switched, Method):
             self.error = before
 
     def error_of(self, top: Pass) -> Tensor:
-        """Return the error [N, *, C] at the logits of the output block's pass, or [N, *, D] at its input, run again once a step."""
+        """Return the error [N, *, C] at the logits of the output block's pass, or [N, *, D] at its input, run again once a step.
+
+        The input of a row that is one item is flattened, [N, D].
+
+        Raises:
+            InputError: the output block gives something else when it is run again.
+
+        """
         if self.options.error == "logits":
             return slope(self.loss, top.z, top.y)[1][..., : self.classes]
         if self.read is None or self.read[0]() is not top.z:
             x = top.x.detach().requires_grad_()
             with torch.enable_grad():
                 weights = {name: w.detach() for name, w in top.block.named_parameters()}
-                (e,) = torch.autograd.grad(self.loss(functional_call(top.block, weights, (x,)), top.y), x)
-            self.read = ref(top.z), e
+                z = functional_call(top.block, weights, (x, *top.also.values()))
+                (e,) = torch.autograd.grad(self.loss(z, top.y), x)
+            if not self.gave_the_same:  # compared in one step only: comparing waits for the device
+                self.gave_the_same = _same(z, top.h)
+            self.read = ref(top.z), e if self.items.per_item else e.flatten(1)
         return self.read[1]
 
     def locking_reason(self) -> str | None:
@@ -235,15 +283,20 @@ class DFA(Switched, Method):
             return Signal(torch.cat([fed, received[0][:, self.sizes[k] :]], 1))
         if k == self.fixed:
             return Signal(None)
-        delta = broadcast(e, self.matrix(k), p.h)
+        delta = broadcast(e, self.matrix(k), p.h, self.items.per_item)
         for message in received if self.options.skip == "exact" else ():
             delta = delta + message
         carried = self.options.skip == "exact" and isinstance(p.block, Residual)
         return Signal(delta, (delta,) if carried else ())
 
     def feedback_pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
-        """Yield B_k and the Jacobian of where the error is read with respect to h_k, the mean over the batch (and positions): [C, n_k]."""
+        """Yield B_k and the Jacobian of where the error is read with respect to h_k, the mean over the batch (and positions): [C, n_k].
+
+        None where that is a map, which has thousands of features.
+        """
         features = self.options.error == "features"
+        if features and passes[-2].h.ndim > 2 and not self.items.per_item:
+            return
         what, ends = "features" if features else "logits", sorted(set(self.ends))
         for first, end in zip([0, *(end + 1 for end in ends)], ends, strict=False):
             part = passes[first : end if features else end + 1]
@@ -265,24 +318,13 @@ class DFA(Switched, Method):
         return found
 
 
-def _fixed_vectors(net: NetworkInfo) -> int:
-    """Return the block whose vectors of ids are not trained."""
-    k = next((k for k, block in enumerate(net.blocks) if isinstance(block, FieldVectors)), None)
-    if k is None:
-        raise InputError("dfa: embedding=fixed needs a network with vectors of ids, as deep-cross has: set embedding=feedback")
-    if exact_features(net.blocks).get(k) == 0:
-        raise InputError(
-            "dfa: embedding=fixed: this network's output block trains the vectors itself, without feedback; set embedding=feedback"
-        )
-    return k
+def _same(again: Tensor, first: Tensor) -> bool:
+    """Return True if an output is that of the first run but for rounding.
 
+    Raises:
+        InputError: it is not.
 
-def _refuse_reading_twice(net: NetworkInfo) -> None:
-    """Reject networks whose output block would give something else when it is run again in a step, and those of several parts."""
-    if len(set(ends_of_parts(net.blocks))) > 1:
-        raise InputError("dfa: error=features reads one output block, and this network has one for each of its parts; set error=logits")
-    if len(net.blocks) < 2:
-        raise InputError("dfa: error=features reads what the output block reads, and this network is one block; set error=logits")
-    kinds = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
-    if strange := next((m for m in net.blocks[-1].modules() if isinstance(m, kinds)), None):
-        raise InputError(f"dfa: error=features runs the output block twice, which {type(strange).__name__} forbids; set error=logits")
+    """
+    if (again - first).abs().max() > 16 * torch.finfo(first.dtype).eps * first.abs().max():
+        raise InputError("dfa: error=features runs the output block twice, and the second time it gives something else; set error=logits")
+    return True

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gradlens.gradients.method import Method
+from gradlens.runtime.progress import Progress, no_progress
+from gradlens.training.context import RunContext, to_measure
+from gradlens.training.cost.simulation import CostRow, measure_costs
 from gradlens.training.parallel.block_costs import BlockCost
+from gradlens.training.run_directory import Run
+from gradlens.training.run_groups import group_runs
 
 
 class StepCost(NamedTuple):
@@ -64,3 +69,29 @@ def step_cost(method: Method, costs: Sequence[BlockCost]) -> StepCost:
         chains.append(sum(c.forward for c in costs[: last + 1]) + backward)
         own.append(sum(c.forward for c in costs[first : last + 1]) + backward)
     return StepCost(total, max(chains), max(own))
+
+
+def costs_of_groups(
+    runs: Sequence[Run], context: RunContext, rounds: int = 3, progress: Progress = no_progress
+) -> tuple[dict[str, StepCost], list[CostRow]]:
+    """Measure here and now what an update of each group of runs costs; on generated images, or a batch of another task's data.
+
+    Args:
+        runs: several methods, several seeds each.
+        context: the device, and where data lie.
+        rounds: of measuring; the least of each cost is used.
+        progress: is given (groups done, groups, what is measured).
+
+    Returns:
+        label of a group -> its costs, and the rows of its blocks, whose ``method`` is the label.
+
+    """
+    found, rows, groups = dict[str, StepCost](), list[CostRow](), group_runs(runs)
+    for i, (label, group) in enumerate(groups.items()):
+        progress(i, len(groups), f"measuring {label}")
+        config = group[0].config.in_one_process()
+        shape, classes, data = to_measure(config, context)
+        measured = measure_costs(config, shape, classes, context.device, rounds, data)
+        found[label] = step_cost(measured.method, measured.costs)
+        rows += [row._replace(method=label) for row in measured.rows]
+    return found, rows
