@@ -209,7 +209,8 @@ class Clicks:
         validation = max(m.score for m in metrics if m.split == "validation")
         parts: Any = [means.get(what, {}) for what in (("activation", "cosine"), ("parameters", "cosine"), ("activation", "zeros"))]
         scores: Any = (best.score, best.loss, best.epoch, validation, last.score, last.loss)
-        return Trained(*scores, *parts, time.process_time() - began)
+        found: Any = (*scores, *parts, time.process_time() - began)
+        return Trained(*found)
 
     def _validation(self, cell: tuple[str, str, str], lr: float) -> float:
         found = self.run(*cell, lr, CHOOSING_SEED).validation

@@ -105,7 +105,7 @@ class Widened(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map [N, F·k + …] to [N, F·width]."""
-        out: Tensor = self.linear(h[:, : self.fields * self.k].unflatten(1, (self.fields, self.k))).flatten(1)
+        out: Tensor = self.linear(h[:, : self.fields * self.k].unflatten(1, (self.fields, self.k))).flatten(1)  # type: ignore[no-untyped-call]
         return out
 
 

@@ -88,6 +88,21 @@ def graph_accuracies() -> str:
     return table(head, lines)
 
 
+def link_scores() -> str:
+    """AUC and average precision of each rule in the graph autoencoder, beside the replication in plain PyTorch."""
+    found = results("graph_autoencoder")
+    known = {row["group"]: number(row["replication"], 1) for row in found["beside_replication"]}
+    lines = []
+    for cell in found["cells"]:
+        both = ((what, known.get(f"{cell['data']} {cell['rule']} {name}", "")) for what, name in (("auc", "AUC"), ("precision", "AP")))
+        scores = [text for what, beside in both for text in (half_width(interval(cell[what])[:3], 1), beside)]
+        cosine = [c for c in cell["cosine"] if c is not None and not math.isnan(c)]
+        reached = number(interval(cell["reached"]).mean * 100, 0) + " %"
+        lines.append([cell["data"], f"`{cell['rule']}`", *scores, reached, half_width(interval(cosine)[:3], 2) if cosine else ""])
+    head = ["graph", "rule", "AUC (%)", "replication", "average precision (%)", "replication", "nodes reached", "cosine, block 1"]
+    return table(head, lines)
+
+
 def click_aucs() -> str:
     """AUC and log loss of each rule, network and log, with its rate and the cosine at the embedding."""
     lines = []
@@ -103,7 +118,7 @@ def click_aucs() -> str:
 
 TASK_TABLES: dict[str, Callable[[], str]] = {
     "language-ladder": language_ladder, "language-losses": language_losses, "language-cosines": language_cosines,
-    "graph-accuracies": graph_accuracies, "click-aucs": click_aucs, **{f"tests-{study}": partial(tests, study) for study in (
-        "dfa_transformer", "local_updates_language", "dfa_graphs", "dfa_clicks",
+    "graph-accuracies": graph_accuracies, "link-scores": link_scores, "click-aucs": click_aucs, **{f"tests-{study}": partial(tests, study) for study in (
+        "dfa_transformer", "local_updates_language", "dfa_graphs", "graph_autoencoder", "dfa_clicks",
     )},
 }  # fmt: skip
