@@ -122,7 +122,8 @@ def pareto_points(runs: Sequence[Run], costs: Mapping[str, StepCost], losses: Se
             each = [updates_to(run, loss) for run in group]
             mean = math.nan if math.inf in each else interval(each).mean
             cost = costs[label]
-            rows.append(ParetoPoint(label, loss, mean, *(mean * seconds for seconds in cost), False, len(each)))
+            total, sequential, buffered = (mean * seconds for seconds in cost)
+            rows.append(ParetoPoint(label, loss, mean, total, sequential, buffered, False, len(each)))
         found += [row._replace(on_front=_on_front(row, rows)) for row in rows]
     return found
 

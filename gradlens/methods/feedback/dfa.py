@@ -26,6 +26,7 @@ from gradlens.models.feedback_point import exact_features, feedback_points
 from gradlens.models.graph_layers import current_adjacency
 from gradlens.models.resnet import Residual
 from gradlens.runtime.batch_shard import all_gather_rows, all_reduce_sum, global_count
+from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
 
