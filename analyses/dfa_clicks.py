@@ -16,7 +16,7 @@ What is tested was fixed before the first run of this script; known were a small
 - dfa is within 1 point of AUC of bp, the mean over all networks and logs: about the paper's largest gap.
 - Details: the same order in the other networks; the cosine at the embedding of Deep&Cross is above 0.
 
-Five seeds; about 21 minutes of one core, which is said again before it starts.
+Five seeds; about 25 minutes of one core, which is said again before it starts.
 
     python -m analyses.dfa_clicks --data adult.csv         # or a folder that holds it; interrupted, it goes on
 """
@@ -72,7 +72,7 @@ RULES: Mapping[str, Mapping[str, Any]] = {"bp": {}, "dfa": {}, "shallow": {"stat
 WITH_DGL = ("deep-cross", "deepfm")
 CHOOSING_SEED = 100
 RECORD_EVERY = 20
-UPDATE_MS = {"deep-cross": 14, "deepfm": 8, "autoint": 30, "afn": 14}  # CPU time of an update, for the cost that is printed
+UPDATE_MS = {"deep-cross": 14, "deepfm": 8, "autoint": 42, "afn": 14}  # CPU time of an update, for the cost that is printed
 UPDATES = {"adult": 51, GENERATED: 79}  # of an epoch
 TRIED = 4  # rates, about
 NEAR = 1.0  # points of AUC behind bp that "near" allows
@@ -179,7 +179,8 @@ class Clicks:
         key = {"config": config.as_dict(exclude={"data"}), "data": data.fingerprint()}
         name = f"{group(log, net, rule).replace(' ', '-')}-{lr:g}-s{seed}"
         content = stored(self.out / f"{name}.json", key, lambda: self.train(config, data)._asdict())
-        found = Trained(*(math.nan if content[field] is None else content[field] for field in Trained._fields))
+        values: Any = {field: math.nan if content[field] is None else content[field] for field in Trained._fields}
+        found = Trained(**values)
         self.seconds += found.seconds
         return found
 
@@ -206,8 +207,10 @@ class Clicks:
         means = {what: {layer: fmean(values) for layer, values in each.items()} for what, each in rows.items()}
         best, last = best_held_out(metrics), [m for m in metrics if m.split == "test"][-1]
         validation = max(m.score for m in metrics if m.split == "validation")
-        parts = (means.get(what, {}) for what in (("activation", "cosine"), ("parameters", "cosine"), ("activation", "zeros")))
-        return Trained(best.score, best.loss, best.epoch, validation, last.score, last.loss, *parts, time.process_time() - began)
+        parts: Any = [means.get(what, {}) for what in (("activation", "cosine"), ("parameters", "cosine"), ("activation", "zeros"))]
+        scores: Any = (best.score, best.loss, best.epoch, validation, last.score, last.loss)
+        found: Any = (*scores, *parts, time.process_time() - began)
+        return Trained(*found)
 
     def _validation(self, cell: tuple[str, str, str], lr: float) -> float:
         found = self.run(*cell, lr, CHOOSING_SEED).validation
@@ -261,7 +264,7 @@ def cosine_points(found: Sequence[Mapping[str, Any]]) -> list[CosinePoint]:
 
 def cost(seeds: int) -> float:
     """Minutes of one core that all runs are expected to take."""
-    updates = sum(UPDATE_MS[net] * UPDATES[log] for log, net, _ in cells()) * SHARED["epochs"]
+    updates: float = sum(UPDATE_MS[net] * UPDATES[log] for log, net, _ in cells()) * SHARED["epochs"]
     return updates * (seeds + TRIED) / 60_000
 
 

@@ -64,7 +64,7 @@ MUTATIONS: dict[str, Mutation] = {
     "the denominator of unbiased HSIC": Mutation(
         "rows = a.sum(0) / (n - 2)", "rows = a.sum(0) / (n - 1)", ("test_representation_similarity",)
     ),
-    "half the gradient of a synthesiser": Mutation("2 * error / global_items(p.y)", "error / global_items(p.y)", ("test_dni",)),
+    "half the gradient of a synthesiser": Mutation("2 * error / self._rows(error)", "error / self._rows(error)", ("test_dni",)),
     "the predicted change backwards": Mutation(
         "(float64(module.get_parameter(n).detach()) - float64(before))",
         "(float64(before) - float64(module.get_parameter(n).detach()))",

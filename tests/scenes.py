@@ -34,7 +34,7 @@ def blender_folder(root: Path, counts=(("train", 4), ("test", 2))) -> Path:
             opaque = np.full((SIDE, SIDE, 1), 255, np.uint8)
             Image.fromarray(np.concatenate([images[start + i].numpy(), opaque], 2), "RGBA").save(root / part / f"r_{i}.png")
             frames.append({"file_path": f"./{part}/r_{i}", "transform_matrix": poses[start + i].tolist()})
-        (root / f"transforms_{part}.json").write_text(json.dumps({"camera_angle_x": ANGLE, "frames": frames}))
+        (root / f"transforms_{part}.json").write_text(json.dumps({"camera_angle_x": ANGLE, "frames": frames}), encoding="utf-8")
         start += n
     return root
 

@@ -46,19 +46,18 @@ NETS = {"deep-cross": "Deep&Cross", "deepfm": "DeepFM", "autoint": "AutoInt", "a
 APART = 0.16  # distance of two rules beside each other
 
 
-def in_order(rows: Sequence[AucPoint], nets: Sequence[str] | None = None) -> bool:
-    """Whether bp is above dfa and dfa above shallow, in every cell of some networks (default all)."""
+def in_order(rows: Sequence[AucPoint]) -> bool:
+    """Whether bp is above dfa and dfa above shallow, in every cell."""
     mean = {(r.data, r.net, r.rule): r.mean for r in rows}
-    cells = {(r.data, r.net) for r in rows if nets is None or r.net in nets}
+    cells = {(r.data, r.net) for r in rows}
     return bool(cells) and all(mean[c, n, "bp"] > mean[c, n, "dfa"] > mean[c, n, "shallow"] for c, n in cells)
 
 
 def auc_title(rows: Sequence[AucPoint]) -> str:
-    """The order of the rules, where it holds."""
-    if in_order(rows):
-        return "On click-through direct feedback is below backprop and above frozen layers, in every network"
-    if in_order(rows, ("deep-cross",)):
-        return "In Deep&Cross direct feedback is below backprop and above frozen layers"
+    """The order of the rules, on the logs where it holds in every network."""
+    held = [log for log in dict.fromkeys(r.data for r in rows) if in_order([r for r in rows if r.data == log])]
+    if held:
+        return f"On {' and '.join(held)} direct feedback is below backprop and above frozen layers, in every network"
     return "Direct feedback on click-through, beside backprop and frozen layers"
 
 
@@ -127,7 +126,10 @@ def cosine_figure(rows: Sequence[CosinePoint], beside: str) -> Figure:
     for ax in list(grid.flat)[len(nets) :]:
         ax.set_visible(False)
     shown = [Line2D([], [], color=looks[rule].colour, marker=looks[rule].marker, label=rule) for rule in rules]
-    shown += [Line2D([], [], color="0.3", linestyle=dash, label=log) for log, dash in zip(logs, ("-", "--"), strict=False)]
+    shown += [
+        Line2D([], [], color="0.3", linestyle=dash, label=log)  # type: ignore[arg-type]
+        for log, dash in zip(logs, ("-", "--"), strict=False)
+    ]
     figure.legend(handles=shown, loc="outside lower center", ncols=len(shown))
     over = over_seeds(max(r.seeds for r in rows), "95 % t-interval")
     head(figure, "Cosine of the error signal with the true one at each block's output", f"{beside} · {over}")

@@ -32,6 +32,7 @@ def bench(
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="settings for numbers to report, instead of a quick look")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the rows to this file too")] = None,
+    capture: Annotated[bool, typer.Option("--capture", help="what gradlens.capture costs a transformer's step, instead of rules")] = False,
     form: TableFormat = "text",
     *,
     given: dict[str, Any],
@@ -52,6 +53,9 @@ def bench(
     rounds = rounds or ROUNDS[full]
     if json_file:
         must_be_writable(json_file)
+    if capture:
+        _bench_capture(context, rounds, json_file, Output(form))
+        return
     if is_launched():
         _bench_together(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, context, rounds, json_file, quiet, Output(form))
         return
@@ -63,6 +67,18 @@ def bench(
         result = measure_cost(configs, shape, classes, context.device, rounds, progress=display.count("bench"), data=data)
     output = Output(form)
     output.tables([bench_table(result)])
+    if json_file:
+        write(json_file, encode(result.to_json()))
+        output.notice(f"wrote {json_file}")
+
+
+def _bench_capture(context: RunContext, rounds: int, json_file: Path | None, output: Output) -> None:
+    from gradlens.reporting.benchmarks import capture_table
+    from gradlens.training.cost.capture_benchmark import bench_capture
+    from gradlens.training.run_files import write
+
+    result = bench_capture(context.device, rounds)
+    output.tables([capture_table(result)])
     if json_file:
         write(json_file, encode(result.to_json()))
         output.notice(f"wrote {json_file}")

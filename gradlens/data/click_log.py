@@ -71,7 +71,8 @@ def log_odds(ids: Tensor) -> Tensor:
     weights, factors, v = single[fields, ids].sum(1), third[fields, ids], vectors[fields, ids]
     pairs = (v.sum(1).square() - v.square().sum(1)).sum(1) / 2
     triples = factors[:, :3].prod(1) + factors[:, 3:].prod(1)
-    return BIAS + SINGLE * weights + PAIR * pairs / (FIELDS * RANK) ** 0.5 + TRIPLE * triples / 2**0.5
+    odds: torch.Tensor = BIAS + SINGLE * weights + PAIR * pairs / (FIELDS * RANK) ** 0.5 + TRIPLE * triples / 2**0.5
+    return odds
 
 
 def frequencies() -> Tensor:

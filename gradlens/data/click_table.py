@@ -173,7 +173,7 @@ def _lines(path: Path) -> Iterator[str]:
 def _rows(path: Path, columns: Columns) -> Iterator[tuple[int, Row]]:
     """Yield the rows of a file that are not empty, and the number of the line on which each ends; a header is left out."""
     quoted = csv.QUOTE_MINIMAL if columns.header else csv.QUOTE_NONE
-    reader = csv.reader(_lines(path), delimiter=columns.separator, quoting=quoted)
+    reader = csv.reader(_lines(path), delimiter=columns.separator, quoting=quoted)  # type: ignore[arg-type]
     try:
         for i, row in enumerate(reader):
             if row and not (columns.header and i == 0):

@@ -148,7 +148,13 @@ def finite_norm(v: Tensor) -> tuple[float, int]:
     """Return the norm of a tensor's finite entries and the number of the others."""
     if not (v.is_floating_point() or v.is_complex()):
         v = v.double()
-    norm = float(torch.linalg.vector_norm(v.detach(), dtype=torch.complex128 if v.is_complex() else torch.float64)) if v.numel() else 0.0
+    if not v.numel():
+        return 0.0, 0
+    if v.dtype == torch.float32 and v.is_contiguous():
+        norm = math.sqrt(max(0.0, float(v.detach().reshape(-1) @ v.detach().reshape(-1))))
+        if 1e-15 < norm < 1e15:  # its square neither vanished nor overflowed
+            return norm, 0
+    norm = float(torch.linalg.vector_norm(v.detach(), dtype=torch.complex128 if v.is_complex() else torch.float64))
     if math.isfinite(norm):
         return norm, 0
     finite = v[v.isfinite()]

@@ -122,4 +122,4 @@ def _plain_numbers(part: Tensor) -> npt.NDArray[Any]:
     wide = v.dtype == torch.float64 or not v.is_floating_point()
     v = v.cpu().to(torch.float64 if wide else torch.float32).reshape(-1)
     x = v.numpy()
-    return x if np.isfinite(x.sum()) else np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+    return x if np.isfinite(np.dot(x, x)) else np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)

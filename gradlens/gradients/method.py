@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -144,7 +145,7 @@ class Method(RefusesOldNames, Locking, Recorded, ABC):
         super().__init__()
         if self.needs:
             named = {net.name(k): block for k, block in enumerate(net.blocks)}
-            require(type(self).__name__.lower(), self.needs, options, named, net.items)
+            require(re.sub("(?<=[A-Z])(?=[A-Z][a-z])", "-", type(self).__name__).lower(), self.needs, options, named, net.items)
         self.num_blocks = len(net.blocks)
         self.output_block = self.num_blocks - 1
         self.num_probe_points = self.num_blocks

@@ -105,7 +105,7 @@ class Widened(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map [N, F·k + …] to [N, F·width]."""
-        out: Tensor = self.linear(h[:, : self.fields * self.k].unflatten(1, (self.fields, self.k))).flatten(1)
+        out: Tensor = self.linear(h[:, : self.fields * self.k].unflatten(1, (self.fields, self.k))).flatten(1)  # type: ignore[no-untyped-call]
         return out
 
 
@@ -126,7 +126,7 @@ class FieldAttention(nn.Module):
 
     def forward(self, h: Tensor, *first: Tensor) -> Tensor:
         """Map [N, F·width] to [N, F·width]."""
-        out: Tensor = self.attention(h.unflatten(1, (self.fields, -1))).flatten(1)
+        out: Tensor = self.attention(h.unflatten(1, (self.fields, -1))).flatten(1)  # type: ignore[no-untyped-call]
         return out if self.residual is None else (out + self.residual(first[0])).relu()
 
 
@@ -142,7 +142,7 @@ class LogarithmicNeurons(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map [N, F·k + …] to [N, neurons·k]."""
-        logs = (h[:, : self.fields * self.k].unflatten(1, (self.fields, self.k)).abs() + 1e-7).log1p()
+        logs = (h[:, : self.fields * self.k].unflatten(1, (self.fields, self.k)).abs() + 1e-7).log1p()  # type: ignore[no-untyped-call]
         out: Tensor = self.exponents(logs.transpose(1, 2)).expm1().relu().flatten(1)
         return out
 
@@ -173,5 +173,5 @@ class Logit(nn.Module):
             fields, k = self.shape
             z = z + first[:, fields * k :].sum(1, keepdim=True)
             if self.with_pairs:
-                z = z + pairs(first[:, : fields * k].unflatten(1, (fields, k)))[:, None]
+                z = z + pairs(first[:, : fields * k].unflatten(1, (fields, k)))[:, None]  # type: ignore[no-untyped-call]
         return z

@@ -93,14 +93,25 @@ def _layer(spec: ModelSpec, width: int) -> nn.Sequential:
 
 
 def coordinate_mlp(spec: ModelSpec) -> nn.Sequential:
-    """``depth`` (2) blocks of Linear(``width`` = 128)–activation on encoded coordinates, then Linear to colour (and density).
+    """``depth`` (2) blocks of Linear(``width`` = 128)–activation on encoded coordinates, then Linear to colour.
 
-    The encoding has ten frequencies. On rays it is tiny NeRF, 25,220 parameters, which does not read directions.
+    The encoding has ten frequencies.
     """
     _refuse_images_options(spec, "a network of coordinates")
     width = spec.width or WIDTH
     blocks = [_first_layer(spec, width), *(_layer(spec, width) for _ in range((spec.depth or 2) - 1))]
     return numbered(blocks, nn.Sequential(OrderedDict(out=nn.Linear(width, spec.classes))))
+
+
+def nerf_tiny(spec: ModelSpec) -> nn.Sequential:
+    """``depth`` (2) blocks of Linear(``width`` = 128)–activation on encoded points, then Linear to colour and density; no directions.
+
+    25,220 parameters. The density's bias begins at 0.1, see :class:`RadianceHead`.
+    """
+    model = coordinate_mlp(spec)
+    with torch.no_grad():
+        model.get_parameter("top.out.bias")[-1] = FIRST_DENSITY
+    return model
 
 
 def nerf(spec: ModelSpec) -> nn.Sequential:
@@ -215,6 +226,6 @@ def pair_of(build: Callable[[ModelSpec], nn.Sequential], name: str) -> Callable[
     return made
 
 
-RADIANCE_FIELDS: dict[str, Callable[[ModelSpec], nn.Sequential]] = {"nerf-tiny": coordinate_mlp, "nerf": nerf}
+RADIANCE_FIELDS: dict[str, Callable[[ModelSpec], nn.Sequential]] = {"nerf-tiny": nerf_tiny, "nerf": nerf}
 PAIRS = {f"{name}-pair": pair_of(build, name) for name, build in RADIANCE_FIELDS.items()}
 RADIANCE_FIELDS |= PAIRS

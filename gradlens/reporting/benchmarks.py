@@ -8,6 +8,7 @@ from typing import Any
 
 from gradlens.reporting.numbers import count_cell, number_cell, with_ends, with_thousands
 from gradlens.runtime.tables import Cell, Table
+from gradlens.training.cost.capture_benchmark import CaptureBench
 from gradlens.training.cost.method_cards import IMAGES, Card
 from gradlens.training.cost.rank_benchmark import Gain
 from gradlens.training.cost.step_benchmark import Bench, Cost
@@ -63,6 +64,18 @@ def bench_table(result: Bench) -> Table:
             number_cell(row.rate_share),
             *([number_cell(row.task_share, 1, 100)] if shares else []),
         )
+    return printed
+
+
+def capture_table(result: CaptureBench) -> Table:
+    """Return the rows of the cost of captures to print, how they were measured under them."""
+    about = f"{result.model}; {result.device}, {result.threads} threads. Medians of {result.rounds} interleaved rounds; ratios are to the"
+    printed = Table(notes=[f"{about} plain step of the same round. Every 100th step: (99 plain + 1 captured) / 100."])
+    for name, unit in (("step", ""), ("time", "ms"), ("time ratio", "×"), ("memory", "MB"), ("memory ratio", "×"), ("file", "MB")):
+        printed.add_column(name, unit)
+    for row in result.rows:
+        memory = count_cell(row.megabytes, 1), number_cell(row.memory_ratio)
+        printed.add_row(row.name, count_cell(row.seconds * 1e3), number_cell(row.time_ratio, 3), *memory, count_cell(row.file_megabytes, 1))
     return printed
 
 

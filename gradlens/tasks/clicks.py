@@ -113,7 +113,7 @@ class Clicks(Task):
         from sklearn.metrics import roc_auc_score
 
         log_odds, labels = collected.unbind(1)
-        if labels.unique().numel() != 2 or not log_odds.isfinite().all():
+        if len(set(labels.tolist())) != 2 or not log_odds.isfinite().all():
             return float("nan")
         return float(roc_auc_score(labels.numpy(), log_odds.numpy()))
 

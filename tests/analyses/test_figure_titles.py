@@ -180,6 +180,7 @@ def test_the_gap_of_a_picture_is_that_of_its_formula():
 
 DEFINITIONS = {  # titles that are typed: what a picture shows by construction, or what it is of
     "Backprop's workers wait for all above, dgl's for the block below only",  # the schedules that are simulated
+    "Cosine of the error signal with the true one at each block's output",
     "Fine-tuning from each start",
     "Fine-tuning and distilling by width",
     "What a linear probe reads after each way of filling in",

@@ -162,7 +162,7 @@ def padding_in_the_loss():
 
         return lambda watch: step(made(gpt2), tokens(padded=True), watch, loss=loss)
 
-    y = tokens(padded=True)[1]
+    _, y = tokens(padded=True)
     return Fault(loop(False), loop(True), "scale", factor=float((y != PAD).float().mean()))
 
 

@@ -207,9 +207,7 @@ def test_propagated_feedback_does_not_reach_places_inside_blocks():
     model = state_of(config_of("bp")).network.model.float()
     model[0].add_module("place", FeedbackPoint(16))
     net = make_network_info(model, (34,), 2, TASK.losses["ce"], task=TASK)
-    with pytest.raises(
-        InputError, match="feedback=propagated sends errors to the ends of blocks alone; set points=blocks, or feedback=own"
-    ):
+    with pytest.raises(InputError, match="feedback=propagated sends errors to the ends of blocks alone; set points=blocks"):
         METHODS["dfa"](net, METHODS["dfa"].Options(feedback="propagated", points="inside"))
 
 

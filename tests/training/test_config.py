@@ -80,6 +80,9 @@ BAD = {
     "dropout": [-0.1, 1.0, NAN],
     "attention_dropout": [0.5],
     "decay_blocks": [0, "first"],
+    "embedding": [0, 1.5],
+    "interactions": [0, "x"],
+    "early_stopping": [0, "x"],
 }
 
 
@@ -257,7 +260,7 @@ OTHER = {
     "steps": 3, "batch_size": 2, "optimizer": "sgd", "lr": 1e-2, "weight_decay": 1e-4, "lr_schedule": "step", "warmup": 4,
     "seed": 1, "precision": "bf16", "compile": True, "record_every": 3, "diagnose_every": 2, "keep_checkpoints": 2, "init_from": "runs/a",
     "evaluate_train": True, "online_probe": True, "limit_test": 7, "heads": 2, "dropout": 0.1,
-    "attention_dropout": [0.1], "decay_blocks": 1,
+    "attention_dropout": [0.1], "decay_blocks": 1, "embedding": 8, "interactions": 2, "early_stopping": 2,
 }  # fmt: skip
 
 

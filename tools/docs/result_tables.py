@@ -15,6 +15,7 @@ from tools.docs.feedback_tables import FEEDBACK_TABLES
 from tools.docs.markdown import table
 from tools.docs.rule_tables import RULE_TABLES
 from tools.docs.stored import BLOCKS, DASH, LAYERS, PAGES, bounds, half_width, number, results, rows_of
+from tools.docs.task_tables import TASK_TABLES
 from tools.docs.theory_tables import THEORY_TABLES
 from tools.docs.verdict_tables import tests
 
@@ -280,6 +281,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "without-labels": without_labels, "dni-target": dni_target, "step-costs": step_costs,
     "two-ranks": two_ranks, "bf16": bf16, "scripts": scripts,
     "which-rule": which_rule, "command-costs": command_costs, **RULE_TABLES, **THEORY_TABLES, **FEEDBACK_TABLES,
+    **TASK_TABLES,
 }  # fmt: skip
 
 

@@ -71,8 +71,9 @@ def graph_accuracies() -> str:
         known = f"{number(beside['replication'], 1)}; {number(beside['standard_errors'], 1)}" if beside else ""
         cosine = [c for c in cell["cosine"] if c is not None and not math.isnan(c)]
         lines.append([
-            cell["data"], cell["net"], f"`{cell['rule']}`", *(half_width(interval(cell[which])[:3], 1) for which in ("accuracy", "final")), known,
-            number(interval(cell["reached"]).mean * 100, 0) + " %", half_width(interval(cosine)[:3], 2) if cosine else "",
+            cell["data"], cell["net"], f"`{cell['rule']}`",
+            half_width(interval(cell["accuracy"])[:3], 1), half_width(interval(cell["final"])[:3], 1),
+            known, number(interval(cell["reached"]).mean * 100, 0) + " %", half_width(interval(cosine)[:3], 2) if cosine else "",
         ])  # fmt: skip
     head = [
         "graph",
@@ -87,9 +88,22 @@ def graph_accuracies() -> str:
     return table(head, lines)
 
 
+def click_aucs() -> str:
+    """AUC and log loss of each rule, network and log, with its rate and the cosine at the embedding."""
+    lines = []
+    for cell in results("dfa_clicks")["cells"]:
+        cosine = [run["embedding"] for run in cell["cosines"] if "embedding" in run]
+        lines.append([
+            cell["data"], cell["net"], f"`{cell['rule']}`",
+            half_width(interval(cell["auc"])[:3], 4), half_width(interval(cell["final"])[:3], 4),
+            half_width(interval(cell["logloss"])[:3], 4), f"{cell['rate']:g}", half_width(interval(cosine)[:3], 2) if cosine else "",
+        ])  # fmt: skip
+    return table(["log", "network", "rule", "test AUC", "after the last epoch", "log loss (nats)", "rate", "cosine, embedding"], lines)
+
+
 TASK_TABLES: dict[str, Callable[[], str]] = {
     "language-ladder": language_ladder, "language-losses": language_losses, "language-cosines": language_cosines,
-    "graph-accuracies": graph_accuracies, **{f"tests-{study}": partial(tests, study) for study in (
-        "dfa_transformer", "local_updates_language", "dfa_graphs",
+    "graph-accuracies": graph_accuracies, "click-aucs": click_aucs, **{f"tests-{study}": partial(tests, study) for study in (
+        "dfa_transformer", "local_updates_language", "dfa_graphs", "dfa_clicks",
     )},
 }  # fmt: skip

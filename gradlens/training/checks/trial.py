@@ -125,7 +125,9 @@ class Trial:
             return batch.x, batch.y
         images = torch.randint(0, 256, (IMAGES, *spec.shape), generator=noise, dtype=torch.uint8)
         labels = torch.randint(0, spec.classes, (IMAGES,), generator=noise)
-        return method.make_inputs(images, labels, step, lambda x: x.double() / 127.5 - 1)
+        x, y = method.make_inputs(images, labels, step, lambda x: x.double() / 127.5 - 1)
+        self.task.make_known(y)
+        return x, y
 
 
 def _sequences(spec: ModelSpec, noise: torch.Generator) -> Batch:
