@@ -153,7 +153,7 @@ def pareto_figure(points: Sequence[ParetoPoint], *, title: str = "", look: Mappi
 
     """
     if not any(0 < p.total < math.inf for p in points):
-        raise InputError("no Pareto front to draw: no rule reaches any of the losses")
+        raise InputError("no Pareto front to draw: no rule reaches any of the losses by training")
     look = look or styles(p.label for p in points)
     losses = sorted({p.loss for p in points}, reverse=True)
     figure = Figure(figsize=(min(9.0, 1.2 + 2.6 * len(losses)), 3.6), layout="constrained")

@@ -59,9 +59,17 @@ def test_pareto_refuses_losses_of_different_experiments(tmp_path, program):
 @pytest.mark.slow
 def test_pareto_measures_language_and_graphs_on_their_own_batches(tmp_path, program):
     (tmp_path / "a.txt").write_text("to be or not to be, that is the question; " * 40, encoding="utf-8")
-    language = {"task": "language", "data": str(tmp_path / "a.txt"), "task_options": {"length": 8}, "width": 8, "depth": 2, "heads": 2}
-    for settings in (language, {"task": "graphs", "data": "karate"}):
-        run = train_run(make_config(method="dfa", **settings, epochs=2, record_every=0), RunContext(out=tmp_path / "runs"))
-        status, out, _ = program("pareto", run.path, "--out", tmp_path / settings["task"], "--rounds", "1", "--quiet")
-        assert status == 0
+    language = {
+        "task": "language",
+        "data": str(tmp_path / "a.txt"),
+        "task_options": {"length": 8},
+        "width": 8,
+        "depth": 2,
+        "heads": 2,
+        "lr": 0.01,
+    }
+    for settings in ({**language, "limit": 32}, {"task": "graphs", "data": "karate"}):
+        run = train_run(make_config(method="dfa", **settings, epochs=20, record_every=0), RunContext(out=tmp_path / "runs"))
+        status, out, err = program("pareto", run.path, "--out", tmp_path / settings["task"], "--rounds", "1", "--quiet")
+        assert status == 0, err
         assert "dfa" in out
