@@ -156,7 +156,7 @@ def pareto_figure(points: Sequence[ParetoPoint], *, title: str = "", look: Mappi
         raise InputError("no Pareto front to draw: no rule reaches any of the losses by training")
     look = look or styles(p.label for p in points)
     losses = sorted({p.loss for p in points}, reverse=True)
-    figure = Figure(figsize=(min(9.0, 1.2 + 2.6 * len(losses)), 3.6), layout="constrained")
+    figure = Figure(figsize=(min(8.0, 1.2 + 2.6 * len(losses)), 3.6), layout="constrained")
     grid = panels(figure, len(losses), 4, sharex=True, sharey=True)
     for ax, loss in zip(grid, losses, strict=True):
         here = [p for p in points if p.loss == loss and 0 < p.total < math.inf]  # of 0 there is no logarithm
@@ -170,7 +170,7 @@ def pareto_figure(points: Sequence[ParetoPoint], *, title: str = "", look: Mappi
                 ax.plot(p.buffered, p.total, marker=marker, color=colour, markersize=6, markerfacecolor="white", linestyle="", zorder=3)
         missing = [p.label for p in points if p.loss == loss and not math.isfinite(p.total)]
         at_once = [p.label for p in points if p.loss == loss and p.total == 0]
-        notes = [fill(f"{what}: {', '.join(labels)}", 26) for what, labels in (("not", missing), ("untrained", at_once)) if labels]
+        notes = [fill(f"{what}: {', '.join(labels)}", 20) for what, labels in (("not", missing), ("untrained", at_once)) if labels]
         ax.set_title("\n".join([f"loss {loss:g}", *notes]), loc="left", pad=3)
         ax.set(xscale="log", yscale="log", xlabel="sequential (s)")
         for axis in (ax.xaxis, ax.yaxis):

@@ -65,7 +65,9 @@ def test_every_option_is_a_flag_with_its_default_and_help(analysis):
         if full != field.default:
             assert taken[field.name].help.endswith(f"(default {field.default}, with --full {full})")
         assert taken[field.name].default == (None if field.default == () or full != field.default else field.default)
-    assert {"filters": 1, "inpainting": 1, "memorization": 0, "probe": 8, "representations": 5}[analysis.name] == len(fields)
+    assert {"filters": 1, "inpainting": 1, "memorization": 0, "probe": 8, "rendering": 1, "representations": 5}[analysis.name] == len(
+        fields
+    )
 
 
 def test_flags_by_the_kind_of_the_field():

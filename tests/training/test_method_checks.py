@@ -478,6 +478,10 @@ def test_a_rule_of_images_refuses_the_networks_of_other_tasks():
 
 def test_every_task_has_networks_to_check_on():
     for task in TASKS:
-        assert networks_of(task)
+        if task in ("clicks", "views", "pictures"):  # not yet: they are refused in a sentence
+            with pytest.raises(InputError, match=f"no small network for --task {task}: set --task to images or"):
+                networks_of(task)
+        else:
+            assert networks_of(task)
     with pytest.raises(InputError, match="no small network for --task strange"):
         networks_of("strange")
