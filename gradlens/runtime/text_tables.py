@@ -45,7 +45,8 @@ def rendered(table: Table, console: Console, options: ConsoleOptions) -> RenderR
 def pieces(table: Table, width: int) -> list[tuple[Table, list[int]]]:
     """Return the table or its transpose, and the columns of each part that is printed below the others."""
     names = naming(table)
-    turnable = len(table.columns) > 2 and names == 1 and not any(column.prose for column in table.columns)
+    distinct = len({row[0].text for row in table.rows}) == len(table.rows)  # else two columns would have one name
+    turnable = distinct and len(table.columns) > 2 and names == 1 and not any(column.prose for column in table.columns)
     ways = [table.transposed()] if table.turned and turnable else [table, *([table.transposed()] if turnable else [])]
     split = [(way, list(_split(way, width, names))) for way in ways]
     way, parts = min(split, key=lambda found: len(found[1]))
