@@ -160,8 +160,8 @@ def _plain(
     optimizer = make_optimizer(config, network)
     loss = F.cross_entropy if config.loss == "ce" else LOSSES[config.loss]
     if config.task != DEFAULT:
-        plain = {"ce": _per_item, "bce": _one_logit}  # losses that PyTorch has
-        loss = plain.get(config.loss) or TASKS[config.task].losses[config.loss]
+        one_logit = config.loss == "bce" and y.ndim == 1  # others have a loss of this name on pairs of nodes
+        loss = _per_item if config.loss == "ce" else _one_logit if one_logit else TASKS[config.task].losses[config.loss]
     laid = x.contiguous(memory_format=layout) if x.ndim == 4 else x
     lens = Lens(model, warn=False) if read else None
 
