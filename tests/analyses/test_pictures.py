@@ -27,6 +27,7 @@ WIDE = {  # drawn wider; the next run of their scripts is held to WIDEST
     "local_updates_language/cosine_over_depth": 9.6, "dfa_clicks/cosines": 8.6, "first_layer_filters/stem7_change": 8.7,
     "inpainting/inpainting": 9.6,
 }  # fmt: skip
+LAYERS = ("block1.conv", "block2.conv", "block3.conv", "top.hidden", "top.out")
 
 
 def problems(figure: Figure) -> list[str]:
