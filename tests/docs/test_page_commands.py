@@ -104,9 +104,12 @@ def test_commands_run(name, folder, program):
     if re.search(r"RUN_DIR|COMPARISON|runs/|comparisons/|figures ", page):  # what earlier pages have made
         program("compare-gradients", *shlex.split(f"bp dgl dni cdni {TRAINING} --width 4 --keep-checkpoints 1 --out comparisons/first"))
         program("train", *shlex.split(f"bp {TRAINING} --width 4"))
+    scope: dict[str, object] = {}
     for block in blocks_of(page):
         if block.file:
             (folder / block.file).write_text(block.text, encoding="utf-8")
+        elif block.language == "python" and ".safetensors" in page:  # whose commands read what these blocks store
+            exec(compile(block.text, name, "exec"), scope)
         if block.language != "sh" or block.asked.startswith("skip"):
             continue
         for words in (shortened(typed, block.asked) for typed in commands_of(block)):
