@@ -110,7 +110,7 @@ def cosine_figure(rows: Sequence[CosinePoint], beside: str) -> Figure:
     """
     nets, logs, rules = (list(dict.fromkeys(getattr(r, name) for r in rows)) for name in ("net", "data", "rule"))
     looks = styles(rules)
-    figure = Figure(figsize=(8.5, 5.6), layout="constrained")
+    figure = Figure(figsize=(8, 5.6), layout="constrained")
     grid = figure.subplots(2, math.ceil(len(nets) / 2), squeeze=False, sharey=True)
     for ax, net in zip(grid.flat, nets, strict=False):
         layers = list(dict.fromkeys(r.layer for r in rows if r.net == net))

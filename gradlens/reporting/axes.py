@@ -200,7 +200,7 @@ def layer_panels(n: int, names: Sequence[str], look: Mapping[str, Style]) -> tup
     """Return a figure of n panels with common axes and a legend below, laid out in inches: panels do not move with the names."""
     rows = math.ceil(n / 5)
     columns = math.ceil(n / rows)
-    width = max(6.4, min(9.0, 2.6 * columns))
+    width = max(6.4, min(8.0, 2.6 * columns))
     in_legend = max(1, min(len(names), int((width - 0.4) / (0.8 + 0.085 * max(map(len, names))))))
     legend = 0.15 + 0.2 * math.ceil(len(names) / in_legend)
     height, head, foot, gap, left = 1.55, 0.66, 0.5 + legend, 0.3, 0.75
