@@ -70,6 +70,7 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.reporting.console import comparison_table as comparison_table
     from gradlens.runtime.errors import InputError as InputError
     from gradlens.runtime.rng import seeded as seeded
+    from gradlens.runtime.step_context import current_context as current_context
     from gradlens.training.checks.check_method import check_method as check_method
     from gradlens.training.checks.trial import CheckFailed as CheckFailed
     from gradlens.training.comparison import Comparison as Comparison
@@ -109,6 +110,7 @@ __all__ = [
     "comparison_table",
     "conditional_dependence",
     "cosine",
+    "current_context",
     "diff",
     "draw_hierarchical_digits",
     "effective_rank",
@@ -167,6 +169,7 @@ _HOME = {  # public name -> where it is defined
     "comparison_table": "gradlens.reporting.console:comparison_table",
     "conditional_dependence": "gradlens.analysis.theory.conditional_dependence:conditional_dependence",
     "cosine": "gradlens.gradients.alignment:cosine",
+    "current_context": "gradlens.runtime.step_context:current_context",
     "diff": "gradlens.analysis.captures.difference:diff",
     "draw_hierarchical_digits": "gradlens.data.hierarchical_digits:draw",
     "effective_rank": "gradlens.analysis.representation_similarity:effective_rank",

@@ -19,7 +19,12 @@ def in_step() -> bool:
 
 
 def current_context() -> Context:
-    """Return the context of the batch that is being worked on, by name: a block reads it in its ``forward``; empty if there is none."""
+    """Return the context of the batch that is being worked on: a block reads it in its ``forward``.
+
+    Returns:
+        name -> tensor that passes no gradient, as ``edges`` of a graph; empty if there is none.
+
+    """
     return _current
 
 
