@@ -21,11 +21,17 @@ OF_TASK = {
     "language": "--data text.txt --set language.length=8 --width 8 --depth 2 --batch-size 16 --epochs 2 --record-every 1",
     "graphs": "--data karate --depth 2 --epochs 2 --record-every 1",
     "links": "--data karate --depth 2 --epochs 2 --record-every 1",
+    "clicks": "--width 8 --depth 2 --limit 600 --limit-test 300 --epochs 2 --record-every 1",
+    "pictures": "--width 8 --set pictures.shrink=20 --epochs 2 --record-every 1",
+    "views": "--width 8 --set views.samples=4 --steps 4 --epochs 2 --record-every 1",
 }
 UPDATE = {
     "language": "--data text.txt --set language.length=8 --width 8 --depth 2 --batch-size 16",
     "graphs": "--data karate --depth 2",
     "links": "--data karate --depth 2",
+    "clicks": "--width 8 --depth 2 --batch-size 64",
+    "pictures": "--width 8 --batch-size 64",
+    "views": "--width 8 --set views.samples=4 --batch-size 16",
 }
 
 
@@ -131,7 +137,7 @@ NO_MEANING = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["language", "graphs", "links"])
+@pytest.mark.parametrize("task", OF_TASK)
 def test_every_command_works_on_every_task_or_says_in_one_sentence_why_not(task, program):
     flags, update = ["--task", task, *OF_TASK[task].split()], ["--task", task, *UPDATE[task].split()]
     items, examples = f"{TASKS[task].item}s", f"{TASKS[task].example}s"

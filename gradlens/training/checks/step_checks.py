@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradlens.gradients.backward import backward
-from gradlens.gradients.block_pass import Pass
+from gradlens.gradients.block_pass import Pass, outputs
 from gradlens.gradients.method import Signal, Step
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.runtime.rng import seed_global
@@ -203,7 +203,7 @@ def labels(trial: Trial) -> None:
     seed_global(0)
     passes = list(made.method.forward(list(made.model), *trial.batch(made.method)))
     updates = {u.k: u for u in backward(made.method, iter(passes), keep=True)}
-    other = {p.k: p._replace(y=other_labels(p.y, trial.task)) for p in passes}  # the same items
+    other = {p.k: p._replace(y=other_labels(p.y, trial.task, trial.classes)) for p in passes}  # the same items
     for k in range(made.method.output_block):
         if k in updates and differing_tensors(_tensors(updates[k].signal), _tensors(made.method.signal(k, other, updates[k].received))):
             raise CheckFailed(
@@ -219,12 +219,11 @@ def truth(trial: Trial) -> None:
     if made.method.objective != "loss":
         raise CheckSkipped(f"its objective is another one: {made.method.objective}")
     x, y = trial.batch(made.method)
-    twin, outputs, h = copy.deepcopy(made.model), list[Tensor](), x
-    for block in twin:
-        h = block(h)
+    twin, hs = copy.deepcopy(made.model), list[Tensor]()
+    for h in outputs(twin, x):
         h.retain_grad()
-        outputs.append(h)
-    trial.loss(h, y).backward()  # type: ignore[no-untyped-call]
+        hs.append(h)
+    trial.loss(hs[-1], y).backward()  # type: ignore[no-untyped-call]
     seed_global(0)
     passes = list(made.method.forward(list(made.model), x, y))
     updates = {u.k: u for u in backward(made.method, iter(passes), keep=True)}
@@ -232,7 +231,7 @@ def truth(trial: Trial) -> None:
     size = max(p.grad.abs().max().item() for p in twin.parameters() if p.grad is not None)
     for k, (grad, block) in enumerate(zip(found.grads, twin, strict=True)):
         pairs = [(f"{made.block_names()[k]}.{n}", grad.params[n], p.grad) for n, p in block.named_parameters() if p.grad is not None]
-        for name, mine, true in (*pairs, (f"the output of {made.block_names()[k]}", grad.delta, outputs[k].grad)):
+        for name, mine, true in (*pairs, (f"the output of {made.block_names()[k]}", grad.delta, hs[k].grad)):
             assert mine is not None
             assert true is not None
             if (mine - true).abs().max().item() > NEAR * size:
@@ -248,11 +247,14 @@ def answers(trial: Trial) -> None:
     x, y = trial.batch(made.method, -1)
     made.model.eval(), made.method.eval()
     before = {**copied_state(made.model), **copied_state(made.method)}
+    items = x.shape[:1] if not trial.task.per_item else x.shape[:-1] if x.is_floating_point() else x.shape  # numbers of an item, or its id
     with torch.no_grad():
         if not made.method.classifies:
             if made.method.evaluate_objective(list(made.model), x, y).numel() != 1:
                 raise CheckFailed("`evaluate_objective` gives no scalar")
-        elif (z := made.method.predict(list(made.model), x)).shape != (*(x.shape if trial.task.per_item else x.shape[:1]), 10):
-            raise CheckFailed(f"`predict` gives {'x'.join(map(str, z.shape))} for {len(x)} {trial.task.example}s and 10 classes")
+        elif (z := made.method.predict(list(made.model), x)).shape != (*items, trial.classes):
+            raise CheckFailed(
+                f"`predict` gives {'x'.join(map(str, z.shape))} for {len(x)} {trial.task.example}s and outputs of {trial.classes} numbers"
+            )
     if differ := differing_tensors(before, {**copied_state(made.model), **copied_state(made.method)}):
         raise CheckFailed(f"evaluation changes {first_three(differ)}")

@@ -14,6 +14,7 @@ from gradlens.gradients.backward import backward
 from gradlens.gradients.losses import Loss
 from gradlens.gradients.method import Method, Update
 from gradlens.models.graph_layers import EDGES
+from gradlens.models.radiance_fields import DIRECTIONS, POINTS
 from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import build
 from gradlens.runtime.errors import InputError
@@ -34,6 +35,12 @@ OTHER_TASKS: dict[str, dict[str, tuple[str, ModelSpec]]] = {  # networks of othe
     "language": {"transformer": ("transformer", ModelSpec((5,), 10, width=8, depth=2, heads=2))},
     "graphs": {"gcn": ("gcn", ModelSpec((7,), 10, width=6, depth=2)), "gat": ("gat", ModelSpec((7,), 10, width=3, depth=2, heads=2))},
     "links": {"encoder": ("gcn", ModelSpec((7,), 10, width=6, depth=2))},
+    "clicks": {
+        "deepfm": ("deepfm", ModelSpec((3, 4, 5), 1, width=6, depth=2, embedding=4)),
+        "deep-cross": ("deep-cross", ModelSpec((3, 4, 5), 1, width=6, depth=2, embedding=4, interactions=2)),
+    },
+    "pictures": {"coordinate-mlp": ("coordinate-mlp", ModelSpec((2,), 3, width=8, depth=2))},
+    "views": {"nerf-tiny": ("nerf-tiny", ModelSpec((4, 3), 4, width=8, depth=2))},
 }
 TASK_OF = {network: task for task, networks in OTHER_TASKS.items() for network in networks}
 ALL_NETWORKS = {**NETWORKS, **{name: made for networks in OTHER_TASKS.values() for name, made in networks.items()}}
@@ -97,6 +104,11 @@ class Trial:
         return TASKS[TASK_OF.get(self.network, DEFAULT)]
 
     @property
+    def classes(self) -> int:
+        """Return the size of the network's output for an item."""
+        return ALL_NETWORKS[self.network][1].classes
+
+    @property
     def loss(self) -> Loss:
         """Return the task's loss."""
         return next(iter(self.task.losses.values()))
@@ -151,16 +163,44 @@ def _pairs(spec: ModelSpec, noise: torch.Generator) -> Batch:
     return _ring(spec, noise)._replace(y=pairs)
 
 
+def _rows_of_ids(spec: ModelSpec, noise: torch.Generator) -> Batch:
+    """Make rows of random ids, and labels of both kinds."""
+    x = torch.stack([torch.randint(0, size, (IMAGES,), generator=noise) for size in spec.shape], 1)
+    return Batch(x, torch.arange(IMAGES) % 2)
+
+
+def _pixels(spec: ModelSpec, noise: torch.Generator) -> Batch:
+    """Make places and colours of pixels."""
+    x, y = (torch.rand(IMAGES, n, generator=noise, dtype=torch.float64) for n in (*spec.shape, spec.classes))
+    return Batch(2 * x - 1, y)
+
+
+def _rays(spec: ModelSpec, noise: torch.Generator) -> Batch:
+    """Make points of rays, and their colours, a black background and intervals."""
+    samples, axes = spec.shape
+    points, colours, lengths = (torch.rand(IMAGES, *s, generator=noise, dtype=torch.float64) for s in ((samples, axes), (3,), (samples,)))
+    directions = nn.functional.normalize(points[:, -1:] - points[:, :1], dim=-1)
+    return Batch(points, torch.cat([colours, torch.zeros(IMAGES, 1), lengths + 0.1], 1), {POINTS: points, DIRECTIONS: directions})
+
+
 BATCHES: dict[str, Callable[[ModelSpec, torch.Generator], Batch]] = {  # of OTHER_TASKS
     "language": _sequences,
     "graphs": _ring,
     "links": _pairs,
+    "clicks": _rows_of_ids,
+    "pictures": _pixels,
+    "views": _rays,
 }
 
 
-def other_labels(y: Tensor, task: Task) -> Tensor:
-    """Return other targets of the same items: the next class; of pairs whether they are linked, turned round."""
-    other = torch.where(y < 0, y, (y + 1) % 10) if task.classes_of_items else torch.cat([y[:, :2], 1 - y[:, 2:]], 1)
+def other_labels(y: Tensor, task: Task, classes: int) -> Tensor:
+    """Return other targets of as many items: the next class, another item's numbers; of pairs whether they are linked, turned round."""
+    if y.is_floating_point():
+        other = y.roll(1, 0)
+    elif task.classes_of_items:
+        other = torch.where(y < 0, y, (y + 1) % max(2, classes))
+    else:
+        other = torch.cat([y[:, :2], 1 - y[:, 2:]], 1)
     task.make_known(other)
     return other
 
