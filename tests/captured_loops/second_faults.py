@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from captured_loops.faults import FAULTS
 from captured_loops.nets import PAD, Convolutions, Encoder, GroupNormed, Residual, gpt2, images, llama, made, tokens, vectors
 from captured_loops.steps import Fault, autocast, mean_loss, step
 
@@ -239,22 +240,4 @@ def noise_of_its_own():
     return Fault(loop(1), loop(2), "forward", ("drop",))
 
 
-SECOND_FAULTS = {
-    fault.__name__: fault
-    for fault in (
-        unequal_micro_batches,
-        missing_accumulation_factor,
-        unscaled_amp,
-        redrawn_dropout,
-        recomputed_in_another_mode,
-        a_detach,
-        wrong_custom_backward,
-        frozen_layer,
-        tied_weight_counted_once,
-        padding_in_the_loss,
-        no_sync_on_the_last_micro_batch,
-        batch_norm_in_the_wrong_mode,
-        long_sum_in_bfloat16,
-        noise_of_its_own,
-    )
-}
+SECOND_FAULTS = {name: globals()[name] for name in FAULTS}  # each fault has its second variant here, under the same name
